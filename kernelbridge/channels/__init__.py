@@ -1,0 +1,1 @@
+"""This machine's end of a kernel: its five ZMQ endpoints."""

@@ -1,0 +1,140 @@
+"""`kernelbridge ps`, `stop`, `logs`, `clean`: the kernels on all hosts."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+import typer
+
+from kernelbridge.cli.session import Session
+from kernelbridge.errors import KernelBridgeError
+from kernelbridge.fleet import KernelRow
+
+# A host that does not answer is given up after this; the fleet's own limits are shorter.
+LIST_SECONDS = 60.0
+STOP_SECONDS = 120.0
+SHORT_ID_LENGTH = 12
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+IdArgument = Annotated[str, typer.Argument(metavar="ID", help="The kernel's id, or its beginning.")]
+
+
+def list_all(ctx: typer.Context, as_json: JsonOption = False) -> None:
+    """List the kernels on all hosts."""
+    session: Session = ctx.obj
+    loaded = session.read_config()
+    with session.fleet(loaded) as fleet:
+        listing = session.wait(fleet, fleet.list_kernels(), seconds=LIST_SECONDS)
+    if as_json:
+        rows = [facts(row) for row in listing.kernels]
+        print(json.dumps({"kernels": rows, "problems": [complaint(error) for error in listing.problems]}, indent=1))
+    else:
+        _show(session, listing.kernels, empty="No kernels.")
+        for error in listing.problems:
+            session.complain_of(error)
+    if len(listing.problems) >= len(loaded.hosts) and not listing.kernels:
+        raise typer.Exit(listing.problems[0].exit_code)
+
+
+def stop(
+    ctx: typer.Context,
+    ids: Annotated[list[str] | None, typer.Argument(metavar="ID", help="Kernel ids, or their beginnings.")] = None,
+    every: Annotated[bool, typer.Option("--all", help="Stop all kernels that this machine started.")] = False,
+) -> None:
+    """Stop kernels and remove their containers."""
+    if bool(ids) == every:
+        raise typer.BadParameter("name the kernels to stop, or write --all")
+    session: Session = ctx.obj
+    errors: list[KernelBridgeError] = []
+    with session.fleet(session.read_config()) as fleet:
+        wanted = ids or []
+        if every:
+            listing = session.wait(fleet, fleet.list_kernels(), seconds=LIST_SECONDS)
+            wanted = [row.kernel_id for row in listing.kernels if row.is_ours]
+            errors += listing.problems
+        for kernel_id in wanted:
+            try:
+                row = session.wait(fleet, fleet.stop(kernel_id), seconds=STOP_SECONDS)
+            except KernelBridgeError as error:
+                # The others are stopped all the same.
+                errors.append(error)
+            else:
+                session.say(f"Stopped {row.kernel_id} ({row.environment} on {row.host}).")
+    if not wanted and not errors:
+        session.say("No kernels.")
+    for other in errors[1:]:
+        session.complain_of(other)
+    if errors:
+        raise errors[0]
+
+
+def logs(
+    ctx: typer.Context,
+    kernel_id: IdArgument,
+    tail_lines: Annotated[int, typer.Option("--tail", metavar="N", help="How many lines.", min=1)] = 200,
+) -> None:
+    """Print what a kernel process wrote to its stdout and stderr last."""
+    session: Session = ctx.obj
+    with session.fleet(session.read_config()) as fleet:
+        text = session.wait(fleet, fleet.logs(kernel_id, tail_lines=tail_lines), seconds=LIST_SECONDS)
+    typer.echo(text, nl=not text.endswith("\n"))
+
+
+def clean(
+    ctx: typer.Context,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be removed, and remove nothing.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Remove containers of ours that nobody uses any more."""
+    session: Session = ctx.obj
+    with session.fleet(session.read_config()) as fleet:
+        rows = session.wait(fleet, fleet.clean(dry_run=dry_run), seconds=STOP_SECONDS)
+    if as_json:
+        print(json.dumps({"dry_run": dry_run, "kernels": [facts(row) for row in rows]}, indent=1))
+        return
+    _show(session, rows, empty="Nothing to remove.")
+    if rows:
+        session.say("These would be removed." if dry_run else "These were removed.")
+
+
+def facts(row: KernelRow) -> dict[str, Any]:
+    """A kernel as JSON has it."""
+    return {
+        "kernel_id": row.kernel_id,
+        "environment": row.environment,
+        "host": row.host,
+        "image": row.image,
+        "state": row.state,
+        "owner": row.owner,
+        "is_ours": row.is_ours,
+        "is_orphan": row.is_orphan,
+        "created": row.created.isoformat(),
+        "gpus": row.gpus.split(",") if row.gpus else [],
+    }
+
+
+def complaint(error: KernelBridgeError) -> dict[str, Any]:
+    """An error as JSON has it."""
+    return {"sentence": error.sentence, "remedy": error.remedy, "exit_code": error.exit_code}
+
+
+def _show(session: Session, rows: tuple[KernelRow, ...], *, empty: str) -> None:
+    if not rows:
+        session.say(empty)
+        return
+    columns = ("KERNEL", "ENVIRONMENT", "HOST", "STATE", "GPUS", "OWNER", "CREATED", "IMAGE")
+    session.show_table(columns, [_cells(row) for row in sorted(rows, key=lambda row: (row.host, row.created))])
+
+
+def _cells(row: KernelRow) -> tuple[str, ...]:
+    return (
+        row.kernel_id[:SHORT_ID_LENGTH],
+        row.environment,
+        row.host,
+        f"{row.state}, orphan" if row.is_orphan else row.state,
+        ",".join(gpu_id[:SHORT_ID_LENGTH] for gpu_id in row.gpus.split(",")) or "-",
+        row.owner,
+        f"{row.created.astimezone():%Y-%m-%d %H:%M}",
+        row.image,
+    )

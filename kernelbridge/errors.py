@@ -1,0 +1,460 @@
+"""Every error a user can meet: its sentence, its remedy, its exit code.
+
+KernelBridgeError
+    1x  what the user wrote: ConfigInvalid, ConfigMissing, UnknownEnvironment, UnknownHost, SpecsUnwritable, SecretMissing,
+        ConnectionFileInvalid, EndpointTaken
+    2x  the way to the host: HostRefused, HostNameUnknown, HostUnreachable, LoginRefused, HostKeyUnknown, HostKeyChanged,
+        ForwardingForbidden, LinkLost, SshConfigInvalid, SshFailed
+    3x  the engine: EngineMissing, EngineDown, EngineDenied, EngineTooOld, EngineFailed
+    4x  image and container: ImageMissing, ImagePullFailed, ImageUnusable, MountMissing, GpuUnavailable,
+        GpuToolkitMissing, ContainerFailed, UlimitRefused
+    5x  the kernel: KernelDied, KernelOutOfMemory, KernelNotFound, StartTimeout, StartCancelled, KernelEnded
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+
+class KernelBridgeError(Exception):
+    """What failed and where (`sentence`), and what to do next (`remedy`)."""
+
+    exit_code: ClassVar[int] = 1
+
+    def __init__(self, sentence: str, remedy: str = "") -> None:
+        super().__init__(sentence)
+        self.sentence = sentence
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        return f"{self.sentence} {self.remedy}".rstrip()
+
+
+def nearest_hint(nearest: str | None) -> str:
+    """Ask whether the nearest right name was meant; nothing where there is none."""
+    return f" Did you mean `{nearest}`?" if nearest else ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """One thing wrong in the config: the key's dotted path and a sentence on it."""
+
+    key: str
+    sentence: str
+
+    def __str__(self) -> str:
+        return f"{self.key}: {self.sentence}"
+
+
+class ConfigInvalid(KernelBridgeError):
+    """The config file has problems; all of them are in `problems`."""
+
+    exit_code = 10
+
+    def __init__(self, *, path: str, problems: Sequence[Problem]) -> None:
+        self.path = path
+        self.problems = tuple(problems)
+        lines = "; ".join(str(problem) for problem in self.problems)
+        super().__init__(f"{path}: {lines}", "Mend the file; `kernelbridge config` checks it.")
+
+
+class ConfigMissing(KernelBridgeError):
+    """A config file that was named does not exist, or cannot be read."""
+
+    exit_code = 11
+
+    def __init__(self, *, path: str, reason: str) -> None:
+        super().__init__(
+            f"{path}: the config file cannot be read ({reason}).",
+            "Write it, or name another with KERNELBRIDGE_CONFIG.",
+        )
+
+
+class UnknownEnvironment(KernelBridgeError):
+    """No environment of this name in the config."""
+
+    exit_code = 12
+
+    def __init__(self, *, name: str, path: str, nearest: str | None = None) -> None:
+        super().__init__(
+            f"{path}: there is no environment `{name}`.{nearest_hint(nearest)}",
+            "Add it to the config, or run `kernelbridge install` to renew the kernel specs.",
+        )
+
+
+class UnknownHost(KernelBridgeError):
+    """No host of this name in the config."""
+
+    exit_code = 13
+
+    def __init__(self, *, name: str, path: str, nearest: str | None = None) -> None:
+        super().__init__(
+            f"{path}: there is no host `{name}`.{nearest_hint(nearest)}",
+            f"Add [hosts.{name}] to the config.",
+        )
+
+
+class SpecsUnwritable(KernelBridgeError):
+    """A kernel spec folder could not be written or removed."""
+
+    exit_code = 14
+
+    def __init__(self, *, path: str, reason: str) -> None:
+        super().__init__(
+            f"{path}: the kernel spec cannot be written ({reason}).", "Give yourself the right to write it."
+        )
+
+
+class SecretMissing(KernelBridgeError):
+    """`secrets` names a variable that this machine's environment does not have."""
+
+    exit_code = 15
+
+    def __init__(self, *, environment: str, name: str) -> None:
+        super().__init__(
+            f"{environment}: the secret {name} is not set on this machine.",
+            f"Set {name} where JupyterLab or VS Code is started, or take it out of `secrets`.",
+        )
+
+
+class ConnectionFileInvalid(KernelBridgeError):
+    """The connection file that an editor or Jupyter wrote cannot be used."""
+
+    exit_code = 16
+
+    def __init__(self, *, path: str, reason: str) -> None:
+        super().__init__(f"{path}: the connection file cannot be used ({reason}).", "Start the kernel again.")
+
+
+class EndpointTaken(KernelBridgeError):
+    """A port that the front-end chose is in use by another program."""
+
+    exit_code = 17
+
+    def __init__(self, *, reason: str) -> None:
+        super().__init__(f"This machine: the kernel's ports are taken ({reason}).", "Start the kernel again.")
+
+
+class HostRefused(KernelBridgeError):
+    """The connection was refused: no SSH server listens there."""
+
+    exit_code = 20
+
+    def __init__(self, *, host: str, address: str) -> None:
+        super().__init__(
+            f"{host}: {address} refused the connection.",
+            "Is sshd running there, and is the port right?",
+        )
+
+
+class HostNameUnknown(KernelBridgeError):
+    """The host's name does not resolve."""
+
+    exit_code = 21
+
+    def __init__(self, *, host: str, address: str) -> None:
+        super().__init__(
+            f"{host}: the name {address} is not known here.",
+            f"Mend `ssh` of [hosts.{host}] or HostName in ~/.ssh/config; are you on the right network?",
+        )
+
+
+class HostUnreachable(KernelBridgeError):
+    """No answer from the host: time out, no route, connection reset before login."""
+
+    exit_code = 22
+
+    def __init__(self, *, host: str, address: str, reason: str) -> None:
+        super().__init__(
+            f"{host}: {address} cannot be reached ({reason}).",
+            "Is the machine on, and are you on the right network or VPN?",
+        )
+
+
+class LoginRefused(KernelBridgeError):
+    """sshd accepts none of our keys for this user."""
+
+    exit_code = 23
+
+    def __init__(self, *, host: str, user: str) -> None:
+        super().__init__(
+            f"{host}: the login as {user} was refused.",
+            "Try `ssh` yourself; load the key into the ssh agent or name it as IdentityFile in ~/.ssh/config.",
+        )
+
+
+class HostKeyUnknown(KernelBridgeError):
+    """The host's key is not in known_hosts yet."""
+
+    exit_code = 24
+
+    def __init__(self, *, host: str, algorithm: str, fingerprint: str) -> None:
+        super().__init__(
+            f"{host}: its host key is not known yet ({algorithm} {fingerprint}).",
+            f"Compare the fingerprint with the one its owner gives you, then run `kernelbridge trust {host}`.",
+        )
+
+
+class HostKeyChanged(KernelBridgeError):
+    """The host shows another key than known_hosts has: a new machine, or somebody in between."""
+
+    exit_code = 25
+
+    def __init__(self, *, host: str, algorithm: str, fingerprint: str, known_hosts_name: str) -> None:
+        super().__init__(
+            f"{host}: its host key has CHANGED (now {algorithm} {fingerprint}); somebody may be in between.",
+            f"Ask its owner. If the change is right: `ssh-keygen -R '{known_hosts_name}'`, then `kernelbridge trust {host}`.",
+        )
+
+
+class ForwardingForbidden(KernelBridgeError):
+    """sshd forbids forwarding, and there is no docker command on the host to go round it."""
+
+    exit_code = 26
+
+    def __init__(self, *, host: str) -> None:
+        super().__init__(
+            f"{host}: its sshd forbids forwarding, and the docker command is not there to go round it.",
+            "Ask for `AllowStreamLocalForwarding yes` in its sshd_config, or for the docker command to be installed.",
+        )
+
+
+class LinkLost(KernelBridgeError):
+    """The link to the host is down at this moment."""
+
+    exit_code = 27
+
+    def __init__(self, *, host: str, since: str = "") -> None:
+        when = f" since {since}" if since else ""
+        super().__init__(f"{host}: the link is lost{when}.", "It is being opened again; the kernel there runs on.")
+
+
+class SshConfigInvalid(KernelBridgeError):
+    """~/.ssh/config, or a key that it names, cannot be used."""
+
+    exit_code = 28
+
+    def __init__(self, *, host: str, reason: str) -> None:
+        super().__init__(f"{host}: the ssh configuration cannot be used ({reason}).", "Mend ~/.ssh/config.")
+
+
+class SshFailed(KernelBridgeError):
+    """SSH failed in another way than those above."""
+
+    exit_code = 29
+
+    def __init__(self, *, host: str, reason: str) -> None:
+        super().__init__(f"{host}: SSH failed ({reason}).", "Try `ssh -v` to the same host; it tells more.")
+
+
+class EngineMissing(KernelBridgeError):
+    """No engine socket was found on the host."""
+
+    exit_code = 30
+
+    def __init__(self, *, host: str, looked: Sequence[str]) -> None:
+        super().__init__(
+            f"{host}: no Docker engine was found (looked at {', '.join(looked)}).",
+            f"Install Docker there, or set `socket` of [hosts.{host}].",
+        )
+
+
+class EngineDown(KernelBridgeError):
+    """The engine's socket is there, and nobody answers."""
+
+    exit_code = 31
+
+    def __init__(self, *, host: str, socket: str) -> None:
+        super().__init__(
+            f"{host}: the Docker engine at {socket} does not answer.",
+            f"Start it on {host}: `systemctl start docker`.",
+        )
+
+
+class EngineDenied(KernelBridgeError):
+    """The login may not use the engine's socket."""
+
+    exit_code = 32
+
+    def __init__(self, *, host: str, user: str, socket: str) -> None:
+        super().__init__(
+            f"{host}: user {user} may not use Docker ({socket}).",
+            f"Add {user} to the group `docker` on {host}, use rootless Docker, or allow `sudo -n docker`.",
+        )
+
+
+class EngineTooOld(KernelBridgeError):
+    """The engine speaks an API older than what GPUs need."""
+
+    exit_code = 33
+
+    def __init__(self, *, host: str, api: str, needed: str) -> None:
+        super().__init__(
+            f"{host}: its Docker engine is too old (API {api}, needed {needed}).",
+            "Update Docker there to 19.03 or newer.",
+        )
+
+
+class EngineFailed(KernelBridgeError):
+    """The engine answered with an error of another kind."""
+
+    exit_code = 34
+
+    def __init__(self, *, host: str, action: str, reason: str) -> None:
+        super().__init__(
+            f"{host}: Docker could not {action} ({reason}).", "The engine's log on the host may tell more."
+        )
+
+
+class ImageMissing(KernelBridgeError):
+    """The image is neither on the host nor in its registry."""
+
+    exit_code = 40
+
+    def __init__(self, *, host: str, image: str, reason: str) -> None:
+        super().__init__(
+            f"{host}: there is no image {image} ({reason}).",
+            f"Check the name; if it is private, `docker login` on {host}.",
+        )
+
+
+class ImagePullFailed(KernelBridgeError):
+    """A pull began and broke off."""
+
+    exit_code = 41
+
+    def __init__(self, *, host: str, image: str, reason: str) -> None:
+        super().__init__(
+            f"{host}: the image {image} could not be pulled ({reason}).",
+            "Is the host's disk full or its network down? Run the cell again to try again.",
+        )
+
+
+class ImageUnusable(KernelBridgeError):
+    """The image lacks what a kernel needs."""
+
+    exit_code = 42
+
+    def __init__(self, *, image: str, lacks: str, remedy: str = "") -> None:
+        super().__init__(
+            f"The image {image} has no {lacks}.",
+            remedy or "Add `RUN pip install ipykernel` to the image, or set `python` of the environment.",
+        )
+
+
+class MountMissing(KernelBridgeError):
+    """The source of a mount is not on the host."""
+
+    exit_code = 43
+
+    def __init__(self, *, host: str, path: str) -> None:
+        super().__init__(
+            f"{host}: the mount source {path} does not exist.",
+            f"Make it on {host}, or take it out of `mounts`.",
+        )
+
+
+class GpuUnavailable(KernelBridgeError):
+    """The host has fewer GPUs than asked for, or not those."""
+
+    exit_code = 44
+
+    def __init__(self, *, host: str, wanted: str, found: str) -> None:
+        super().__init__(
+            f"{host}: {wanted} wanted, {found} there.", "Set `gpus` of the environment, or name another host."
+        )
+
+
+class GpuToolkitMissing(KernelBridgeError):
+    """The engine cannot hand GPUs to containers."""
+
+    exit_code = 45
+
+    def __init__(self, *, host: str) -> None:
+        super().__init__(
+            f"{host}: its Docker engine cannot hand GPUs to containers.",
+            f"Install the NVIDIA Container Toolkit on {host} and restart Docker, or set `gpus = 0`.",
+        )
+
+
+class ContainerFailed(KernelBridgeError):
+    """The engine could not create or start the container, or it ended at once."""
+
+    exit_code = 46
+
+    def __init__(self, *, host: str, image: str, reason: str) -> None:
+        super().__init__(
+            f"{host}: the container of {image} did not start ({reason}).", "Mend the environment and try again."
+        )
+
+
+class UlimitRefused(KernelBridgeError):
+    """The engine may not raise a limit that the environment asks for."""
+
+    exit_code = 47
+
+    def __init__(self, *, host: str, reason: str) -> None:
+        super().__init__(
+            f"{host}: the engine may not set the limits asked for ({reason}).", "Lower `ulimits` or take them out."
+        )
+
+
+class KernelDied(KernelBridgeError):
+    """The kernel process ended by itself."""
+
+    exit_code = 50
+
+    def __init__(self, *, environment: str, host: str, how: str, last_words: str = "") -> None:
+        tail = f" Its last words: {last_words}" if last_words else ""
+        super().__init__(f"The kernel of {environment} on {host} ended: {how}.{tail}", "Restart the kernel to go on.")
+
+
+class KernelOutOfMemory(KernelBridgeError):
+    """The host's kernel ended the process because its memory limit was reached."""
+
+    exit_code = 51
+
+    def __init__(self, *, environment: str, host: str, limit: str) -> None:
+        super().__init__(
+            f"The kernel of {environment} on {host} ran out of memory ({limit}) and was ended.",
+            "Raise `memory` of the environment or use less; restart the kernel to go on.",
+        )
+
+
+class KernelNotFound(KernelBridgeError):
+    """No kernel of this id on the hosts of the config, or several whose ids begin so."""
+
+    exit_code = 52
+
+    def __init__(self, *, kernel: str, hosts: Sequence[str], count: int = 0) -> None:
+        what = f"{count} kernels begin with" if count else "No kernel"
+        super().__init__(f"{what} `{kernel}` on {', '.join(hosts)}.", "`kernelbridge ps` lists them.")
+
+
+class StartTimeout(KernelBridgeError):
+    """Something that a start waited for did not come in time."""
+
+    exit_code = 53
+
+    def __init__(self, *, host: str, what: str, seconds: float) -> None:
+        super().__init__(f"{host}: {what} took longer than {seconds:g} s.", "Raise `start_seconds` of the environment.")
+
+
+class StartCancelled(KernelBridgeError):
+    """The user cancelled the start."""
+
+    exit_code = 54
+
+    def __init__(self, *, environment: str) -> None:
+        super().__init__(f"The start of {environment} was cancelled.")
+
+
+class KernelEnded(KernelBridgeError):
+    """The container is gone or was stopped from elsewhere."""
+
+    exit_code = 55
+
+    def __init__(self, *, environment: str, host: str, how: str) -> None:
+        super().__init__(f"The container of {environment} on {host} {how}.", "Start the kernel again.")

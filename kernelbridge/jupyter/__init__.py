@@ -1,0 +1,1 @@
+"""Asked by Jupyter, or by an editor that starts the launcher."""

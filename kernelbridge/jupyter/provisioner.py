@@ -1,0 +1,136 @@
+"""jupyter_client's hooks, a few lines each on fleet and kernel. VS Code's local kernels: see launcher.py."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+from jupyter_client.connect import KernelConnectionInfo
+from jupyter_client.provisioning.provisioner_base import KernelProvisionerBase
+from traitlets import Unicode
+
+from kernelbridge import config as configs
+from kernelbridge.channels import endpoints
+from kernelbridge.fleet import Fleet
+from kernelbridge.jupyter import fleets
+from kernelbridge.kernel import Kernel
+
+_T = TypeVar("_T")
+_POLL_SECONDS = 0.1
+_SIGTERM, _SIGKILL = 15, 9
+# How long jupyter_client waits for an end before it goes on without: with and without a link.
+SHUTDOWN_SECONDS, SHUTDOWN_WITHOUT_LINK_SECONDS = 10.0, 1.0
+# The removal of a container when Jupyter is done with the kernel.
+CLEANUP_SECONDS = 30.0
+
+
+class Provisioner(KernelProvisionerBase):
+    """Starts a kernel of one environment in a container on one of its hosts."""
+
+    environment = Unicode(help="Name of the environment in kernelbridge.toml.").tag(config=True)
+    config_path = Unicode(help="The kernelbridge.toml that names it; empty: the usual one.").tag(config=True)
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        # Set by launch_kernel; the same object over restarts, None before the first start and after the last end.
+        self._kernel: Kernel | None = None
+        self._fleet: Fleet | None = None
+
+    async def _on_loop(self, fleet: Fleet, coro: Coroutine[Any, Any, _T]) -> _T:
+        """Run a coroutine on the fleet's own loop; the caller's may stand still between calls."""
+        return await asyncio.wrap_future(fleet.submit(coro))
+
+    @property
+    def has_process(self) -> bool:
+        """Asked by KernelManager: whether a kernel was started and not cleaned up yet."""
+        return self._kernel is not None
+
+    async def pre_launch(self, **kwargs: Any) -> dict[str, Any]:
+        """Called by KernelManager before every (re)start."""
+        manager = self.parent
+        if manager is not None and manager.connection_file and not manager._connection_file_written:
+            # A file that a crashed server left would be compared with ours and refused.
+            Path(manager.connection_file).unlink(missing_ok=True)  # noqa: ASYNC240 - one small local file
+        kwargs.pop("extra_arguments", None)
+        return dict(await super().pre_launch(cmd=[], **kwargs))
+
+    async def launch_kernel(self, cmd: list[str], **kwargs: Any) -> KernelConnectionInfo:
+        """Called by KernelManager to start, and to start again; returns when the endpoints answer."""
+        fleet = self._fleet = fleets.fleet_of(configs.find_path(os.environ, self._named_path()))
+        kernel = self._kernel
+        if kernel is None:
+            made = endpoints.made(runtime_folder=os.environ.get("XDG_RUNTIME_DIR"))
+            start = fleet.start(
+                self.environment, kernel_id=self.kernel_id, endpoints=made, environ=kwargs.get("env") or {}
+            )
+            kernel = self._kernel = await self._on_loop(fleet, start)
+        else:
+            await self._on_loop(fleet, kernel.relaunch())
+        kernel.channels.endpoints.publish()
+        self.connection_info = cast(KernelConnectionInfo, kernel.channels.endpoints.connection_info())
+        return self.connection_info
+
+    def _named_path(self) -> Path | None:
+        return Path(self.config_path) if self.config_path else None
+
+    async def poll(self) -> int | None:
+        """Called by the restarter every few seconds: None while the kernel runs, or nobody knows otherwise."""
+        kernel = self._kernel
+        if kernel is None:
+            return 0
+        if kernel.exit_code is not None and kernel.is_final:
+            self._forbid_restart()
+        return kernel.exit_code
+
+    def _forbid_restart(self) -> None:
+        """After a late failure the restarter would only repeat it, five times."""
+        # A private name: nothing public makes it give up at once (seen in jupyter_client 8.10, restarter.py).
+        restarter = getattr(self.parent, "_restarter", None)
+        if restarter is not None:
+            restarter.restart_limit = 0
+
+    async def wait(self) -> int | None:
+        """Called by KernelManager after terminate and kill."""
+        while (code := await self.poll()) is None:  # noqa: ASYNC110 - the state is another loop's
+            await asyncio.sleep(_POLL_SECONDS)
+        return code
+
+    async def send_signal(self, signum: int) -> None:
+        """Called by KernelManager.signal_kernel."""
+        if self._kernel is not None and self._fleet is not None:
+            await self._on_loop(self._fleet, _signal(self._kernel, signum))
+
+    async def kill(self, restart: bool = False) -> None:
+        """Called by KernelManager; ends the process only, because `restart` is False on real restarts too."""
+        await self.send_signal(_SIGKILL)
+
+    async def terminate(self, restart: bool = False) -> None:
+        """Called by KernelManager before kill."""
+        await self.send_signal(_SIGTERM)
+
+    async def cleanup(self, restart: bool = False) -> None:
+        """Called by KernelManager after the end; only without `restart` the container goes."""
+        if restart or self._kernel is None or self._fleet is None:
+            return
+        kernel, self._kernel = self._kernel, None
+        dropped = self._fleet.submit(self._fleet.drop(kernel))
+        # Without a link nobody waits: the removal is tried on the fleet's loop, and `clean` finds what stays.
+        seconds = CLEANUP_SECONDS if kernel.is_joined or kernel.is_final else SHUTDOWN_WITHOUT_LINK_SECONDS
+        await asyncio.wait([asyncio.wrap_future(dropped)], timeout=seconds)
+
+    def get_shutdown_wait_time(self, recommended: float = 5.0) -> float:
+        """Called by KernelManager before a shutdown, in seconds."""
+        is_joined = self._kernel is not None and self._kernel.is_joined
+        return max(recommended, SHUTDOWN_SECONDS) if is_joined else SHUTDOWN_WITHOUT_LINK_SECONDS
+
+    async def get_provisioner_info(self) -> dict[str, Any]:
+        """Called by gateways that keep kernels over restarts."""
+        info = await super().get_provisioner_info()
+        return {**info, "environment": self.environment, "config_path": self.config_path}
+
+
+async def _signal(kernel: Kernel, number: int) -> None:
+    kernel.signal(number)

@@ -1,0 +1,155 @@
+"""kernel.json: one file for both paths (argv launcher, provisioner); written, renewed, removed; never a foreign one.
+
+VS Code reads argv, Jupyter the provisioner. Display names: see config.py.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import sysconfig
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any, Final
+
+from jupyter_core.paths import jupyter_data_dir
+
+from kernelbridge import config as configs
+from kernelbridge.config import Config, Environment
+from kernelbridge.errors import SpecsUnwritable
+
+FOLDER_PREFIX: Final = "kernelbridge-"
+SPEC_FILE: Final = "kernel.json"
+LOGO_FILES: Final = ("logo-32x32.png", "logo-64x64.png", "logo-svg.svg")
+LAUNCHER: Final = "kernelbridge-launch"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Changes:
+    """What became of each kernel spec, by its folder's name."""
+
+    written: tuple[str, ...] = ()
+    unchanged: tuple[str, ...] = ()
+    removed: tuple[str, ...] = ()
+    # The name is taken by a folder that is not ours, or by another config's spec: left alone.
+    foreign: tuple[str, ...] = ()
+
+
+def default_root() -> Path:
+    """The user's own kernels folder: VS Code searches it always, and a virtual environment's only sometimes."""
+    return Path(jupyter_data_dir()).absolute() / "kernels"
+
+
+def launcher_path() -> Path:
+    """Where pip put the launcher's script: beside this Python, or in one of its script folders."""
+    file_name = f"{LAUNCHER}.exe" if os.name == "nt" else LAUNCHER
+    folders = [Path(sys.executable).parent, Path(sysconfig.get_path("scripts"))]
+    with suppress(KeyError):  # This Python may know no place for a user's own scripts.
+        folders.append(Path(sysconfig.get_path("scripts", sysconfig.get_preferred_scheme("user"))))
+    beside, *_ = folders
+    found = (folder / file_name for folder in folders if (folder / file_name).exists())
+    return next(found, beside / file_name).absolute()
+
+
+def kernel_json(environment: Environment, *, display_name: str, config_path: Path, launcher: Path) -> dict[str, Any]:
+    """What kernel.json says of one environment."""
+    metadata: dict[str, Any] = {
+        "debugger": environment.has_debugger,
+        "kernel_provisioner": {
+            "provisioner_name": "kernelbridge",
+            "config": {"environment": environment.name, "config_path": str(config_path)},
+        },
+        "kernelbridge": {"config": str(config_path)},
+    }
+    if environment.cull_idle_timeout > 0:  # For Jupyter 0 means at once.
+        metadata["cull_idle_timeout"] = environment.cull_idle_timeout
+    return {
+        # VS Code puts any further word of argv into the kernel's name.
+        "argv": [str(launcher), "-f", "{connection_file}"],
+        "display_name": display_name,
+        "language": "python",
+        "interrupt_mode": "message",
+        "env": {"KERNELBRIDGE_ENVIRONMENT": environment.name, "KERNELBRIDGE_CONFIG": str(config_path)},
+        "metadata": metadata,
+    }
+
+
+def write(config: Config, root: Path, launcher: Path) -> Changes:
+    """Each environment has its kernel spec under `root`, and no other spec of this config is there any more."""
+    written: list[str] = []
+    unchanged: list[str] = []
+    foreign: list[str] = []
+    shown = configs.display_names(config)
+    logos = {name: resources.files("kernelbridge").joinpath("logos", name).read_bytes() for name in LOGO_FILES}
+    for environment in config.environments.values():
+        folder = root / f"{FOLDER_PREFIX}{environment.name}"
+        if folder.exists() and not _is_ours(folder, config.path):
+            foreign.append(folder.name)
+            continue
+        spec = kernel_json(
+            environment, display_name=shown[environment.name], config_path=config.path, launcher=launcher
+        )
+        text = json.dumps(spec, indent=1, ensure_ascii=False) + "\n"
+        # kernel.json comes last: only with it is the folder a kernel spec.
+        changed = _renew(folder, {**logos, SPEC_FILE: text.encode()})
+        (written if changed else unchanged).append(folder.name)
+    removed = _remove(root, config.path, keep={*written, *unchanged})
+    return Changes(written=tuple(written), unchanged=tuple(unchanged), removed=tuple(removed), foreign=tuple(foreign))
+
+
+def remove(root: Path, config_path: Path) -> Changes:
+    """No kernel spec of this config is under `root` any more."""
+    return Changes(removed=tuple(_remove(root, config_path, keep=set())))
+
+
+def _renew(folder: Path, contents: Mapping[str, bytes]) -> bool:
+    """The folder has these files; True if one of them had to be written."""
+    with _translated(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        stale = [name for name, content in contents.items() if _content(folder / name) != content]
+        for name in stale:
+            # A reader sees the old file or the new one, never half of one.
+            half = folder / f".{name}.{os.getpid()}"
+            half.write_bytes(contents[name])
+            half.replace(folder / name)
+    return bool(stale)
+
+
+def _remove(root: Path, config_path: Path, *, keep: set[str]) -> list[str]:
+    removed = []
+    for folder in sorted(root.glob(f"{FOLDER_PREFIX}*")):
+        if folder.name in keep or not _is_ours(folder, config_path):
+            continue
+        with _translated(folder):
+            for name in (SPEC_FILE, *LOGO_FILES):
+                (folder / name).unlink(missing_ok=True)
+            # What somebody else put there stays, and the folder with it.
+            with suppress(OSError):
+                folder.rmdir()
+        removed.append(folder.name)
+    return removed
+
+
+def _is_ours(folder: Path, config_path: Path) -> bool:
+    """Whether the spec was written by us for this config."""
+    try:
+        marker = json.loads((folder / SPEC_FILE).read_bytes())["metadata"]["kernelbridge"]["config"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    return bool(marker == str(config_path))
+
+
+def _content(path: Path) -> bytes | None:
+    return path.read_bytes() if path.is_file() else None
+
+
+@contextmanager
+def _translated(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise SpecsUnwritable(path=str(folder), reason=error.strerror or str(error)) from error

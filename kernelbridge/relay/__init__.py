@@ -1,0 +1,1 @@
+"""Runs in the container: supervises the kernel process and passes its messages as frames."""

@@ -1,0 +1,276 @@
+"""VS Code's local kernels: its raw path, with the npm libraries that it uses, against a real sshd and dockerd.
+
+The client is tests/clients/vscode_raw.mjs. What comes through a Jupyter server: test_services.py.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.clients.driver import Answer, NodeClient
+from tests.clients.specs import Spec, installed_spec, stock_spec
+from tests.rig.daemon import SLOW, wait_until
+from tests.rig.laptop import Laptop
+from tests.rig.whole import Rig
+
+FUNCTION = "def twice(value):\n    result = value * 2\n    return result\n\nanswer = twice(21)\nprint(answer)"
+WHERE = "import platform, pathlib; print(platform.node(), pathlib.Path('/.dockerenv').exists())"
+# Requests of VS Code from "Debug Cell" to the stop, as logged by the real one; two cells in the notebook.
+TO_THE_STOP = [
+    *("initialize", "debugInfo", "attach", "setFunctionBreakpoints", "setExceptionBreakpoints", "dumpCell"),
+    *("setBreakpoints", "threads", "dumpCell", "dumpCell", "configurationDone"),
+    *("threads", "stackTrace", "scopes", "variables"),
+]
+# How the Python extension looks at argv[0] of any Python kernel spec, and two other ways to ask an interpreter.
+PROBES = [
+    ["-I", "/opt/ext/pythonFiles/get_output_via_markers.py", "/opt/ext/pythonFiles/interpreterInfo.py"],
+    ["-c", "import sys;print(sys.executable)"],
+    ["-m", "pip", "list"],
+    ["--version"],
+    [],
+]
+
+
+@pytest.fixture
+def spec(bridge_env: Laptop) -> Spec:
+    return installed_spec(bridge_env)
+
+
+@pytest.fixture
+def code(rig: Rig, spec: Spec, tmp_path: Path) -> Iterator[NodeClient]:
+    """VS Code with a notebook open; nothing is started yet. When it has closed, no container is left."""
+    with NodeClient("vscode_raw.mjs", spec.settings(cwd=str(tmp_path))) as client:
+        yield client
+    expect_no_container(rig)
+
+
+def expect_no_container(rig: Rig, seconds: float = 20) -> None:
+    wait_until(lambda: not rig.engine.kernels(), "the container to be gone", seconds)
+
+
+def expect_one_container(rig: Rig) -> None:
+    wait_until(lambda: len(rig.engine.kernels()) == 1, "one container of ours", 20)
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
+def test_vscode_starts_a_kernel_runs_cells_and_leaves_nothing_after_sigterm(rig: Rig, code: NodeClient) -> None:
+    started = code.ask("start")
+    assert started["bound"] < 1.5 * SLOW  # Within a second, seen by polling every 200 ms.
+    assert started["info"]["language_info"]["name"] == "python"
+    expect_one_container(rig)
+    name, in_docker = code.execute(WHERE)["screen"].split()
+    assert in_docker == "True"
+    assert name != rig.lab.run(["hostname"]).strip()
+    assert code.execute("print('to stdout'); 6 * 7")["screen"] == "to stdout\n42"
+    asked = code.execute("who = input('who? '); who[::-1]", replies=["ada"])
+    assert (asked["prompts"], asked["screen"]) == (["who? "], "'ada'"[::-1])
+    assert code.execute("1/0")["ename"] == "ZeroDivisionError"
+    stopped = code.ask("stop")
+    assert stopped["seconds"] < 5 * SLOW
+    expect_no_container(rig)
+
+
+def test_vscode_debug_cell_stops_at_the_breakpoint_steps_and_goes_on(code: NodeClient) -> None:
+    code.ask("start")
+    code.execute("x = 1")
+    hit = code.ask("debug", cells=["x = 1", FUNCTION], debug=1, lines=[5])
+    assert hit["commands"] == TO_THE_STOP
+    assert (hit["reason"], hit["line"], hit["function"]) == ("breakpoint", 5, "<module>")
+    # The frame is found in the notebook's cell again, and not fetched as a foreign source.
+    assert hit["cell_uri"].endswith("#cell-1")
+    assert not hit["source"].get("sourceReference")
+    assert hit["variables"]["x"] == "1"
+    stepped = code.ask("next")
+    assert (stepped["reason"], stepped["line"]) == ("step", 6)
+    assert stepped["variables"]["answer"] == "42"
+    assert code.ask("evaluate", expression="answer + 1")["result"] == "43"
+    finished = code.ask("continue")
+    assert finished["finished"]
+    assert finished["cell"]["screen"] == "42\n"
+    assert "terminated" in code.ask("disconnect")["events"]
+    # A second session on the same kernel, into the function this time.
+    assert code.ask("debug", cells=["x = 1", FUNCTION], debug=1, lines=[2])["variables"]["value"] == "21"
+    assert code.ask("stepOut")["function"] == "<module>"
+    assert code.ask("continue")["finished"]
+    code.ask("disconnect")
+
+
+def test_vscode_interrupts_a_sleep_by_message(code: NodeClient) -> None:
+    code.ask("start")
+    job = code.begin("execute", code="import time; time.sleep(60)")
+    wait_until(lambda: code.ask("status")["status"] == "busy", "the kernel to be busy", 10)
+    interrupted = code.ask("interrupt")
+    assert interrupted["took"] < 2 * SLOW
+    cell = code.finish(job)
+    assert cell["ename"] == "KeyboardInterrupt"
+    assert cell["seconds"] < 5 * SLOW
+    assert code.execute("'still here'")["screen"] == "'still here'"
+
+
+def test_vscode_restart_gives_a_fresh_kernel_and_ends_the_old_one(rig: Rig, code: NodeClient) -> None:
+    first = code.ask("start")
+    code.execute("kept = 1")
+    again = code.ask("restart", timeout=90)
+    assert not set(first["ports"]) & set(again["ports"])
+    assert again["old_exit"]["seconds"] < 5 * SLOW
+    assert not is_running(first["pid"])
+    assert code.execute("'kept' in globals()")["screen"] == "False"
+    expect_one_container(rig)
+    code.ask("debug", cells=[FUNCTION], lines=[5])
+    assert code.ask("continue")["finished"]
+
+
+@pytest.mark.timeout(240)
+def test_vscode_waits_for_a_start_of_90_seconds_under_its_limit_of_60(rig: Rig, spec: Spec, bridge_env: Laptop) -> None:
+    with rig.slow_engine() as engine:
+        bridge_env.write_environment(rig.image, host={"socket": str(engine.path)})
+        with engine.delays(r"POST /containers/create", 90), NodeClient("vscode_raw.mjs", spec.settings()) as code:
+            started = code.ask("start", timeout=180)
+            assert started["bound"] < 1.5 * SLOW
+            assert started["ready"] < 5 * SLOW
+            # The proof that there was a wait: what the kernel itself must answer came after it.
+            assert code.execute("6 * 7")["screen"] == "42"
+            assert started["prepared"] > 60
+            code.ask("stop")
+            expect_no_container(rig)
+
+
+def test_vscode_shows_progress_in_the_waiting_cell_and_then_only_its_result(
+    rig: Rig, code: NodeClient, spec: Spec, bridge_env: Laptop
+) -> None:
+    code.ask("start")  # From now on this image's answers to VS Code's hidden cells are known here.
+    code.ask("stop")
+    with rig.slow_engine() as engine:
+        bridge_env.write_environment(rig.image, host={"socket": str(engine.path)})
+        with engine.delays(r"POST /containers/create", 8), NodeClient("vscode_raw.mjs", spec.settings()) as second:
+            assert second.ask("start")["prepared"] < 5 * SLOW
+            cell = second.execute("6 * 7")
+            second.ask("stop")
+            expect_no_container(rig)
+    assert cell["screen"] == "42"
+    kinds = [output["type"] for output in cell["outputs"]]
+    assert kinds[0] == "stream"
+    assert "clear_output" in kinds
+    assert kinds[-1] == "execute_result"
+    assert cell["statuses"].count("idle") == 1
+
+
+@pytest.mark.parametrize("words", PROBES, ids=lambda words: " ".join(words[:1]) or "nothing")
+def test_the_launcher_refuses_what_it_is_not_asked_for_at_once_and_silently(
+    rig: Rig, code: NodeClient, words: list[str]
+) -> None:
+    before = rig.sshd.log
+    answers = [code.ask("probe", args=words) for _ in range(3)]
+    assert all(answer["code"] not in (0, None) for answer in answers)
+    assert {answer["stdout"] + answer["stderr"] for answer in answers} == {""}
+    assert min(answer["seconds"] for answer in answers) < 0.5 * SLOW
+    assert rig.sshd.log == before
+    assert not rig.engine.kernels()
+
+
+def test_the_launcher_ends_and_removes_its_container_when_vscode_is_killed(rig: Rig, code: NodeClient) -> None:
+    launcher = code.ask("start")["pid"]
+    expect_one_container(rig)
+    code.kill()
+    wait_until(lambda: not is_running(launcher), "the launcher to end", 10)
+    expect_no_container(rig)
+
+
+def test_the_launcher_ends_when_vscode_is_killed_during_the_start(rig: Rig, spec: Spec, bridge_env: Laptop) -> None:
+    with rig.slow_engine() as engine:
+        bridge_env.write_environment(rig.image, host={"socket": str(engine.path)})
+        with engine.delays(r"POST /containers/create", 10), NodeClient("vscode_raw.mjs", spec.settings()) as code:
+            code.begin("start")
+            wait_until(lambda: any("/containers/create" in one for one in engine.requests), "the create request", 20)
+            launcher = psutil.Process(code.process.pid).children()[0].pid
+            code.kill()
+            wait_until(lambda: not is_running(launcher), "the launcher to end", 15)
+        # The engine may still carry out what it was asked for before.
+        expect_no_container(rig, 30)
+
+
+def test_a_thousand_comm_messages_reach_vscode_and_none_is_dropped(code: NodeClient) -> None:
+    code.ask("start")
+    flood = code.ask("flood", n=1000)
+    assert (flood["count"], flood["inOrder"], flood["closed"]) == (1000, True, 1)
+    assert flood["dropped"] == {}
+    assert len(flood["sessions"]) == 1
+
+
+def test_ten_megabytes_in_a_buffer_come_back_to_vscode_unchanged(code: NodeClient) -> None:
+    code.ask("start")
+    assert code.ask("echo", bytes=10_000_000)["intact"]
+
+
+def test_the_count_of_dropped_messages_can_see_a_drop(tmp_path: Path) -> None:
+    settings = stock_spec().settings(env={"JUPYTER_RUNTIME_DIR": str(tmp_path)})
+    with NodeClient("vscode_raw.mjs", settings) as code:
+        code.ask("start")
+        own = code.ask("flood", planted="same")
+        assert own["dropped"] == {}
+        assert own["received"]["stream"] > 100
+        foreign = code.ask("flood", planted="another-session")
+        assert foreign["dropped"]
+        assert len(foreign["sessions"]) == 2
+
+
+# What is wrong, and words of the sentence that VS Code must show for it.
+FAILURES: dict[str, tuple[dict[str, Any], str]] = {
+    "no such environment": ({"env": {"KERNELBRIDGE_ENVIRONMENT": "nope"}}, "no environment `nope`"),
+    "no such host name": ({"host": {"ssh": "kbtest@no-such-host.invalid"}}, "no-such-host.invalid"),
+    "refused port": ({"host": {"ssh": "kbtest@127.0.0.1:9"}}, "127.0.0.1"),
+    "no right to Docker": ({"host": {"ssh": "lab-other"}}, "may not use Docker"),
+    "no such image": ({"image": "kernelbridge-test/none:1"}, "no image kernelbridge-test/none:1"),
+    "no ipykernel": ({"image": Rig.bare_image}, "ipykernel"),
+    "mount missing": ({"keys": {"mounts": ["/no/such/folder:/data"]}}, "/no/such/folder"),
+}
+
+
+def sentence_shown(client: NodeClient) -> str:
+    """What the user reads: at the failed start, or in the cell that was run while the start failed behind it."""
+    started = client.ask("start", check=False)
+    if not started["ok"]:
+        return str(started.get("shown", started["error"]))
+    cell: Answer = client.execute("1", check=False)
+    return str(cell.get("evalue") or cell.get("error"))
+
+
+@pytest.mark.parametrize("failure", FAILURES)
+def test_a_failed_start_is_one_sentence_in_the_cell_and_the_last_line_of_stderr(
+    rig: Rig, spec: Spec, bridge_env: Laptop, failure: str
+) -> None:
+    wrong, words = FAILURES[failure]
+    bridge_env.write_environment(wrong.get("image", rig.image), host=wrong.get("host"), **wrong.get("keys", {}))
+    with NodeClient("vscode_raw.mjs", spec.settings(env=wrong.get("env", {}))) as code:
+        shown = sentence_shown(code)
+        assert words in shown
+        assert "Traceback" not in shown
+        ended = code.ask("exit", timeout_ms=20_000)
+    assert ended["code"] not in (0, None), json.dumps(ended)
+    last = ended["stderr"].strip().splitlines()[-1]
+    assert words in last
+    assert ended["shown"] == last  # VS Code shows one line alone only where that line names an Error.
+    expect_no_container(rig)
+
+
+def test_a_kernel_that_dies_takes_the_launcher_with_it_and_says_why(rig: Rig, code: NodeClient) -> None:
+    code.ask("start")
+    dead = code.begin("execute", code="import os; os._exit(3)", timeout_ms=20_000)
+    ended = code.ask("exit", timeout_ms=20_000)
+    assert ended["code"] not in (0, None)
+    assert "3" in ended["shown"]
+    code.finish(dead, check=False)
+    assert [one.status for one in rig.engine.kernels()] in ([], ["exited"])
+    rig.engine.sweep()

@@ -1,0 +1,196 @@
+"""The made machine's Docker engine: a dockerd of its own, stopped, started and asked. The images: see images.py."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import docker
+from docker.models.containers import Container
+
+from tests.rig.daemon import SLOW, Daemon, RigError, run, tail
+from tests.rig.lab import USERS, Lab
+from tests.rig.standin_gpu import StandInGpus
+
+LABEL = "kernelbridge.kernel"
+ROOTLESS_UID = next(user.uid for user in USERS if user.name == "kbrootless")
+
+
+def missing_engine() -> str | None:
+    """Why no engine can run here; None where it can."""
+    if shutil.which("dockerd") is None:
+        return "dockerd is missing (Debian: docker.io); scripts/test installs it"
+    if shutil.which("docker") is None:
+        return "the docker command is missing (Debian: docker.io or docker-cli); scripts/test installs it"
+    if shutil.which("iptables") is None:
+        return "iptables is missing, dockerd needs it; scripts/test installs it"
+    return None
+
+
+class EngineRig:
+    """A real dockerd in the made machine; `socket` is where this machine reaches it without ssh."""
+
+    def __init__(self, lab: Lab) -> None:
+        self.lab = lab
+        self.socket = lab.path / "docker.sock"
+        # What a user's ssh session finds; /var/run is a link to /run on every Debian.
+        self.host_socket = "/run/docker.sock"
+        self.gpus = StandInGpus(lab.path / "standin-gpus")
+        self._daemon: Daemon | None = None
+        self.start()
+
+    def __repr__(self) -> str:
+        return f"<EngineRig {self.socket} {self._daemon!r}>"
+
+    @property
+    def url(self) -> str:
+        """For DOCKER_HOST and docker-py, from this machine."""
+        return f"unix://{self.socket}"
+
+    @property
+    def log(self) -> str:
+        """The last lines of the engine's log."""
+        return tail(self.lab.log_folder / "dockerd.log")
+
+    def start(self, *, gpus: bool = True, sockets: Sequence[str] = (), options: Sequence[str] = ()) -> None:
+        """Start it. Without `gpus` it is an engine that knows no GPUs; `sockets` are paths inside the machine.
+
+        A socket in /run/user/<uid> is given to that user, as a rootless engine's would be.
+        """
+        if self._daemon is not None:
+            return
+        if gpus:
+            self.gpus.insert()
+        else:
+            self.gpus.remove()
+        for stale in ("docker.pid", "docker.sock"):
+            (self.lab.path / stale).unlink(missing_ok=True)
+        hosts = [f"unix://{self.socket}", f"unix://{self.host_socket}", *(f"unix://{path}" for path in sockets)]
+        words = ["dockerd", "--group", "docker", "--cgroup-parent", f"/{self.lab.cgroup}"]
+        # dockerd sets no limit of its own on open files; systemd's unit does, and images count on it.
+        for option, name in (("--data-root", "engine"), ("--exec-root", "engine-run"), ("--pidfile", "docker.pid")):
+            words += [option, str(self.lab.path / name)]
+        for host in hosts:
+            words += ["-H", host]
+        path = f"{self.gpus.folder}:{os.environ['PATH']}"
+        environment = {"PATH": path, "HOME": "/root", "LANG": "C.UTF-8"}
+        daemon = self.lab.start("dockerd", [*words, *options], env=environment)
+        self._daemon = daemon
+        daemon.wait_until(self._answers, "dockerd's first answer", 60)
+        for socket in sockets:
+            parts = Path(socket).parts
+            if parts[:3] == ("/", "run", "user"):
+                self.lab.run(["chown", f"{parts[3]}:{parts[3]}", socket])
+                self.lab.run(["chmod", "600", socket])
+
+    def _answers(self) -> bool:
+        if not self.socket.exists():
+            return False
+        try:
+            with self.client(seconds=5) as client:
+                return bool(client.ping())
+        except Exception:  # docker-py and requests raise a dozen kinds while it starts
+            return False
+
+    def stop(self) -> None:
+        """Stop it with its containers, as `systemctl stop docker` does. Its socket file stays, as there."""
+        if self._daemon is not None:
+            self._daemon.stop(seconds=30)
+            self._daemon = None
+
+    def restart(self, *, gpus: bool = True, sockets: Sequence[str] = (), options: Sequence[str] = ()) -> None:
+        """Stop and start; the arguments are those of start()."""
+        self.stop()
+        self.start(gpus=gpus, sockets=sockets, options=options)
+
+    @contextmanager
+    def stopped(self) -> Iterator[None]:
+        """No engine answers; its socket file is there. Started again at the end."""
+        self.stop()
+        try:
+            yield
+        finally:
+            self.start()
+
+    @contextmanager
+    def without_gpus(self) -> Iterator[None]:
+        """The engine knows no GPUs and the machine has no nvidia-smi. As before at the end."""
+        self.restart(gpus=False)
+        try:
+            yield
+        finally:
+            self.restart()
+
+    @contextmanager
+    def only_rootless(self) -> Iterator[str]:
+        """The only engine socket is that of user kbrootless in /run/user; yields its path."""
+        path = f"/run/user/{ROOTLESS_UID}/docker.sock"
+        self.restart(sockets=[path])
+        self.lab.run(["rm", self.host_socket])
+        try:
+            yield path
+        finally:
+            self.lab.run(["rm", "-f", path])
+            self.restart()
+
+    @contextmanager
+    def client(self, *, seconds: float = 120.0) -> Iterator[docker.DockerClient]:
+        """docker-py on the engine's own socket, for a test's eyes: it goes around everything of ours."""
+        with closing(docker.DockerClient(base_url=self.url, timeout=int(seconds * SLOW))) as client:
+            yield client
+
+    def cli(self, *words: str | Path, seconds: float = 600.0) -> str:
+        """The docker command from this machine."""
+        environment = {**os.environ, "DOCKER_HOST": self.url, "DOCKER_BUILDKIT": "0"}
+        return run(["docker", *words], env=environment, seconds=seconds)
+
+    def kernels(self) -> list[Container]:
+        """All containers with our label, running or not."""
+        with self.client() as client:
+            return list(client.containers.list(all=True, filters={"label": LABEL}, ignore_removed=True))
+
+    def sweep(self) -> list[str]:
+        """Remove every container and say which had our label."""
+        with self.client() as client:
+            everything = client.containers.list(all=True, ignore_removed=True)
+            for container in everything:
+                container.remove(force=True, v=True)
+            return [container.name or "" for container in everything if LABEL in container.labels]
+
+    def report(self) -> str:
+        """State and last 50 log lines of every container, then the engine's own log: for a failed test."""
+        parts = []
+        try:
+            with self.client(seconds=10) as client:
+                for container in client.containers.list(all=True, ignore_removed=True):
+                    state = container.attrs.get("State", {})
+                    try:
+                        log = container.logs(tail=50).decode(errors="replace")
+                    except docker.errors.APIError as error:
+                        log = f"(no log: {error})"
+                    parts.append(f"--- {container.name} {container.image} {state}\n{log}")
+        except Exception as error:  # a report never hides the failure it reports on
+            parts.append(f"--- the engine does not answer: {error}")
+        return "\n".join([*parts, "--- dockerd", self.log])
+
+    def close(self) -> None:
+        """Remove every container and stop. Safe to call twice."""
+        if self._daemon is None:
+            return
+        try:
+            self.sweep()
+        except Exception as error:  # what is left dies with the made machine
+            print(f"the engine could not be swept: {error}")
+        self.stop()
+
+    def require(self, image: str) -> None:
+        """Fail with a sentence where the engine has no such image.
+
+        Raises: RigError.
+        """
+        with self.client() as client:
+            if not client.images.list(name=image):
+                raise RigError(f"the engine of the test machine has no image {image}")

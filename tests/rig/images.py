@@ -1,0 +1,165 @@
+"""The images of the tests: a Debian with Python and ipykernel, made without a registry, and small variants of it.
+
+KERNELBRIDGE_TEST_CACHE names a folder that keeps them between runs; without it they are made each time.
+KERNELBRIDGE_TEST_IMAGE names an image with ipykernel and ipywidgets to take from this machine's own Docker instead.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.rig.daemon import RigError, run
+from tests.rig.engine import EngineRig
+
+REPOSITORY = "kernelbridge-test"
+KERNEL = f"{REPOSITORY}/kernel:1"
+BARE = f"{REPOSITORY}/bare:1"  # Python, and no ipykernel
+NOPYTHON = f"{REPOSITORY}/nopython:1"
+USER = f"{REPOSITORY}/user:1"  # the kernel image with USER 1000 and a home
+ENTRYPOINT = f"{REPOSITORY}/entrypoint:1"  # the kernel image with an ENTRYPOINT that ends at once
+ALL = (KERNEL, BARE, NOPYTHON, USER, ENTRYPOINT)
+
+PACKAGES = ("ipykernel", "ipywidgets")
+# What a kernel never reads, and every load of the image would carry.
+_USELESS = ("var/lib/apt/lists", "var/cache/apt/archives", "usr/share/doc", "usr/share/locale", "usr/share/man")
+
+_KERNEL_FILE = f"""\
+FROM {BARE}
+COPY wheels /wheels
+RUN python3 -m venv /opt/venv && /opt/venv/bin/pip install -q --no-index --find-links /wheels {" ".join(PACKAGES)} \
+    && rm -rf /wheels /root/.cache
+ENV PATH=/opt/venv/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+"""
+_NOPYTHON_FILE = f"FROM {BARE}\nRUN rm -f /usr/bin/python3*\n"
+_USER_FILE = f"FROM {KERNEL}\nRUN useradd --create-home --uid 1000 jovyan\nUSER 1000\nWORKDIR /home/jovyan\n"
+_ENTRYPOINT_FILE = f'FROM {KERNEL}\nENTRYPOINT ["/bin/false"]\nCMD ["never"]\n'
+
+
+def missing_images() -> str | None:
+    """Why no image can be made here; None where it can."""
+    if os.environ.get("KERNELBRIDGE_TEST_IMAGE"):
+        return None
+    if shutil.which("debootstrap") is None or shutil.which("apt-get") is None:
+        return "debootstrap is missing; scripts/test installs it, or set KERNELBRIDGE_TEST_IMAGE to an image to take"
+    return None
+
+
+def provide(engine: EngineRig) -> None:
+    """The engine has all images of the tests: from the cache, from this machine's Docker, or made now."""
+    cache = os.environ.get("KERNELBRIDGE_TEST_CACHE")
+    if not cache:
+        with tempfile.TemporaryDirectory(dir=engine.lab.path) as folder:
+            _make(engine, Path(folder))
+        return
+    kept = Path(cache)
+    kept.mkdir(parents=True, exist_ok=True)
+    saved = kept / f"images-{_recipe()}.tar"
+    with _locked(kept / "lock"):
+        if not saved.exists():
+            with tempfile.TemporaryDirectory(dir=kept) as work:
+                _make(engine, Path(work))
+            unfinished = saved.with_suffix(".unfinished")
+            engine.cli("save", "--output", unfinished, *ALL)
+            unfinished.rename(saved)
+            return
+    engine.cli("load", "--input", saved)
+
+
+def _recipe() -> str:
+    """Changes when the images would; what the mirror and PyPI hold may age in the cache."""
+    given = os.environ.get("KERNELBRIDGE_TEST_IMAGE", "")
+    parts = (_KERNEL_FILE, _NOPYTHON_FILE, _USER_FILE, _ENTRYPOINT_FILE, *_USELESS, given, _codename())
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:12]
+
+
+def _make(engine: EngineRig, work: Path) -> None:
+    given = os.environ.get("KERNELBRIDGE_TEST_IMAGE")
+    if given:
+        _take(engine, given, work)
+    else:
+        _make_bare(engine, work / "rootfs")
+        wheels = work / "kernel" / "wheels"
+        _download(wheels, python=_python_of(work / "rootfs"))
+        _build(engine, KERNEL, _KERNEL_FILE, work / "kernel")
+    _build(engine, NOPYTHON, _NOPYTHON_FILE, work / "nopython")
+    _build(engine, USER, _USER_FILE, work / "user")
+    _build(engine, ENTRYPOINT, _ENTRYPOINT_FILE, work / "entrypoint")
+
+
+def _take(engine: EngineRig, image: str, work: Path) -> None:
+    """The made machine has no way out: pull with this machine's own Docker, and carry the file over."""
+    saved = work / "taken.tar"
+    run(["docker", "pull", image])
+    run(["docker", "save", "--output", saved, image])
+    engine.cli("load", "--input", saved)
+    engine.cli("tag", image, KERNEL)
+    packages = " ".join(PACKAGES)
+    _build(engine, BARE, f"FROM {KERNEL}\nUSER root\nRUN python3 -m pip uninstall -q -y {packages}\n", work / "bare")
+
+
+def _make_bare(engine: EngineRig, rootfs: Path) -> None:
+    mirror, proxy = _mirror()
+    environment = {**os.environ, **({"http_proxy": proxy} if proxy else {})}
+    run(
+        ["debootstrap", "--variant=minbase", "--include=python3-venv", _codename(), rootfs, mirror],
+        env=environment,
+        seconds=900,
+    )
+    for useless in _USELESS:
+        shutil.rmtree(rootfs / useless, ignore_errors=True)
+    tar = rootfs.with_suffix(".tar")
+    run(["tar", "-C", rootfs, "-cf", tar, "."])
+    engine.cli("import", tar, BARE)
+    tar.unlink()
+
+
+def _codename() -> str:
+    words = dict(line.split("=", 1) for line in Path("/etc/os-release").read_text().splitlines() if "=" in line)
+    return words.get("VERSION_CODENAME", "").strip('"')
+
+
+def _mirror() -> tuple[str, str | None]:
+    """The mirror that apt itself uses for this Debian, and apt's proxy if it has one."""
+    targets = run(["apt-get", "indextargets", "--format", "$(REPO_URI)|$(CODENAME)|$(COMPONENT)"])
+    for line in targets.splitlines():
+        address, codename, component = line.split("|")
+        if codename == _codename() and component == "main":
+            proxy = run(["apt-config", "shell", "proxy", "Acquire::http::Proxy"]).partition("=")[2].strip().strip("'")
+            return address, proxy or None
+    raise RigError("apt names no mirror of this Debian; set KERNELBRIDGE_TEST_IMAGE to an image to take")
+
+
+def _python_of(rootfs: Path) -> str:
+    """Which Python the rootfs has, as `3.11`."""
+    return (rootfs / "usr/bin/python3").readlink().name.removeprefix("python")
+
+
+def _download(wheels: Path, *, python: str) -> None:
+    wheels.mkdir(parents=True)
+    pip = [sys.executable, "-m", "pip", "download", "-q", "--only-binary=:all:", "--python-version", python]
+    run([*pip, "--dest", wheels, *PACKAGES])
+
+
+def _build(engine: EngineRig, name: str, recipe: str, folder: Path) -> None:
+    folder.mkdir(exist_ok=True)
+    (folder / "Dockerfile").write_text(recipe)
+    # No `--network`: the made machine has no way out, and nothing here needs one.
+    engine.cli("build", "-q", "-t", name, folder)
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    handle = os.open(path, os.O_CREAT | os.O_RDWR)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)

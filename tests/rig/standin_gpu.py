@@ -1,0 +1,117 @@
+"""Stand-ins for hardware that is not there: two GPUs as `nvidia-smi` and NVIDIA's container hook would show them.
+
+Nothing here computes. The engine takes `--gpus` when an executable called nvidia-container-runtime-hook is on its PATH
+as it starts; ours puts the same stand-in nvidia-smi into the container, which lists what NVIDIA_VISIBLE_DEVICES names.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+UUIDS = tuple(f"GPU-00000000-0000-0000-0000-{number:012d}" for number in (1, 2))
+
+# POSIX sh: an image may have nothing else. `@FOLDER@` has a file apps.csv on the host: who uses which card.
+_NVIDIA_SMI = r"""#!/bin/sh
+# STAND-IN for nvidia-smi, made by kernelbridge's tests: no such hardware is here.
+folder='@FOLDER@'
+visible="${NVIDIA_VISIBLE_DEVICES-all}"
+sees() {
+    case "$visible" in all) return 0 ;; void|none|"") return 1 ;; esac
+    case ",$visible," in *",$1,"*|*",$2,"*) return 0 ;; esac
+    return 1
+}
+value() {
+    case "$1" in
+        index) echo "$2" ;;
+        uuid|gpu_uuid) echo "$3" ;;
+        name|gpu_name) echo "Stand-in GPU" ;;
+        memory.total) echo "81920$mib" ;;
+        memory.used) if grep -q "$3" "$folder/apps.csv" 2>/dev/null; then echo "4096$mib"; else echo "1$mib"; fi ;;
+        memory.free) echo "81919$mib" ;;
+        utilization.gpu|utilization.memory) echo "0$percent" ;;
+        driver_version) echo "550.00.00" ;;
+        mig.mode.current) echo "Disabled" ;;
+        pci.bus_id|gpu_bus_id) echo "00000000:0$2:00.0" ;;
+        compute_mode) echo "Default" ;;
+        *) echo "[Not Supported]" ;;
+    esac
+}
+fields=""; mode=list; header=yes; mib=" MiB"; percent=" %"; only=""; expects_id=""
+for word in "$@"; do
+    case "$word" in
+        --query-gpu=*) mode=query; fields="${word#*=}" ;;
+        --query-compute-apps=*) mode=apps ;;
+        --format=*)
+            case "$word" in *noheader*) header=no ;; esac
+            case "$word" in *nounits*) mib=""; percent="" ;; esac ;;
+        --id=*) only="${word#*=}" ;;
+        -i) expects_id=yes; continue ;;
+        *) if [ -n "$expects_id" ]; then only="$word"; fi ;;
+    esac
+    expects_id=""
+done
+if [ "$mode" = apps ]; then
+    [ "$header" = yes ] && echo "gpu_uuid, pid, used_gpu_memory [MiB]"
+    cat "$folder/apps.csv" 2>/dev/null
+    exit 0
+fi
+[ "$mode" = query ] && [ "$header" = yes ] && echo "$fields" | sed 's/,/, /g'
+found=""; number=0
+for uuid in @UUIDS@; do
+    if sees "$number" "$uuid" && { [ -z "$only" ] || [ "$only" = "$number" ] || [ "$only" = "$uuid" ]; }; then
+        found=yes
+        if [ "$mode" = list ]; then
+            echo "GPU $number: Stand-in GPU (UUID: $uuid)"
+        else
+            line=""
+            for field in $(echo "$fields" | tr ',' ' '); do
+                line="$line${line:+, }$(value "$field" "$number" "$uuid")"
+            done
+            echo "$line"
+        fi
+    fi
+    number=$((number + 1))
+done
+[ -n "$found" ] && exit 0
+echo "No devices were found"
+exit 6
+"""
+
+# Run by runc before the container's process: the state on stdin names the bundle, whose config.json names the root.
+_HOOK = r"""#!/bin/sh
+# STAND-IN for nvidia-container-runtime-hook, made by kernelbridge's tests.
+bundle=$(sed -n 's/.*"bundle":"\([^"]*\)".*/\1/p')
+root=$(sed -n 's/.*"root":{"path":"\([^"]*\)".*/\1/p' "$bundle/config.json")
+[ -d "$root/usr/bin" ] || exit 0
+cp '@SMI@' "$root/usr/bin/nvidia-smi"
+"""
+
+
+class StandInGpus:
+    """The folder that stands on the engine's and the logins' PATH while the machine "has" its two cards."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir(exist_ok=True)
+        folder.chmod(0o755)
+        self.insert()
+
+    def insert(self) -> None:
+        """The machine has two cards and the container toolkit; the engine sees it at its next start."""
+        smi = self.folder / "nvidia-smi"
+        smi.write_text(_NVIDIA_SMI.replace("@FOLDER@", str(self.folder)).replace("@UUIDS@", " ".join(UUIDS)))
+        hook = self.folder / "nvidia-container-runtime-hook"
+        hook.write_text(_HOOK.replace("@SMI@", str(smi)))
+        for program in (smi, hook):
+            program.chmod(0o755)
+
+    def remove(self) -> None:
+        """The machine has neither cards nor toolkit; the engine sees it at its next start."""
+        for name in ("nvidia-smi", "nvidia-container-runtime-hook"):
+            (self.folder / name).unlink(missing_ok=True)
+
+    def occupy(self, *uuids: str, pid: int = 4242) -> None:
+        """Somebody else's process computes on these cards; none with no argument."""
+        apps = "".join(f"{uuid}, {pid}, 4095\n" for uuid in uuids)
+        (self.folder / "apps.csv").write_text(apps)
+        (self.folder / "apps.csv").chmod(0o644)

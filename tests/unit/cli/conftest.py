@@ -1,0 +1,70 @@
+"""One call of the command line, on a fleet that lives in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from kernelbridge.cli import app
+from tests.fakes import FakeFleet
+
+CONFIG = """
+[hosts.lab]
+ssh = "lab"
+[hosts.two]
+ssh = "two"
+[hosts.here]
+ssh = "local"
+[environments.pytorch]
+image = "pytorch/pytorch:2"
+hosts = ["lab"]
+shm_size = "8g"
+ulimits = { nofile = "3:4" }
+mounts = ["/data:/data:ro"]
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ended:
+    """How one call ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+Call = Callable[..., Ended]
+
+
+@pytest.fixture
+def config_path(tmp_path: Path) -> Path:
+    path = tmp_path / "kernelbridge.toml"
+    path.write_text(CONFIG, "utf-8")
+    return path
+
+
+@pytest.fixture
+def fleet() -> FakeFleet:
+    return FakeFleet()
+
+
+@pytest.fixture
+def call(
+    fleet: FakeFleet,
+    config_path: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> Call:
+    monkeypatch.setenv("JUPYTER_DATA_DIR", str(tmp_path / "data"))
+
+    def run(*arguments: str) -> Ended:
+        environ = {"KERNELBRIDGE_CONFIG": str(config_path)}
+        code = app.run(arguments, open_fleet=fleet.open, environ=environ, version="1.2.3")  # type: ignore[arg-type]
+        printed = capsys.readouterr()
+        return Ended(code=code, out=printed.out, err=printed.err)
+
+    return run
