@@ -1,6 +1,6 @@
 """kernelbridge: run and debug notebook cells in a GPU container on a remote host."""
 
-__version__ = "0.1.0"
+from kernelbridge.version import __version__ as __version__
 
 
 def _jupyter_server_extension_points() -> list[dict[str, object]]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import sys
 
-from kernelbridge import __version__
 from kernelbridge.cli import app
 from kernelbridge.fleet import Fleet
+from kernelbridge.version import __version__
 
 
 def main() -> int:

@@ -110,7 +110,7 @@ def _env(environment: Environment, gpu_ids: Sequence[str]) -> list[str]:
     homeless = {"HOME": "/tmp", "USER": "kernelbridge"} if environment.user == HOST_USER else {}  # noqa: S108
     # Always ours, and last: with nvidia as default runtime an image's own `all` would be all cards.
     cards = {"NVIDIA_VISIBLE_DEVICES": ",".join(gpu_ids) or "void"}
-    return [f"{key}={text}" for key, text in sorted({**homeless, **environment.env, **cards}.items())]
+    return [f"{key}={text}" for key, text in sorted({**homeless, **cards}.items())]
 
 
 def _host_config(environment: Environment, gpu_ids: Sequence[str], host_home: str) -> dict[str, Any]:

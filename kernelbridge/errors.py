@@ -1,10 +1,10 @@
 """Every error a user can meet: its sentence, its remedy, its exit code.
 
 KernelBridgeError
-    1x  what the user wrote: ConfigInvalid, ConfigMissing, UnknownEnvironment, UnknownHost, SpecsUnwritable, SecretMissing,
-        ConnectionFileInvalid, EndpointTaken
-    2x  the way to the host: HostRefused, HostNameUnknown, HostUnreachable, LoginRefused, HostKeyUnknown, HostKeyChanged,
-        ForwardingForbidden, LinkLost, SshConfigInvalid, SshFailed
+    1x  what the user wrote: ConfigInvalid, ConfigMissing, UnknownEnvironment, UnknownHost, SpecsUnwritable,
+        SecretMissing, ConnectionFileInvalid, EndpointTaken
+    2x  the way to the host: HostRefused, HostNameUnknown, HostUnreachable, LoginRefused, HostKeyUnknown,
+        HostKeyChanged, ForwardingForbidden, LinkLost, SshConfigInvalid, SshFailed
     3x  the engine: EngineMissing, EngineDown, EngineDenied, EngineTooOld, EngineFailed
     4x  image and container: ImageMissing, ImagePullFailed, ImageUnusable, MountMissing, GpuUnavailable,
         GpuToolkitMissing, ContainerFailed, UlimitRefused
@@ -22,6 +22,10 @@ class KernelBridgeError(Exception):
     """What failed and where (`sentence`), and what to do next (`remedy`)."""
 
     exit_code: ClassVar[int] = 1
+
+    def __init_subclass__(cls, *, exit_code: int) -> None:
+        super().__init_subclass__()
+        cls.exit_code = exit_code
 
     def __init__(self, sentence: str, remedy: str = "") -> None:
         super().__init__(sentence)
@@ -48,10 +52,8 @@ class Problem:
         return f"{self.key}: {self.sentence}"
 
 
-class ConfigInvalid(KernelBridgeError):
+class ConfigInvalid(KernelBridgeError, exit_code=10):
     """The config file has problems; all of them are in `problems`."""
-
-    exit_code = 10
 
     def __init__(self, *, path: str, problems: Sequence[Problem]) -> None:
         self.path = path
@@ -60,10 +62,8 @@ class ConfigInvalid(KernelBridgeError):
         super().__init__(f"{path}: {lines}", "Mend the file; `kernelbridge config` checks it.")
 
 
-class ConfigMissing(KernelBridgeError):
+class ConfigMissing(KernelBridgeError, exit_code=11):
     """A config file that was named does not exist, or cannot be read."""
-
-    exit_code = 11
 
     def __init__(self, *, path: str, reason: str) -> None:
         super().__init__(
@@ -72,10 +72,8 @@ class ConfigMissing(KernelBridgeError):
         )
 
 
-class UnknownEnvironment(KernelBridgeError):
+class UnknownEnvironment(KernelBridgeError, exit_code=12):
     """No environment of this name in the config."""
-
-    exit_code = 12
 
     def __init__(self, *, name: str, path: str, nearest: str | None = None) -> None:
         super().__init__(
@@ -84,10 +82,8 @@ class UnknownEnvironment(KernelBridgeError):
         )
 
 
-class UnknownHost(KernelBridgeError):
+class UnknownHost(KernelBridgeError, exit_code=13):
     """No host of this name in the config."""
-
-    exit_code = 13
 
     def __init__(self, *, name: str, path: str, nearest: str | None = None) -> None:
         super().__init__(
@@ -96,10 +92,8 @@ class UnknownHost(KernelBridgeError):
         )
 
 
-class SpecsUnwritable(KernelBridgeError):
+class SpecsUnwritable(KernelBridgeError, exit_code=14):
     """A kernel spec folder could not be written or removed."""
-
-    exit_code = 14
 
     def __init__(self, *, path: str, reason: str) -> None:
         super().__init__(
@@ -107,10 +101,8 @@ class SpecsUnwritable(KernelBridgeError):
         )
 
 
-class SecretMissing(KernelBridgeError):
+class SecretMissing(KernelBridgeError, exit_code=15):
     """`secrets` names a variable that this machine's environment does not have."""
-
-    exit_code = 15
 
     def __init__(self, *, environment: str, name: str) -> None:
         super().__init__(
@@ -119,28 +111,22 @@ class SecretMissing(KernelBridgeError):
         )
 
 
-class ConnectionFileInvalid(KernelBridgeError):
+class ConnectionFileInvalid(KernelBridgeError, exit_code=16):
     """The connection file that an editor or Jupyter wrote cannot be used."""
-
-    exit_code = 16
 
     def __init__(self, *, path: str, reason: str) -> None:
         super().__init__(f"{path}: the connection file cannot be used ({reason}).", "Start the kernel again.")
 
 
-class EndpointTaken(KernelBridgeError):
+class EndpointTaken(KernelBridgeError, exit_code=17):
     """A port that the front-end chose is in use by another program."""
-
-    exit_code = 17
 
     def __init__(self, *, reason: str) -> None:
         super().__init__(f"This machine: the kernel's ports are taken ({reason}).", "Start the kernel again.")
 
 
-class HostRefused(KernelBridgeError):
+class HostRefused(KernelBridgeError, exit_code=20):
     """The connection was refused: no SSH server listens there."""
-
-    exit_code = 20
 
     def __init__(self, *, host: str, address: str) -> None:
         super().__init__(
@@ -149,10 +135,8 @@ class HostRefused(KernelBridgeError):
         )
 
 
-class HostNameUnknown(KernelBridgeError):
+class HostNameUnknown(KernelBridgeError, exit_code=21):
     """The host's name does not resolve."""
-
-    exit_code = 21
 
     def __init__(self, *, host: str, address: str) -> None:
         super().__init__(
@@ -161,10 +145,8 @@ class HostNameUnknown(KernelBridgeError):
         )
 
 
-class HostUnreachable(KernelBridgeError):
+class HostUnreachable(KernelBridgeError, exit_code=22):
     """No answer from the host: time out, no route, connection reset before login."""
-
-    exit_code = 22
 
     def __init__(self, *, host: str, address: str, reason: str) -> None:
         super().__init__(
@@ -173,10 +155,8 @@ class HostUnreachable(KernelBridgeError):
         )
 
 
-class LoginRefused(KernelBridgeError):
+class LoginRefused(KernelBridgeError, exit_code=23):
     """sshd accepts none of our keys for this user."""
-
-    exit_code = 23
 
     def __init__(self, *, host: str, user: str) -> None:
         super().__init__(
@@ -185,10 +165,8 @@ class LoginRefused(KernelBridgeError):
         )
 
 
-class HostKeyUnknown(KernelBridgeError):
+class HostKeyUnknown(KernelBridgeError, exit_code=24):
     """The host's key is not in known_hosts yet."""
-
-    exit_code = 24
 
     def __init__(self, *, host: str, algorithm: str, fingerprint: str) -> None:
         super().__init__(
@@ -197,22 +175,18 @@ class HostKeyUnknown(KernelBridgeError):
         )
 
 
-class HostKeyChanged(KernelBridgeError):
+class HostKeyChanged(KernelBridgeError, exit_code=25):
     """The host shows another key than known_hosts has: a new machine, or somebody in between."""
-
-    exit_code = 25
 
     def __init__(self, *, host: str, algorithm: str, fingerprint: str, known_hosts_name: str) -> None:
         super().__init__(
             f"{host}: its host key has CHANGED (now {algorithm} {fingerprint}); somebody may be in between.",
-            f"Ask its owner. If the change is right: `ssh-keygen -R '{known_hosts_name}'`, then `kernelbridge trust {host}`.",
+            f"Ask its owner. If that is right: `ssh-keygen -R '{known_hosts_name}'`, then `kernelbridge trust {host}`.",
         )
 
 
-class ForwardingForbidden(KernelBridgeError):
+class ForwardingForbidden(KernelBridgeError, exit_code=26):
     """sshd forbids forwarding, and there is no docker command on the host to go round it."""
-
-    exit_code = 26
 
     def __init__(self, *, host: str) -> None:
         super().__init__(
@@ -221,38 +195,30 @@ class ForwardingForbidden(KernelBridgeError):
         )
 
 
-class LinkLost(KernelBridgeError):
+class LinkLost(KernelBridgeError, exit_code=27):
     """The link to the host is down at this moment."""
-
-    exit_code = 27
 
     def __init__(self, *, host: str, since: str = "") -> None:
         when = f" since {since}" if since else ""
         super().__init__(f"{host}: the link is lost{when}.", "It is being opened again; the kernel there runs on.")
 
 
-class SshConfigInvalid(KernelBridgeError):
+class SshConfigInvalid(KernelBridgeError, exit_code=28):
     """~/.ssh/config, or a key that it names, cannot be used."""
-
-    exit_code = 28
 
     def __init__(self, *, host: str, reason: str) -> None:
         super().__init__(f"{host}: the ssh configuration cannot be used ({reason}).", "Mend ~/.ssh/config.")
 
 
-class SshFailed(KernelBridgeError):
+class SshFailed(KernelBridgeError, exit_code=29):
     """SSH failed in another way than those above."""
-
-    exit_code = 29
 
     def __init__(self, *, host: str, reason: str) -> None:
         super().__init__(f"{host}: SSH failed ({reason}).", "Try `ssh -v` to the same host; it tells more.")
 
 
-class EngineMissing(KernelBridgeError):
+class EngineMissing(KernelBridgeError, exit_code=30):
     """No engine socket was found on the host."""
-
-    exit_code = 30
 
     def __init__(self, *, host: str, looked: Sequence[str]) -> None:
         super().__init__(
@@ -261,10 +227,8 @@ class EngineMissing(KernelBridgeError):
         )
 
 
-class EngineDown(KernelBridgeError):
+class EngineDown(KernelBridgeError, exit_code=31):
     """The engine's socket is there, and nobody answers."""
-
-    exit_code = 31
 
     def __init__(self, *, host: str, socket: str) -> None:
         super().__init__(
@@ -273,10 +237,8 @@ class EngineDown(KernelBridgeError):
         )
 
 
-class EngineDenied(KernelBridgeError):
+class EngineDenied(KernelBridgeError, exit_code=32):
     """The login may not use the engine's socket."""
-
-    exit_code = 32
 
     def __init__(self, *, host: str, user: str, socket: str) -> None:
         super().__init__(
@@ -285,10 +247,8 @@ class EngineDenied(KernelBridgeError):
         )
 
 
-class EngineTooOld(KernelBridgeError):
+class EngineTooOld(KernelBridgeError, exit_code=33):
     """The engine speaks an API older than what GPUs need."""
-
-    exit_code = 33
 
     def __init__(self, *, host: str, api: str, needed: str) -> None:
         super().__init__(
@@ -297,10 +257,8 @@ class EngineTooOld(KernelBridgeError):
         )
 
 
-class EngineFailed(KernelBridgeError):
+class EngineFailed(KernelBridgeError, exit_code=34):
     """The engine answered with an error of another kind."""
-
-    exit_code = 34
 
     def __init__(self, *, host: str, action: str, reason: str) -> None:
         super().__init__(
@@ -308,10 +266,8 @@ class EngineFailed(KernelBridgeError):
         )
 
 
-class ImageMissing(KernelBridgeError):
+class ImageMissing(KernelBridgeError, exit_code=40):
     """The image is neither on the host nor in its registry."""
-
-    exit_code = 40
 
     def __init__(self, *, host: str, image: str, reason: str) -> None:
         super().__init__(
@@ -320,10 +276,8 @@ class ImageMissing(KernelBridgeError):
         )
 
 
-class ImagePullFailed(KernelBridgeError):
+class ImagePullFailed(KernelBridgeError, exit_code=41):
     """A pull began and broke off."""
-
-    exit_code = 41
 
     def __init__(self, *, host: str, image: str, reason: str) -> None:
         super().__init__(
@@ -332,10 +286,8 @@ class ImagePullFailed(KernelBridgeError):
         )
 
 
-class ImageUnusable(KernelBridgeError):
+class ImageUnusable(KernelBridgeError, exit_code=42):
     """The image lacks what a kernel needs."""
-
-    exit_code = 42
 
     def __init__(self, *, image: str, lacks: str, remedy: str = "") -> None:
         super().__init__(
@@ -344,10 +296,8 @@ class ImageUnusable(KernelBridgeError):
         )
 
 
-class MountMissing(KernelBridgeError):
+class MountMissing(KernelBridgeError, exit_code=43):
     """The source of a mount is not on the host."""
-
-    exit_code = 43
 
     def __init__(self, *, host: str, path: str) -> None:
         super().__init__(
@@ -356,10 +306,8 @@ class MountMissing(KernelBridgeError):
         )
 
 
-class GpuUnavailable(KernelBridgeError):
+class GpuUnavailable(KernelBridgeError, exit_code=44):
     """The host has fewer GPUs than asked for, or not those."""
-
-    exit_code = 44
 
     def __init__(self, *, host: str, wanted: str, found: str) -> None:
         super().__init__(
@@ -367,10 +315,8 @@ class GpuUnavailable(KernelBridgeError):
         )
 
 
-class GpuToolkitMissing(KernelBridgeError):
+class GpuToolkitMissing(KernelBridgeError, exit_code=45):
     """The engine cannot hand GPUs to containers."""
-
-    exit_code = 45
 
     def __init__(self, *, host: str) -> None:
         super().__init__(
@@ -379,10 +325,8 @@ class GpuToolkitMissing(KernelBridgeError):
         )
 
 
-class ContainerFailed(KernelBridgeError):
+class ContainerFailed(KernelBridgeError, exit_code=46):
     """The engine could not create or start the container, or it ended at once."""
-
-    exit_code = 46
 
     def __init__(self, *, host: str, image: str, reason: str) -> None:
         super().__init__(
@@ -390,10 +334,8 @@ class ContainerFailed(KernelBridgeError):
         )
 
 
-class UlimitRefused(KernelBridgeError):
+class UlimitRefused(KernelBridgeError, exit_code=47):
     """The engine may not raise a limit that the environment asks for."""
-
-    exit_code = 47
 
     def __init__(self, *, host: str, reason: str) -> None:
         super().__init__(
@@ -401,20 +343,16 @@ class UlimitRefused(KernelBridgeError):
         )
 
 
-class KernelDied(KernelBridgeError):
+class KernelDied(KernelBridgeError, exit_code=50):
     """The kernel process ended by itself."""
-
-    exit_code = 50
 
     def __init__(self, *, environment: str, host: str, how: str, last_words: str = "") -> None:
         tail = f" Its last words: {last_words}" if last_words else ""
         super().__init__(f"The kernel of {environment} on {host} ended: {how}.{tail}", "Restart the kernel to go on.")
 
 
-class KernelOutOfMemory(KernelBridgeError):
+class KernelOutOfMemory(KernelBridgeError, exit_code=51):
     """The host's kernel ended the process because its memory limit was reached."""
-
-    exit_code = 51
 
     def __init__(self, *, environment: str, host: str, limit: str) -> None:
         super().__init__(
@@ -423,38 +361,30 @@ class KernelOutOfMemory(KernelBridgeError):
         )
 
 
-class KernelNotFound(KernelBridgeError):
+class KernelNotFound(KernelBridgeError, exit_code=52):
     """No kernel of this id on the hosts of the config, or several whose ids begin so."""
-
-    exit_code = 52
 
     def __init__(self, *, kernel: str, hosts: Sequence[str], count: int = 0) -> None:
         what = f"{count} kernels begin with" if count else "No kernel"
         super().__init__(f"{what} `{kernel}` on {', '.join(hosts)}.", "`kernelbridge ps` lists them.")
 
 
-class StartTimeout(KernelBridgeError):
+class StartTimeout(KernelBridgeError, exit_code=53):
     """Something that a start waited for did not come in time."""
-
-    exit_code = 53
 
     def __init__(self, *, host: str, what: str, seconds: float) -> None:
         super().__init__(f"{host}: {what} took longer than {seconds:g} s.", "Raise `start_seconds` of the environment.")
 
 
-class StartCancelled(KernelBridgeError):
+class StartCancelled(KernelBridgeError, exit_code=54):
     """The user cancelled the start."""
-
-    exit_code = 54
 
     def __init__(self, *, environment: str) -> None:
         super().__init__(f"The start of {environment} was cancelled.")
 
 
-class KernelEnded(KernelBridgeError):
+class KernelEnded(KernelBridgeError, exit_code=55):
     """The container is gone or was stopped from elsewhere."""
-
-    exit_code = 55
 
     def __init__(self, *, environment: str, host: str, how: str) -> None:
         super().__init__(f"The container of {environment} on {host} {how}.", "Start the kernel again.")

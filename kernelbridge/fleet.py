@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 
 import psutil
 
-from kernelbridge import __version__, container
+from kernelbridge import container
 from kernelbridge.attachment import Place, ask_logs
 from kernelbridge.channels.endpoints import Endpoints
 from kernelbridge.channels.switchboard import Switchboard
@@ -34,6 +34,7 @@ from kernelbridge.host.pool import Pool
 from kernelbridge.host.trust import HostKey
 from kernelbridge.kernel import Kernel, Surroundings
 from kernelbridge.records import Records, default_folder
+from kernelbridge.version import __version__
 
 _LOG = logging.getLogger(__name__)
 
@@ -135,7 +136,7 @@ class Fleet:
         await self._pool.aclose()
 
     def observe(self, observer: Observer) -> None:
-        """Tell `observer` of every state and progress of our kernels: (kernel id, state, text). On the loop's thread."""
+        """Tell `observer` of all states and progress: (kernel id, state, text). Called on the loop's thread."""
         self._observers.append(observer)
 
     def _tell(self, kernel_id: str, state: str, text: str) -> None:

@@ -17,7 +17,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from kernelbridge import checks, container, outcome
+from kernelbridge import checks, container, creation, exits, outcome
 from kernelbridge.attachment import Attachment, Place
 from kernelbridge.channels.endpoints import Endpoints
 from kernelbridge.channels.sockets import Channels
@@ -28,15 +28,11 @@ from kernelbridge.config import Host
 from kernelbridge.errors import ContainerFailed, KernelBridgeError, KernelEnded, LinkLost, StartCancelled
 from kernelbridge.host.engine import Engine, Exited, Missing
 from kernelbridge.records import ImageRecord, Records
-from kernelbridge.relay import shipping, wire
+from kernelbridge.relay import wire
 
 _LOG = logging.getLogger(__name__)
 
-# Clients ask whether a kernel is alive every 1 to 3 s and drop their wait for an answer when it is not.
-EXIT_SHOWN_AFTER_SECONDS = 3.0
 STOP_SECONDS = 30.0
-# What the terminal and Jupyter's own names for the session need in the container; all else by `pass_env`.
-ALWAYS_PASSED = ("JPY_SESSION_NAME", "TZ")
 
 
 class KernelState(enum.Enum):
@@ -72,8 +68,7 @@ class Kernel:
         self._loop = asyncio.get_running_loop()
         self._session = uuid.uuid4().hex
         self.state = KernelState.STARTING
-        # Exit code as clients may see it: None also when not known. Set by _show_exit.
-        self.exit_code: int | None = None
+        self._exit = exits.ShownExit()
         # Why the kernel is not there; the sentence for people. Set when it fails or dies.
         self.failure: KernelBridgeError | None = None
         # Which host took it; the first that can give the GPUs. Set by check.
@@ -90,7 +85,6 @@ class Kernel:
         # Messages from the ZMQ thread, not yet given to the attachment.
         self._inbox: deque[tuple[int, bytes]] = deque()
         self._is_forwarding = False
-        self._exit_timer: asyncio.TimerHandle | None = None
         # What is known of the image; its id is known once a host was found.
         self._image_id = ""
         self._record = around.records.image(wanted.environment.image) or ImageRecord(kernel_info=DEFAULT_INFO)
@@ -104,6 +98,11 @@ class Kernel:
     def name(self) -> str:
         """The container's name."""
         return container.name(self.wanted.kernel_id)
+
+    @property
+    def exit_code(self) -> int | None:
+        """The exit code as clients may see it; None also while nobody knows."""
+        return self._exit.code
 
     @property
     def is_final(self) -> bool:
@@ -155,11 +154,19 @@ class Kernel:
         began = time.monotonic()
         async with contextlib.AsyncExitStack() as undo:
             engine = await self._around.reach(self.host)
-            await self._have_image(engine)
+            if not self._image_id or self.wanted.environment.pull == "always":
+                self._know_image(await creation.pull(engine, environment.image, self._say))
             self._say("starting the container")
             undo.push_async_callback(self._undo_container)
             async with deadline(environment.start_seconds, self.host.name, "the start of the container"):
-                await self._start_container(engine)
+                self._has_container = True
+                await creation.start_container(
+                    engine,
+                    self.wanted,
+                    labels=self._around.labels(self.wanted, self._gpu_ids),
+                    gpu_ids=self._gpu_ids,
+                    spawn=self._order(),
+                )
                 place = Place(
                     kernel=self.wanted.kernel_id,
                     host=self.host.name,
@@ -176,43 +183,8 @@ class Kernel:
         self._open(info)
         _LOG.info("[%s k=%s] started in %.1f s", self.host.name, self.wanted.kernel_id[:4], time.monotonic() - began)
 
-    async def _have_image(self, engine: Engine) -> None:
-        environment = self.wanted.environment
-        if environment.pull != "always" and self._image_id:
-            return
-        self._say(f"pulling {environment.image}")
-        await engine.pull(environment.image, lambda progress: self._say(outcome.pull_text(environment.image, progress)))
-        image = await engine.image(environment.image)
-        self._know_image(image.id if image else "")
-
-    async def _start_container(self, engine: Engine) -> None:
-        environment = self.wanted.environment
-        spec = container.spec(
-            environment=environment,
-            labels=self._around.labels(self.wanted, self._gpu_ids),
-            command=shipping.boot_argv(environment.python),
-            gpu_ids=self._gpu_ids,
-            host_home=engine.facts.home,
-            host_user=(engine.facts.uid, engine.facts.gid),
-        )
-        self._has_container = True
-        await engine.create(self.name, spec)
-        stdin = await engine.open_stdin(self.name)
-        stdin.write(shipping.order_line(self.wanted.kernel_id, self._order()))
-        stdin.write_eof()
-        await engine.start(self.name)
-
     def _order(self) -> dict[str, Any]:
-        """What the relay needs to start the kernel process; secrets go only here."""
-        environment = self.wanted.environment
-        names = (*ALWAYS_PASSED, *environment.pass_env, *environment.secrets)
-        passed = {name: self.wanted.environ[name] for name in names if name in self.wanted.environ}
-        return shipping.spawn_order(
-            launch=self._launch,
-            session=self._session,
-            env={**environment.env, **passed},
-            cwd=environment.workdir or "",
-        )
+        return creation.order(self.wanted, launch=self._launch, session=self._session)
 
     async def _undo_container(self) -> None:
         """Leave nothing behind of a start that failed or was cancelled."""
@@ -222,7 +194,6 @@ class Kernel:
     def _open(self, info: dict[str, Any]) -> None:
         environment = self.wanted.environment
         self.state, self.failure = KernelState.RUNNING, None
-        self.exit_code = None
         refuse = ""
         if environment.network == "host" and not environment.debug_on_host_network:
             refuse = (
@@ -251,7 +222,7 @@ class Kernel:
 
         Raises KernelBridgeError when the container is no more and another cannot be started.
         """
-        self._cancel_exit()
+        self._exit.cancel()
         if self._starting is not None:
             return
         self.state = KernelState.STARTING
@@ -277,11 +248,11 @@ class Kernel:
         """Send a signal to the kernel's process group; SIGTERM and SIGKILL end it."""
         if self._starting is not None and number != signal.SIGINT:
             # Not there yet: for who asks it has ended; a relaunch joins the start, a stop ends it.
-            self._show_exit(-number)
+            self._exit.show(-number)
         elif self._attachment is not None:
             self._attachment.command({"do": "signal", "number": number})
             if not self.is_joined and number != signal.SIGINT:
-                self._show_exit(-number)
+                self._exit.show(-number)
 
     async def stop(self) -> None:
         """End the kernel and remove its container and its endpoints. Safe to call twice."""
@@ -293,7 +264,7 @@ class Kernel:
             await asyncio.wait([starting], timeout=STOP_SECONDS)
         attachment, self._attachment = self._attachment, None
         self.state = KernelState.STOPPED
-        self._show_exit(self.exit_code or 0)
+        self._exit.show(self.exit_code or 0)
         self._around.observe(self.wanted.kernel_id, self.state.value, "")
         try:
             await self._remove(attachment)
@@ -322,7 +293,7 @@ class Kernel:
         self.state, self.failure = KernelState.FAILED, error
         self.channels.end(error)
         self._around.observe(self.wanted.kernel_id, self.state.value, str(error))
-        self._show_exit(error.exit_code, after_seconds=0 if at_once else EXIT_SHOWN_AFTER_SECONDS)
+        self._exit.show(error.exit_code, after_seconds=0 if at_once else exits.SHOWN_AFTER_SECONDS)
 
     def _die(self, event: Mapping[str, Any]) -> None:
         """The kernel process ended by itself; the container lives, and a restart is in place."""
@@ -330,28 +301,12 @@ class Kernel:
         code = int(event["code"])
         if code == 0 or event["wanted"]:
             self.channels.wait("the kernel has ended")
-            self._show_exit(code)
+            self._exit.show(code)
             return
         self.failure = outcome.death(self.wanted, self.host, event)
         self.channels.end(self.failure)
         self._around.observe(self.wanted.kernel_id, self.state.value, str(self.failure))
-        self._show_exit(code, after_seconds=EXIT_SHOWN_AFTER_SECONDS)
-
-    def _show_exit(self, code: int, *, after_seconds: float = 0) -> None:
-        self._cancel_timer()
-        if after_seconds:
-            self._exit_timer = self._loop.call_later(after_seconds, self._show_exit, code)
-        elif self.exit_code is None:
-            self.exit_code = code
-
-    def _cancel_exit(self) -> None:
-        self._cancel_timer()
-        self.exit_code = None
-
-    def _cancel_timer(self) -> None:
-        if self._exit_timer is not None:
-            self._exit_timer.cancel()
-            self._exit_timer = None
+        self._exit.show(code, after_seconds=exits.SHOWN_AFTER_SECONDS)
 
     # -- called by the attachment, on the loop
 
@@ -435,4 +390,4 @@ class Kernel:
         if wish is Wish.CANCEL and self._starting is not None:
             self._starting.cancel()
         elif self.exit_code is None:
-            self._show_exit(0)
+            self._exit.show(0)

@@ -24,7 +24,7 @@ _MOST_IMAGES = 64
 
 @dataclass(frozen=True, kw_only=True)
 class ImageRecord:
-    """What a kernel of an image answered to kernel_info, and its ipywidgets version: empty for none, None if not asked."""
+    """What a kernel of an image answered to kernel_info; its ipywidgets version, empty for none, None if not asked."""
 
     kernel_info: Mapping[str, Any]
     widgets: str | None = None

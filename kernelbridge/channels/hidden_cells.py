@@ -1,7 +1,7 @@
-"""The two cells that VS Code runs unseen before a user's first: recognised, and answered early where that is safe. Pure.
+"""The two cells that VS Code runs unseen before a user's first: recognised, answered early where that is safe. Pure.
 
-VS Code waits for both, so while a container starts it would not even send the user's cell. They run for real later, and
-what they say then is discarded. Source: vscode-jupyter, src/kernels/kernel.ts and src/kernels/chat/generator.ts (2026-07).
+VS Code waits for both, so while a container starts it would not even send the user's cell. They run for real later,
+and what they say then is discarded. Source: vscode-jupyter, src/kernels/kernel.ts, src/kernels/chat/generator.ts.
 """
 
 from __future__ import annotations

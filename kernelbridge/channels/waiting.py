@@ -133,7 +133,7 @@ class Waiting:
             return []
         says: list[Say] = []
         if self._watcher is None:
-            self._watcher = next((request for request in self.queue if _shows_output(request)), None)
+            self._watcher = next((request for request in self.queue if self._shows_output(request)), None)
             if self._watcher is None:
                 return []
             says.append(messages.status("busy", self._watcher))
@@ -145,6 +145,12 @@ class Waiting:
         stream = {"name": "stdout", "text": self._progress + "\n"}
         says.append(Say(channel=IOPUB, kind="stream", content=stream, parent=self._watcher))
         return says
+
+    def _shows_output(self, request: Request) -> bool:
+        """Whether somebody sees the output of a request: a cell, and none of VS Code's hidden ones."""
+        if request.channel != SHELL or not self._is_open_execute(request) or request.content.get("silent"):
+            return False
+        return hidden_cells.probe_prefix(request) is None and not hidden_cells.is_startup(request)
 
     def _stop_watching(self) -> list[Say]:
         if self._watcher is None:
@@ -178,7 +184,3 @@ def failure_answers(requests: list[Request], error: KernelBridgeError) -> list[S
         says += messages.error_answer(request, type(error).__name__, str(error), shown=True)
         told = told or (request.kind == "execute_request" and not request.content.get("silent"))
     return says
-
-
-def _shows_output(request: Request) -> bool:
-    return request.channel == SHELL and request.kind == "execute_request" and not request.content.get("silent")

@@ -40,23 +40,24 @@ def run(
 ) -> int:
     """Carry out one call; returns the exit code. Every error ends as its sentence and its remedy on stderr."""
     session = Session(open_fleet=open_fleet, environ=environ)
+    code = 0
     try:
         app(args=list(arguments), prog_name="kernelbridge", obj=(session, version))
     except SystemExit as end:
-        return end.code if isinstance(end.code, int) else int(bool(end.code))
+        code = end.code if isinstance(end.code, int) else int(bool(end.code))
     except KernelBridgeError as error:
+        code = error.exit_code
         session.complain_of(error)
         if session.wants_traceback:
             session.err.print(traceback.format_exc(), soft_wrap=True)
-        return error.exit_code
     except Exception as error:  # The edge: whatever comes here is our bug.
+        code = UNEXPECTED_EXIT_CODE
         session.complain(f"kernelbridge has a bug here: {type(error).__name__}: {error}")
         if session.wants_traceback:
             session.err.print(traceback.format_exc(), soft_wrap=True)
         else:
             session.complain("Run it again with `kernelbridge --debug ...` and send us what it prints.")
-        return UNEXPECTED_EXIT_CODE
-    return 0
+    return code
 
 
 def _print_version(ctx: typer.Context, wanted: bool) -> None:

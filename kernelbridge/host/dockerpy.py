@@ -35,7 +35,7 @@ Client = Any
 
 # Names nobody: the adapter below takes every URL of the session to the engine.
 BASE_URL = "http://docker:80"
-CALL_SECONDS = 60.0
+CALL_SECONDS = 900.0
 OPEN_SECONDS = 30.0
 
 

@@ -333,8 +333,11 @@ class Engine:
         return await self._upgraded(action, path, {"Detach": False, "Tty": False}, receiver)
 
     async def _upgraded(self, action: str, path: str, body: Mapping[str, object] | None, receiver: Receiver) -> Stream:
+        def explain(words: str) -> Exception:
+            return EngineFailed(host=self.link.name, action=action, reason=shortened(words))
+
         try:
-            return await open_upgraded(self._route.open_long, path, body=body, receiver=receiver)
+            return await open_upgraded(self._route.open_long, path, body=body, receiver=receiver, explain=explain)
         except KernelBridgeError:
             raise
         except UpgradeError as exc:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from kernelbridge.host.dockerpy import Opener
 from kernelbridge.host.stream import Receiver, Stream
@@ -27,8 +27,9 @@ ANSWER_SECONDS = 60.0
 class _Upgrade:
     """The Receiver below: reads the engine's answer first, then hands stdout on without its framing."""
 
-    def __init__(self, receiver: Receiver) -> None:
+    def __init__(self, receiver: Receiver, explain: Callable[[str], Exception]) -> None:
         self._receiver = receiver
+        self._explain = explain
         # Reads the answer; None once the stream has begun.
         self._head: HeadReader | None = HeadReader()
         # An error answer, and its body so far; set when the head is no upgrade.
@@ -85,7 +86,7 @@ class _Upgrade:
         try:
             stdout, stderr = self._frames.feed(data)
         except FramingError as exc:
-            self._fail(exc)
+            self._fail(self._explain(str(exc)))
             return
         if stderr:
             for line in stderr.decode("utf-8", "replace").splitlines():
@@ -106,15 +107,21 @@ class _Upgrade:
 
 
 async def open_upgraded(
-    opener: Opener, path: str, *, body: Mapping[str, object] | None = None, receiver: Receiver
+    opener: Opener,
+    path: str,
+    *,
+    body: Mapping[str, object] | None,
+    receiver: Receiver,
+    explain: Callable[[str], Exception],
 ) -> Stream:
     """Ask the engine for a stream; when this returns it has begun. What is written goes to the other end's stdin.
 
-    The receiver gets stdout; its closed() is called only after this has returned.
+    The receiver gets stdout; its closed() is called only if this returns. `explain` makes the error from the engine's
+    words where it could not start the command, which it says on the stream itself.
 
     Raises: UpgradeError: the engine says no; what the opener raises; what ended the connection; TimeoutError.
     """
-    upgrade = _Upgrade(receiver)
+    upgrade = _Upgrade(receiver, explain)
     stream = await opener(upgrade)
     upgrade.stream = stream
     try:

@@ -102,10 +102,12 @@ class Pool:
         opener: Callable[[Host], Awaitable[AnyLink]] = open_any,
         monotonic: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
+        tick_seconds: float = TICK_SECONDS,
     ) -> None:
         self._opener = opener
         self._monotonic = monotonic
         self._wall = wall
+        self._tick_seconds = tick_seconds
         # By host name; lines are added by link() and stay.
         self._lines: dict[str, _Line] = {}
         # Lines of hosts whose config was changed since; closed with the rest.
@@ -194,7 +196,7 @@ class Pool:
     async def _watch_clocks(self) -> None:
         wall, monotonic = self._wall(), self._monotonic()
         while True:
-            await asyncio.sleep(TICK_SECONDS)
+            await asyncio.sleep(self._tick_seconds)
             wall_step, monotonic_step = self._wall() - wall, self._monotonic() - monotonic
             wall, monotonic = wall + wall_step, monotonic + monotonic_step
             if is_resume(wall_seconds=wall_step, monotonic_seconds=monotonic_step):

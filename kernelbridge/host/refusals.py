@@ -31,6 +31,7 @@ _NO_IMAGE = (
 )
 _NO_GPU = (
     "could not select device driver",
+    "unknown runtime specified nvidia",  # until 20.10
     "unknown or invalid runtime name: nvidia",
     "unresolvable cdi devices",
     "cdi device injection failed",

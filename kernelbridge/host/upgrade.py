@@ -12,6 +12,8 @@ from dataclasses import dataclass
 HEAD_LIMIT_BYTES = 64 << 10
 _STDOUT, _STDERR, _SYSTEM_ERROR = 1, 2, 3
 _FRAME_HEAD_BYTES = 8
+# A command that cannot be started is told of on its own stdout. Seen on Docker 20.10.
+_ENGINE_SPEAKS = b"OCI runtime exec failed"
 
 
 def request(path: str, body: Mapping[str, object] | None) -> bytes:
@@ -88,10 +90,10 @@ def error_message(body: bytes) -> str:
 
 
 class FramingError(Exception):
-    """The stream does not have the engine's framing; `text` is how it begins. Some engines put errors there bare."""
+    """What comes is not the command's output but the engine's own words, framed or bare."""
 
     def __init__(self, text: bytes) -> None:
-        super().__init__(text[:200].decode("utf-8", "replace").strip())
+        super().__init__(text[:1000].decode("utf-8", "replace").strip())
 
 
 class Demultiplexer:
@@ -103,6 +105,8 @@ class Demultiplexer:
         # Of the frame that we are in: its kind, and the bytes of it that are still to come.
         self._kind = _STDOUT
         self._left = 0
+        # Whether nothing of stdout has come yet: only there an engine's own words can stand.
+        self._is_first = True
 
     def feed(self, data: bytes) -> tuple[bytes, bytes]:
         """Take the next bytes; give what of them is stdout and what is stderr.
@@ -115,7 +119,12 @@ class Demultiplexer:
         if self._head:
             data = self._head + data
             self._head = b""
-        return self._take_apart(data)
+        stdout, stderr = self._take_apart(data)
+        if self._is_first and stdout:
+            self._is_first = False
+            if stdout.startswith(_ENGINE_SPEAKS):
+                raise FramingError(stdout)
+        return stdout, stderr
 
     def _take_apart(self, data: bytes) -> tuple[bytes, bytes]:
         view = memoryview(data)

@@ -14,10 +14,11 @@ from jupyter_server.extension.application import ExtensionApp
 from tornado.ioloop import PeriodicCallback
 from traitlets import Float, Unicode
 
-from kernelbridge import __version__, kernelspecs
 from kernelbridge import config as configs
+from kernelbridge import kernelspecs
 from kernelbridge.errors import KernelBridgeError
 from kernelbridge.jupyter import fleets
+from kernelbridge.version import __version__
 
 PROGRESS_SCHEMA = "https://kernelbridge.dev/events/kernel_progress/v1"
 

@@ -18,6 +18,7 @@ from typing import Any, Dict, List, Optional
 
 from . import wire
 from .child import Child, Ring
+from .line import Line, PlainPoller
 from .replay import Peer
 
 RUN_FOLDER = "/run/kernelbridge"
@@ -32,35 +33,6 @@ _NUDGE = b"kernelbridge-nudge"
 _DELIMITER = b"<IDS|MSG>"
 _DROPPABLE = (b"stream", b"display_data", b"update_display_data")
 _PR_SET_DUMPABLE = 4
-
-
-class Line:
-    """One bridge's connection: bytes in and out, never blocking."""
-
-    def __init__(self, sock: socket.socket) -> None:
-        self.sock = sock
-        self.decoder = wire.Decoder()
-        self.heard = time.monotonic()
-        # Whether its HELLO was accepted, and who it said it is.
-        self.owner: Optional[str] = None
-        # What the socket did not take yet.
-        self.unsent: List[wire.Buffer] = []
-
-    def write(self, buffers: List[wire.Buffer]) -> None:
-        """Write what the socket takes; keep the rest. Raises OSError when the bridge has gone."""
-        self.unsent.extend(buffers)
-        while self.unsent:
-            try:
-                written = self.sock.sendmsg(self.unsent[:64])
-            except BlockingIOError:
-                return
-            done = 0
-            while done < len(self.unsent) and written >= len(self.unsent[done]):
-                written -= len(self.unsent[done])
-                done += 1
-            del self.unsent[:done]
-            if written:
-                self.unsent[0] = memoryview(self.unsent[0])[written:]
 
 
 class Relay:
@@ -337,7 +309,7 @@ class Relay:
     def step(self) -> None:
         """Wait for something to do, and do it."""
         zmq = self.zmq
-        poller = zmq.Poller() if zmq is not None else _PlainPoller()
+        poller = zmq.Poller() if zmq is not None else PlainPoller()
         read, write = (zmq.POLLIN, zmq.POLLOUT) if zmq is not None else (1, 4)
         for sock in self.sockets.values():
             poller.register(sock, read)
@@ -394,19 +366,6 @@ class Relay:
                 self.read_line(line, now)
             elif now - line.heard > SILENCE_SECONDS:
                 self.lose(line)
-
-
-class _PlainPoller:
-    """select.poll with zmq.Poller's habits, for an image without pyzmq: it must still say so."""
-
-    def __init__(self) -> None:
-        import select
-
-        self._poll = select.poll()
-        self.register = self._poll.register
-
-    def poll(self, patience_ms: int) -> List[Any]:
-        return list(self._poll.poll(patience_ms))
 
 
 def main(order: Dict[str, Any]) -> None:

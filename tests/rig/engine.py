@@ -69,7 +69,7 @@ class EngineRig:
         for stale in ("docker.pid", "docker.sock"):
             (self.lab.path / stale).unlink(missing_ok=True)
         hosts = [f"unix://{self.socket}", f"unix://{self.host_socket}", *(f"unix://{path}" for path in sockets)]
-        words = ["dockerd", "--group", "docker", "--cgroup-parent", f"/{self.lab.cgroup}"]
+        words = ["dockerd", "--log-level", "warn", "--group", "docker", "--cgroup-parent", f"/{self.lab.cgroup}"]
         # dockerd sets no limit of its own on open files; systemd's unit does, and images count on it.
         for option, name in (("--data-root", "engine"), ("--exec-root", "engine-run"), ("--pidfile", "docker.pid")):
             words += [option, str(self.lab.path / name)]

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from kernelbridge.cli.session import Session
 from kernelbridge.errors import HostKeyUnknown, HostRefused, HostUnreachable
 from tests.fakes import FakeFleet, host_key, row
 from tests.unit.cli.conftest import Call, Ended
@@ -77,6 +78,11 @@ def test_what_takes_too_long_is_said(call: Call, fleet: FakeFleet) -> None:
     fleet.is_stuck = True
     ended = call("ps")
     assert (ended.code, ended.err.splitlines()[0]) == (1, "No answer within 60 s.")
+
+
+def test_a_session_says_which_config_it_is_about(fleet: FakeFleet, tmp_path: Path) -> None:
+    session = Session(open_fleet=fleet.open, environ={"KERNELBRIDGE_CONFIG": str(tmp_path)})  # type: ignore[arg-type]
+    assert repr(session) == f"<Session config={tmp_path}>"
 
 
 def test_all_problems_of_a_config_are_printed_at_once(call: Call, config_path: Path) -> None:

@@ -1,0 +1,61 @@
+"""The pieces of a start on the host: the image, the container, the order to its relay. When each is done: kernel.py."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from kernelbridge import container, outcome
+from kernelbridge.checks import Wanted
+from kernelbridge.container import Labels
+from kernelbridge.host.engine import Engine
+from kernelbridge.relay import shipping
+
+# What Jupyter and the kernel's own clock need; all else by `pass_env`.
+ALWAYS_PASSED = ("JPY_SESSION_NAME", "TZ")
+
+
+async def pull(engine: Engine, image: str, say: Callable[[str], None]) -> str:
+    """Pull an image and return its id. Raises ImagePullFailed and others."""
+    say(f"pulling {image}")
+    await engine.pull(image, lambda progress: say(outcome.pull_text(image, progress)))
+    pulled = await engine.image(image)
+    return pulled.id if pulled else ""
+
+
+def order(wanted: Wanted, *, launch: int, session: str) -> dict[str, Any]:
+    """Return what the relay needs to start the kernel process; what may be secret goes only here, over stdin."""
+    environment = wanted.environment
+    names = (*ALWAYS_PASSED, *environment.pass_env, *environment.secrets)
+    passed = {name: wanted.environ[name] for name in names if name in wanted.environ}
+    env = {**environment.env, **passed}
+    return shipping.spawn_order(launch=launch, session=session, env=env, cwd=environment.workdir or "")
+
+
+async def start_container(
+    engine: Engine, wanted: Wanted, *, labels: Labels, gpu_ids: tuple[str, ...], spawn: dict[str, Any]
+) -> None:
+    """Create the container, feed its relay and start it. Raises KernelBridgeError; the container may be there then."""
+    facts, name = engine.facts, container.name(wanted.kernel_id)
+    host_user = (facts.uid, facts.gid)
+    if wanted.environment.user == container.HOST_USER and _is_rootless(await engine.info()):
+        # A rootless engine's root is the login itself; its other numbers are nobody's.
+        host_user = (0, 0)
+    spec = container.spec(
+        environment=wanted.environment,
+        labels=labels,
+        command=shipping.boot_argv(wanted.environment.python),
+        gpu_ids=gpu_ids,
+        host_home=facts.home,
+        host_user=host_user,
+    )
+    await engine.create(name, spec)
+    # Attached before the start: not even a crash at once loses the line.
+    stdin = await engine.open_stdin(name)
+    stdin.write(shipping.order_line(wanted.kernel_id, spawn))
+    stdin.write_eof()
+    await engine.start(name)
+
+
+def _is_rootless(info: Mapping[str, Any]) -> bool:
+    return any("rootless" in str(option) for option in info.get("SecurityOptions") or ())

