@@ -1,7 +1,5 @@
 """kernelbridge: run and debug notebook cells in a GPU container on a remote host."""
 
-from kernelbridge.version import __version__ as __version__
-
 
 def _jupyter_server_extension_points() -> list[dict[str, object]]:
     """Called by jupyter_server where the extension is enabled."""

@@ -198,8 +198,10 @@ class Attachment:
                     self._listener.told(json.loads(bytes(wire.unpack(packed).parts[0])))
                 else:
                     arrived.append(packed)
-            elif frame.kind == wire.BUSY:
-                _LOG.warning("kernel %s is held by another: %s", self._place.kernel[:8], bytes(frame.payload).decode())
+            elif frame.kind == wire.BUSY and self._welcome is not None and not self._welcome.done():
+                who = f"it is held by another: {bytes(frame.payload).decode()}"
+                error = ContainerFailed(host=self._place.host, image=self._place.image, reason=who)
+                self._welcome.set_exception(error)
         self._hand_over(arrived)
         self._flush()
         if self._peer.owes_acknowledgement and self._timer is None:

@@ -31,6 +31,8 @@ class Wanted:
     hosts: tuple[Host, ...]
     # Variables of this machine; only those that the environment names are read.
     environ: Mapping[str, str] = field(repr=False)
+    # More arguments for the kernel process, as Jupyter's clients may give them.
+    arguments: tuple[str, ...] = ()
 
 
 @contextlib.asynccontextmanager

@@ -29,7 +29,9 @@ def order(wanted: Wanted, *, launch: int, session: str) -> dict[str, Any]:
     names = (*ALWAYS_PASSED, *environment.pass_env, *environment.secrets)
     passed = {name: wanted.environ[name] for name in names if name in wanted.environ}
     env = {**environment.env, **passed}
-    return shipping.spawn_order(launch=launch, session=session, env=env, cwd=environment.workdir or "")
+    return shipping.spawn_order(
+        launch=launch, session=session, env=env, cwd=environment.workdir or "", arguments=wanted.arguments
+    )
 
 
 async def start_container(

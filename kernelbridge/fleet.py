@@ -12,7 +12,7 @@ import logging
 import platform
 import threading
 import uuid
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -30,7 +30,7 @@ from kernelbridge.config import Config, Host, display_names
 from kernelbridge.errors import KernelBridgeError, KernelNotFound
 from kernelbridge.host import trust
 from kernelbridge.host.engine import ContainerFacts, Engine, open_engine
-from kernelbridge.host.pool import Pool
+from kernelbridge.host.pool import Pool, delays
 from kernelbridge.host.trust import HostKey
 from kernelbridge.kernel import Kernel, Surroundings
 from kernelbridge.records import Records, default_folder
@@ -95,6 +95,8 @@ class Fleet:
         self._engines: dict[str, Engine] = {}
         self._opening: dict[str, asyncio.Lock] = {}
         self._observers: list[Observer] = []
+        # Removals that wait for a host that cannot be reached.
+        self._removals: set[asyncio.Task[None]] = set()
         self._owner = f"{self._records.machine_id()}:{process_mark()}:{uuid.uuid4().hex[:8]}"
         self._switchboard: Switchboard | None = None
         # asyncssh needs a loop that never stands still, and blocking clients stop theirs between calls (decision 1).
@@ -131,6 +133,8 @@ class Fleet:
             self._switchboard.close()
 
     async def _aclose(self) -> None:
+        for task in self._removals:
+            task.cancel()
         for engine in self._engines.values():
             await engine.aclose()
         await self._pool.aclose()
@@ -145,18 +149,22 @@ class Fleet:
 
     # -- kernels of this process
 
-    async def bind(
-        self, environment_name: str, *, kernel_id: str, endpoints: Endpoints, environ: Mapping[str, str]
-    ) -> Kernel:
-        """Bind a new kernel's endpoints and answer on them; nothing is started. Raises KernelBridgeError, OSError."""
+    def wanted(
+        self, environment_name: str, *, kernel_id: str, environ: Mapping[str, str], arguments: Sequence[str] = ()
+    ) -> Wanted:
+        """Return what a start asks for. Raises UnknownEnvironment."""
         environment = self.config.environment(environment_name)
-        wanted = Wanted(
+        return Wanted(
             kernel_id=kernel_id,
             environment=environment,
             display_name=display_names(self.config)[environment_name],
             hosts=self.config.hosts_of(environment),
             environ=environ,
+            arguments=tuple(arguments),
         )
+
+    async def bind(self, wanted: Wanted, endpoints: Endpoints) -> Kernel:
+        """Bind a new kernel's endpoints and answer on them; nothing is started. Raises OSError if they are taken."""
         if self._switchboard is None:
             self._switchboard = Switchboard()
         around = Surroundings(
@@ -168,14 +176,12 @@ class Fleet:
             observe=self._tell,
         )
         kernel = Kernel(wanted, endpoints, around)
-        self._kernels[kernel_id] = kernel
+        self._kernels[wanted.kernel_id] = kernel
         return kernel
 
-    async def start(
-        self, environment_name: str, *, kernel_id: str, endpoints: Endpoints, environ: Mapping[str, str]
-    ) -> Kernel:
+    async def start(self, wanted: Wanted, endpoints: Endpoints) -> Kernel:
         """Start a kernel: endpoints bound, checks made; the rest goes on behind them. Raises KernelBridgeError."""
-        kernel = await self.bind(environment_name, kernel_id=kernel_id, endpoints=endpoints, environ=environ)
+        kernel = await self.bind(wanted, endpoints)
         try:
             await kernel.check()
         except BaseException:
@@ -185,9 +191,35 @@ class Fleet:
         return kernel
 
     async def drop(self, kernel: Kernel) -> None:
-        """Stop a kernel of this process, remove its container and forget it."""
+        """Stop a kernel of this process, remove its container and forget it.
+
+        Where the host cannot be reached the removal is tried again, as long as this process lives.
+        """
         self._kernels.pop(kernel.wanted.kernel_id, None)
-        await kernel.stop()
+        if not await kernel.stop():
+            task = self._loop.create_task(self._remove_later(kernel))
+            self._removals.add(task)
+            task.add_done_callback(self._removals.discard)
+
+    async def drop_failed(self, kernel: Kernel, after_seconds: float) -> None:
+        """Drop a kernel that failed, unless it was started again meanwhile: nobody calls for the end of a dead one."""
+        await asyncio.sleep(after_seconds)
+        if kernel.is_final:
+            await self.drop(kernel)
+
+    async def _remove_later(self, kernel: Kernel) -> None:
+        for delay in delays():
+            await asyncio.sleep(delay)
+            if await kernel.remove():
+                return
+
+    def stop_all(self, seconds: float) -> None:
+        """Stop the kernels of this process, as far as that can be done in time."""
+        with contextlib.suppress(TimeoutError):
+            self.run(self._stop_all(), seconds)
+
+    async def _stop_all(self) -> None:
+        await asyncio.gather(*(self.drop(kernel) for kernel in list(self._kernels.values())), return_exceptions=True)
 
     def _labels(self, wanted: Wanted, gpu_ids: tuple[str, ...]) -> container.Labels:
         return container.Labels(

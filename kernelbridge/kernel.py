@@ -254,10 +254,10 @@ class Kernel:
             if not self.is_joined and number != signal.SIGINT:
                 self._exit.show(-number)
 
-    async def stop(self) -> None:
-        """End the kernel and remove its container and its endpoints. Safe to call twice."""
+    async def stop(self) -> bool:
+        """End the kernel, its endpoints and its container; whether the container is gone. Safe to call twice."""
         if self.state is KernelState.STOPPED:
-            return
+            return not self._has_container
         starting = self._starting
         if starting is not None:
             starting.cancel()
@@ -267,16 +267,19 @@ class Kernel:
         self._exit.show(self.exit_code or 0)
         self._around.observe(self.wanted.kernel_id, self.state.value, "")
         try:
-            await self._remove(attachment)
+            return await self._remove(attachment)
         finally:
             self.channels.close()
 
-    async def _remove(self, attachment: Attachment | None) -> None:
-        """Remove the container; a host that cannot be reached keeps it, and `clean` finds it."""
+    async def remove(self) -> bool:
+        """Remove the container; whether it is gone. A host that cannot be reached keeps it, and `clean` finds it."""
+        return await self._remove(None)
+
+    async def _remove(self, attachment: Attachment | None) -> bool:
         if attachment is not None:
             await attachment.aclose()
         if not self._has_container:
-            return
+            return True
         try:
             async with deadline(STOP_SECONDS, self.host.name, "the removal of the container"):
                 engine = await self._around.reach(self.host)
@@ -284,6 +287,7 @@ class Kernel:
             self._has_container = False
         except KernelBridgeError as exc:
             _LOG.warning("[%s k=%s] container not removed: %s", self.host.name, self.wanted.kernel_id[:4], exc)
+        return not self._has_container
 
     def _fail(self, error: KernelBridgeError, *, at_once: bool = False) -> None:
         """The kernel will not come, or has ended for good: tell all who wait, then be seen as exited."""

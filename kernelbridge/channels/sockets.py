@@ -70,10 +70,12 @@ class Channels:
         self._owner = owner
         # The last kernel_info content known; said while waiting and while the link is lost.
         self._info = info
+        # Whether no kernel of this very image has said it.
+        self._is_guess = True
         self.endpoints = endpoints
         # Below: only the ZMQ thread reads or changes it.
         self._mode = Mode.WAITING
-        self._waiting = Waiting(info)
+        self._waiting = Waiting(info, is_guess=True)
         self._since = time.monotonic()
         self._launch = 0
         self._lost = LinkLost(host="")
@@ -319,7 +321,7 @@ class Channels:
                 self._backlog_bytes -= sum(map(len, self._backlog.popleft()))
 
     def _learn_image(self, info: dict[str, Any], widgets: str | None) -> None:
-        self._info = info
+        self._info, self._is_guess = info, False
         if self._mode is Mode.WAITING:
             self._say(self._waiting.know(info, widgets))
 
@@ -328,14 +330,14 @@ class Channels:
         self._had_busy = ""
         self._ended = None
         if self._mode is not Mode.WAITING:
-            self._waiting = Waiting(self._info)
+            self._waiting = Waiting(self._info, is_guess=self._is_guess)
             self._since = time.monotonic()
             self._mode = Mode.WAITING
         self._waiting.progress(why)
 
     def _enter_open(self, launch: int, info: dict[str, Any], refuse_debug: str) -> None:
         self._launch, self._refuse_debug = launch, refuse_debug
-        self._info = info
+        self._info, self._is_guess = info, False
         says, queue, self._had_busy = self._waiting.release()
         self._answered = self._waiting.answered
         self._mode = Mode.OPEN

@@ -1,6 +1,7 @@
 """What to answer while the kernel is not there: not yet, or not again yet. Pure: requests in, messages out.
 
-Answered at once: kernel_info, interrupt_request, shutdown_request. All else is queued in order (design, "Waiting").
+Answered at once: kernel_info (but see `_answer_info`), interrupt_request, shutdown_request. All else is queued in
+order (design, "Waiting").
 """
 
 from __future__ import annotations
@@ -56,8 +57,12 @@ def without_subshells(info: Mapping[str, Any]) -> dict[str, Any]:
 class Waiting:
     """One wait: what is queued, who watches the progress, what was said."""
 
-    def __init__(self, info: Mapping[str, Any], *, widgets: str | None = None) -> None:
+    def __init__(self, info: Mapping[str, Any], *, is_guess: bool = False, widgets: str | None = None) -> None:
         self._info = without_subshells(info)
+        # Whether no kernel of this image has said what `_info` says; set by know.
+        self._is_guess = is_guess
+        # Who was told a guess: channel and routing ids.
+        self._told: set[tuple[int, tuple[bytes, ...]]] = set()
         # The ipywidgets version of this image, empty if it has none; None while that is not known.
         self._widgets = widgets
         # Hidden cells that have their answer and wait in the queue to be run.
@@ -76,7 +81,7 @@ class Waiting:
         """Answer a request, or queue it."""
         match request.kind:
             case "kernel_info_request":
-                return messages.between_busy_and_idle(request, messages.reply(request, self._info)), None
+                return self._answer_info(request), None
             case "interrupt_request":
                 says = messages.between_busy_and_idle(request, messages.reply(request, {"status": "ok"}))
                 return self._interrupt() + says, None
@@ -90,6 +95,36 @@ class Waiting:
         self.queue.append(request)
         return self._answer_early(request), None
 
+    def _answer_info(self, request: Request) -> list[Say]:
+        """Answer at once; only who asks again after a guess waits for the truth.
+
+        nbclient writes the answer to its second question into the notebook, and asks no third. Clients that ask in a
+        loop, until they hear something on iopub too (VS Code, jupyter_server, jupyter_client), do ask a third time:
+        that answers both.
+        """
+        asker = (request.channel, request.identities)
+        if not self._is_guess or asker not in self._told:
+            self._told.add(asker)
+            return self._info_answer(request)
+        held = [other for other in self._held_questions() if (other.channel, other.identities) == asker]
+        if not held:
+            self.queue.append(request)
+            return []
+        self.queue = [other for other in self.queue if other not in held]
+        return [say for other in (*held, request) for say in self._info_answer(other)]
+
+    def _info_answer(self, request: Request) -> list[Say]:
+        return messages.between_busy_and_idle(request, messages.reply(request, self._info))
+
+    def _held_questions(self) -> list[Request]:
+        return [request for request in self.queue if request.kind == "kernel_info_request"]
+
+    def _answer_held(self) -> list[Say]:
+        """Answer the questions that wait for the truth with what is known now."""
+        held = self._held_questions()
+        self.queue = [request for request in self.queue if request not in held]
+        return [say for request in held for say in self._info_answer(request)]
+
     def _answer_early(self, request: Request) -> list[Say]:
         says = hidden_cells.early_answer(request, self._widgets) if request.id not in self.answered else []
         if says:
@@ -97,9 +132,9 @@ class Waiting:
         return says
 
     def know(self, info: Mapping[str, Any], widgets: str | None) -> list[Say]:
-        """The image is known now: answer the hidden cells that came before."""
-        self._info, self._widgets = without_subshells(info), widgets
-        return [say for request in self.queue for say in self._answer_early(request)]
+        """The image is known now: answer the questions and the hidden cells that came before."""
+        self._info, self._widgets, self._is_guess = without_subshells(info), widgets, False
+        return self._answer_held() + [say for request in self.queue for say in self._answer_early(request)]
 
     def _interrupt(self) -> list[Say]:
         says: list[Say] = []
@@ -116,7 +151,7 @@ class Waiting:
         return request.kind == "execute_request" and request.id not in self.answered
 
     def _abort_queue(self) -> list[Say]:
-        says = self._stop_watching()
+        says = self._stop_watching() + self._answer_held()
         for request in self.queue:
             if self._is_open_execute(request):
                 says += messages.aborted_answer(request)
@@ -168,7 +203,7 @@ class Waiting:
 
     def fail(self, error: KernelBridgeError) -> list[Say]:
         """The kernel will not come: answer all that is queued, the first cell with the sentence."""
-        says = self._stop_watching()
+        says = self._stop_watching() + self._answer_held()
         queue, self.queue = self.queue, []
         return says + failure_answers([request for request in queue if request.id not in self.answered], error)
 

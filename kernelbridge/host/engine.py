@@ -53,6 +53,7 @@ from kernelbridge.host.facts import HostFacts
 from kernelbridge.host.hijack import open_upgraded
 from kernelbridge.host.local import LocalLink
 from kernelbridge.host.refusals import container_error, pull_error, shortened
+from kernelbridge.host.registry import Credentials, credentials
 from kernelbridge.host.route import Route, command_reason, find_route, reason_of, user_error
 from kernelbridge.host.stream import AnyLink, Collector, CommandError, Receiver, Stream
 from kernelbridge.host.upgrade import UpgradeError
@@ -193,7 +194,7 @@ class Engine:
             return  # It does not know this question.
         try:
             async with asyncio.timeout(seconds):
-                auth = self._registry_auth()
+                auth = await self._registry_auth(name)
                 await self._call_apart(f"ask for {name}", lambda client: client.inspect_distribution(name, auth))
         except TimeoutError:
             return
@@ -206,7 +207,7 @@ class Engine:
         Raises: ImageMissing, ImagePullFailed, LinkLost.
         """
         loop = asyncio.get_running_loop()
-        auth = self._registry_auth()
+        auth = await self._registry_auth(name)
 
         def tell(now: PullProgress) -> None:
             with contextlib.suppress(RuntimeError):  # The loop has ended: nobody listens any more.
@@ -221,9 +222,9 @@ class Engine:
             # docker-py ends silently when the engine closes the connection halfway.
             raise ImagePullFailed(host=self.link.name, image=name, reason="the engine ended it halfway")
 
-    def _registry_auth(self) -> dict[str, str] | None:
-        """What docker-py sends to the registry: for our own engine what `docker login` stored here, else nothing."""
-        return None if isinstance(self.link, LocalLink) else {}
+    async def _registry_auth(self, image: str) -> Credentials | None:
+        """What `docker login` stored on the host; None: on this machine, where docker-py itself looks."""
+        return None if isinstance(self.link, LocalLink) else await credentials(self.link, image)
 
     # -- containers
 
@@ -347,7 +348,7 @@ class Engine:
             raise user_error(self.link, self._route.rung, failure) from exc
 
 
-def _pull(client: Client, name: str, auth: dict[str, str] | None, tell: Callable[[PullProgress], None]) -> None:
+def _pull(client: Client, name: str, auth: Credentials | None, tell: Callable[[PullProgress], None]) -> None:
     """Pull to the end; runs in a thread. What goes wrong after the pull began comes as a line of its answer."""
     tally = PullTally(image=name)
     told_at = 0.0

@@ -40,7 +40,7 @@ printf 'end\\n'
 
 # What one socket is like; `$1` is its path. Linux names listening sockets in /proc/net/unix (flag 00010000) by the path
 # they were bound with, which for Docker is /run/docker.sock or, by the usual link, /var/run/docker.sock.
-SOCKET_SCRIPT = """
+SOCKET_SCRIPT = b"""
 exists=no; writable=no; listening=unknown
 [ -S "$1" ] && exists=yes
 [ -w "$1" ] && writable=yes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import getpass
 import platform
 import sys
@@ -18,6 +19,8 @@ from kernelbridge.host.stream import HIGH_WATER_BYTES, Collector, CommandError, 
 WINDOWS_PIPE = r"\\.\pipe\docker_engine"
 STDERR_BYTES = 64 << 10
 SCRIPT_SECONDS = 10.0
+# A killed process is gone at once, but for one that hangs in the system.
+REAP_SECONDS = 2.0
 
 
 class SocketStream(asyncio.Protocol):
@@ -105,6 +108,7 @@ class CommandStream(asyncio.SubprocessProtocol):
         self._process: asyncio.SubprocessTransport | None = None
         # Set when the process has ended.
         self.exit_code: int | None = None
+        self._gone = asyncio.Event()
 
     def __repr__(self) -> str:
         return f"<CommandStream {self._command} {'ended' if self._ending.has_ended else 'open'}>"
@@ -133,6 +137,7 @@ class CommandStream(asyncio.SubprocessProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Called by asyncio once, after the process has ended and all its output was read."""
+        self._gone.set()
         code = self._process.get_returncode() if self._process is not None else None
         self.exit_code = -1 if code is None else code
         if self.exit_code:
@@ -183,6 +188,12 @@ class CommandStream(asyncio.SubprocessProtocol):
         if self._process is not None:
             self._process.close()  # kills the process, too
 
+    async def wait_gone(self) -> None:
+        """Return when the process has ended and is reaped; to be called after close()."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(REAP_SECONDS):
+                await self._gone.wait()
+
 
 class LocalLink:
     """This machine's own engine and commands. Made by open_local()."""
@@ -222,6 +233,7 @@ class LocalLink:
             raise StartTimeout(host=self.name, what=f"`{argv[0]}`", seconds=seconds) from exc
         finally:
             stream.close()
+            await stream.wait_gone()
         code = -1 if stream.exit_code is None else stream.exit_code
         return Completed(exit_code=code, stdout=bytes(collector.received), stderr=bytes(stream.stderr))
 
@@ -247,6 +259,15 @@ class LocalLink:
         _, stream = await loop.create_unix_connection(lambda: SocketStream(receiver), path)
         return stream
 
+    async def look_again(self) -> HostFacts:
+        """See AnyLink."""
+        if sys.platform == "win32":
+            self.facts = _windows_facts()
+        else:
+            answer = await self.run(["sh", "-s"], stdin=FACTS_SCRIPT, seconds=SCRIPT_SECONDS)
+            self.facts = parse_facts(answer.stdout.decode("utf-8", "replace"))
+        return self.facts
+
     async def wait_lost(self) -> None:
         """See AnyLink. Returns after aclose() only."""
         await self._closed.wait()
@@ -259,11 +280,7 @@ class LocalLink:
 async def open_local(name: str) -> LocalLink:
     """Look at this machine as open_link() looks at a host."""
     link = LocalLink(name)
-    if sys.platform == "win32":
-        link.facts = _windows_facts()
-    else:
-        answer = await link.run(["sh", "-s"], stdin=FACTS_SCRIPT, seconds=SCRIPT_SECONDS)
-        link.facts = parse_facts(answer.stdout.decode("utf-8", "replace"))
+    await link.look_again()
     return link
 
 

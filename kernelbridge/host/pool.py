@@ -210,7 +210,7 @@ class Pool:
         for line in [*self._lines.values(), *self._retired]:
             if line.opening is not None:  # A login from before the sleep only waits for its time limit.
                 line.opening.cancel()
-            if line.link is not None:
+            if line.link is not None and not line.host.is_local:
                 await _close(line.link)
 
     async def aclose(self) -> None:

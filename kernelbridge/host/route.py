@@ -25,6 +25,8 @@ from kernelbridge.host.stream import AnyLink, CommandError, Receiver, Stream
 
 log = logging.getLogger(__name__)
 
+# Where the docker command looks by itself.
+USUAL_SOCKETS = ("/var/run/docker.sock", "/run/docker.sock")
 # docker-py wants a version even for the one question that has none.
 ANY_VERSION = "1.40"
 # sshd's MaxSessions is 10: kernels hold one each, calls share the rest, one is left for commands of ours.
@@ -128,7 +130,7 @@ def after_refusal(facts: HostFacts, rung: Rung, failure: Exception, *, may_sudo:
     if isinstance(failure, ForwardingForbidden) and facts.has_docker_command:
         return Rung(transport=Transport.DOCKER, socket=rung.socket)
     if isinstance(failure, PermissionError) and rung.transport is not Transport.SUDO and may_sudo:
-        return Rung(transport=Transport.SUDO, socket=rung.socket)
+        return Rung(transport=Transport.SUDO, socket=rung.socket, names_socket=rung.socket not in USUAL_SOCKETS)
     return None
 
 
@@ -147,12 +149,23 @@ async def find_route(link: AnyLink, host: Host) -> tuple[Route, dict[str, Any]]:
 
     Raises: EngineMissing, EngineDown, EngineDenied, ForwardingForbidden, EngineFailed, LinkLost.
     """
-    facts = link.facts
+    known = link.facts.sockets
     failures: list[tuple[Rung, Exception]] = []
-    rungs = socket_rungs(facts, host.socket)
-    if not rungs:
-        rungs = _sudo_rungs(facts)
-    for first in rungs:
+    found = await _climb(link, host, failures)
+    if found is None and (await link.look_again()).sockets != known:
+        # The engine was started or stopped, or the login got its right, since the facts were asked for.
+        failures = []
+        found = await _climb(link, host, failures)
+    if found is None:
+        raise _no_route(link, host, worst(failures))
+    return found
+
+
+async def _climb(
+    link: AnyLink, host: Host, failures: list[tuple[Rung, Exception]]
+) -> tuple[Route, dict[str, Any]] | None:
+    """Try one rung after the other; those that failed are added to `failures`."""
+    for first in socket_rungs(link.facts, host.socket) or _sudo_rungs(link.facts):
         rung: Rung | None = first
         while rung is not None:
             route = Route(link, rung)
@@ -164,8 +177,8 @@ async def find_route(link: AnyLink, host: Host) -> tuple[Route, dict[str, Any]]:
                 log.debug("[%s] %r: %s", link.name, route, exc)
                 failures.append((rung, exc))
                 may_sudo = isinstance(exc, PermissionError) and await _may_sudo(link)
-                rung = after_refusal(facts, rung, exc, may_sudo=may_sudo)
-    raise _no_route(link, host, worst(failures))
+                rung = after_refusal(link.facts, rung, exc, may_sudo=may_sudo)
+    return None
 
 
 def _sudo_rungs(facts: HostFacts) -> list[Rung]:
@@ -173,7 +186,7 @@ def _sudo_rungs(facts: HostFacts) -> list[Rung]:
     if not facts.may_sudo_docker:
         return []
     there = [socket.path for socket in facts.sockets if socket.exists]
-    path = there[0] if there else "/var/run/docker.sock"
+    path = there[0] if there else USUAL_SOCKETS[0]
     return [Rung(transport=Transport.SUDO, socket=path, names_socket=False)]
 
 
@@ -190,6 +203,9 @@ def _no_route(link: AnyLink, host: Host, told: tuple[Rung, Exception] | None) ->
     denied = [socket.path for socket in facts.sockets if socket.exists and not socket.is_writable]
     if denied and not host.socket:
         return EngineDenied(host=host.name, user=facts.user, socket=denied[0])
+    if facts.has_docker_command and not host.socket:
+        # Docker is installed; dockerd takes its socket away when it stops.
+        return EngineDown(host=host.name, socket=USUAL_SOCKETS[0])
     looked = [host.socket] if host.socket else [socket.path for socket in facts.sockets]
     return EngineMissing(host=host.name, looked=looked)
 
@@ -201,9 +217,8 @@ def user_error(link: AnyLink, rung: Rung, failure: Exception) -> KernelBridgeErr
             return failure
         case PermissionError():
             return EngineDenied(host=link.name, user=link.facts.user, socket=rung.socket)
-        case FileNotFoundError():
-            return EngineMissing(host=link.name, looked=[rung.socket])
-        case ConnectionRefusedError():
+        case FileNotFoundError() | ConnectionRefusedError():
+            # Once it was there, so it is not missing: dockerd takes its socket away when it stops.
             return EngineDown(host=link.name, socket=rung.socket)
         case _:
             return EngineFailed(host=link.name, action="be reached", reason=str(failure))
@@ -243,6 +258,8 @@ def reason_of(route: Route, exc: Exception, reason: Exception | None) -> Excepti
         return reason
     if reason is not None:
         return EngineFailed(host=host, action="be reached", reason=str(reason))
+    if isinstance(exc, ValueError):
+        return EngineFailed(host=host, action="be understood", reason="what it says is no JSON")
     # The connection came about and ended without an answer.
     return ConnectionRefusedError(str(exc))
 

@@ -286,8 +286,22 @@ class Link:
 
     async def look_at_socket(self, path: str) -> SocketFacts:
         """What a socket on the host is like for this login."""
-        answer = await self.run(["sh", "-c", SOCKET_SCRIPT, "sh", path], seconds=SCRIPT_SECONDS)
+        answer = await self.run(["sh", "-s", "--", path], stdin=SOCKET_SCRIPT, seconds=SCRIPT_SECONDS)
         return parse_socket(path, answer.stdout.decode("utf-8", "replace"))
+
+    async def look_again(self) -> HostFacts:
+        """See AnyLink.
+
+        Raises: LinkLost, SshFailed: no POSIX shell there, StartTimeout.
+        """
+        # After a login more than curiosity: until a first session channel exists sshd leaves Nagle on, and every cell
+        # costs 44 ms instead of 4.
+        answer = await self.run(["sh", "-s"], stdin=FACTS_SCRIPT, seconds=SCRIPT_SECONDS)
+        try:
+            self.facts = parse_facts(answer.stdout.decode("utf-8", "replace"))
+        except ValueError as exc:
+            raise SshFailed(host=self.name, reason=str(exc)) from exc
+        return self.facts
 
     async def wait_lost(self) -> None:
         """See AnyLink."""
@@ -310,7 +324,7 @@ async def open_link(host: Host, *, login_seconds: float = 20) -> Link:
         async with asyncio.timeout(login_seconds):
             link = Link(host, await dial(host))
             try:
-                link.facts = await _ask_facts(link)
+                await link.look_again()
             except BaseException:
                 await link.aclose()
                 raise
@@ -318,12 +332,3 @@ async def open_link(host: Host, *, login_seconds: float = 20) -> Link:
         raise HostUnreachable(host=host.name, address=host.ssh, reason=f"no login in {login_seconds:g} s") from exc
     log.info("[%s] logged in as %s in %.1f s", host.name, link.facts.user, time.monotonic() - started_at)
     return link
-
-
-async def _ask_facts(link: Link) -> HostFacts:
-    # More than curiosity: until a first session channel exists sshd leaves Nagle on, and every cell costs 44 ms, not 4.
-    answer = await link.run(["sh", "-s"], stdin=FACTS_SCRIPT, seconds=SCRIPT_SECONDS)
-    try:
-        return parse_facts(answer.stdout.decode("utf-8", "replace"))
-    except ValueError as exc:
-        raise SshFailed(host=link.name, reason=str(exc)) from exc

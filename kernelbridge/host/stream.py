@@ -82,6 +82,9 @@ class AnyLink(Protocol):
     def is_open(self) -> bool:
         """Whether streams can be opened at this moment, as far as we know."""
 
+    async def look_again(self) -> HostFacts:
+        """Ask the host for its facts anew; they are in `facts` from then on."""
+
     async def run(self, argv: Sequence[str], *, stdin: bytes = b"", seconds: float) -> Completed:
         """Run one command to its end. An exit code other than 0 is an answer, not an error."""
 

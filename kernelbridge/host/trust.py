@@ -366,9 +366,17 @@ async def _plan_hops(host_name: str, address: Address, depth: int) -> list[Hop]:
 
 async def _connect(hop: Hop, via: asyncssh.SSHClientConnection | None) -> asyncssh.SSHClientConnection:
     guard = _Guard()
-    with translated(hop, guard):
-        # tunnel=None: neither a ProxyJump of the config, which is `via`, nor none of it twice.
-        return await asyncssh.connect(tunnel=via, client_factory=lambda: guard, **hop.options)
+    try:
+        with translated(hop, guard):
+            # With tunnel=None asyncssh does not open the config's ProxyJump by itself, which is `via` already.
+            return await asyncssh.connect(tunnel=via, client_factory=lambda: guard, **hop.options)
+    except SshFailed as exc:
+        if isinstance(exc.__cause__, asyncssh.KeyExchangeFailed) and hop.known_kinds():
+            # asyncssh takes keys of the known kinds alone; perhaps the host has none of those any more.
+            key = await _fetch_key(hop, via)
+            if key.get_algorithm() not in hop.known_kinds():
+                raise hop.distrust(key) from exc
+        raise
 
 
 async def _fetch_key(hop: Hop, via: asyncssh.SSHClientConnection | None) -> asyncssh.SSHKey:

@@ -9,6 +9,9 @@ from pathlib import Path
 from kernelbridge import config as configs
 from kernelbridge.fleet import Fleet, Observer
 
+# How long the end of the program may wait for its hosts.
+EXIT_SECONDS = 10.0
+
 _LOCK = threading.Lock()
 _FLEETS: dict[Path, Fleet] = {}
 # Told of every kernel of every fleet of this process, those to come too.
@@ -21,10 +24,23 @@ def fleet_of(path: Path) -> Fleet:
     with _LOCK:
         fleet = _FLEETS.get(path)
         if fleet is None:
+            if not _FLEETS:
+                threading.Thread(target=_stop_at_exit, name="kernelbridge-exit").start()
             fleet = _FLEETS[path] = Fleet(config)
             fleet.observe(_tell)
         fleet.config = config
         return fleet
+
+
+def _stop_at_exit() -> None:
+    """End the kernels that a program leaves: `jupyter console` asks for their end and is gone in the same moment.
+
+    A thread that the interpreter waits for, not atexit: by then no thread can be started (Python 3.12), and to end a
+    kernel takes some.
+    """
+    threading.main_thread().join()
+    for fleet in list(_FLEETS.values()):
+        fleet.stop_all(EXIT_SECONDS)
 
 
 def observe(observer: Observer) -> Callable[[], None]:

@@ -81,8 +81,8 @@ def _serve(connection_file: Path, environ: Mapping[str, str], watch: Watch) -> i
     fleet = Fleet(configs.load(path))
     try:
         try:
-            bind = fleet.bind(name, kernel_id=str(uuid.uuid4()), endpoints=given, environ=environ)
-            kernel = fleet.run(bind)
+            wanted = fleet.wanted(name, kernel_id=str(uuid.uuid4()), environ=environ)
+            kernel = fleet.run(fleet.bind(wanted, given))
         except OSError as exc:
             raise EndpointTaken(reason=str(exc)) from exc
         return _hold(fleet, kernel, watch)

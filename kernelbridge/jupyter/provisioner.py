@@ -16,7 +16,7 @@ from kernelbridge import config as configs
 from kernelbridge.channels import endpoints
 from kernelbridge.fleet import Fleet
 from kernelbridge.jupyter import fleets
-from kernelbridge.kernel import Kernel
+from kernelbridge.kernel import Kernel, KernelState
 
 _T = TypeVar("_T")
 _POLL_SECONDS = 0.1
@@ -25,6 +25,7 @@ _SIGTERM, _SIGKILL = 15, 9
 SHUTDOWN_SECONDS, SHUTDOWN_WITHOUT_LINK_SECONDS = 10.0, 1.0
 # The removal of a container when Jupyter is done with the kernel.
 CLEANUP_SECONDS = 30.0
+FORGOTTEN_AFTER_SECONDS = 60.0
 
 
 class Provisioner(KernelProvisionerBase):
@@ -38,6 +39,8 @@ class Provisioner(KernelProvisionerBase):
         # Set by launch_kernel; the same object over restarts, None before the first start and after the last end.
         self._kernel: Kernel | None = None
         self._fleet: Fleet | None = None
+        # What the client wants to be said to the kernel process; set by pre_launch.
+        self._extra_arguments: list[str] = []
 
     async def _on_loop(self, fleet: Fleet, coro: Coroutine[Any, Any, _T]) -> _T:
         """Run a coroutine on the fleet's own loop; the caller's may stand still between calls."""
@@ -54,19 +57,22 @@ class Provisioner(KernelProvisionerBase):
         if manager is not None and manager.connection_file and not manager._connection_file_written:
             # A file that a crashed server left would be compared with ours and refused.
             Path(manager.connection_file).unlink(missing_ok=True)  # noqa: ASYNC240 - one small local file
-        kwargs.pop("extra_arguments", None)
+        self._extra_arguments = list(kwargs.pop("extra_arguments", None) or ())
         return dict(await super().pre_launch(cmd=[], **kwargs))
 
     async def launch_kernel(self, cmd: list[str], **kwargs: Any) -> KernelConnectionInfo:
         """Called by KernelManager to start, and to start again; returns when the endpoints answer."""
         fleet = self._fleet = fleets.fleet_of(configs.find_path(os.environ, self._named_path()))
         kernel = self._kernel
-        if kernel is None:
+        if kernel is None or kernel.state is KernelState.STOPPED:
             made = endpoints.made(runtime_folder=os.environ.get("XDG_RUNTIME_DIR"))
-            start = fleet.start(
-                self.environment, kernel_id=self.kernel_id, endpoints=made, environ=kwargs.get("env") or {}
+            wanted = fleet.wanted(
+                self.environment,
+                kernel_id=self.kernel_id,
+                environ=kwargs.get("env") or {},
+                arguments=self._extra_arguments,
             )
-            kernel = self._kernel = await self._on_loop(fleet, start)
+            kernel = self._kernel = await self._on_loop(fleet, fleet.start(wanted, made))
         else:
             await self._on_loop(fleet, kernel.relaunch())
         kernel.channels.endpoints.publish()
@@ -89,8 +95,11 @@ class Provisioner(KernelProvisionerBase):
         """After a late failure the restarter would only repeat it, five times."""
         # A private name: nothing public makes it give up at once (seen in jupyter_client 8.10, restarter.py).
         restarter = getattr(self.parent, "_restarter", None)
-        if restarter is not None:
+        if restarter is not None and restarter.restart_limit:
             restarter.restart_limit = 0
+            # Jupyter forgets a dead kernel without a cleanup; until then a client may still ask why.
+            if self._kernel is not None and self._fleet is not None:
+                self._fleet.submit(self._fleet.drop_failed(self._kernel, FORGOTTEN_AFTER_SECONDS))
 
     async def wait(self) -> int | None:
         """Called by KernelManager after terminate and kill."""

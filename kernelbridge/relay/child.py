@@ -34,6 +34,12 @@ def oom_kills() -> int:
     return 0
 
 
+def _filled(word: str, words: Dict[str, str]) -> str:
+    for name, value in words.items():
+        word = word.replace(name, value)
+    return word
+
+
 class Ring:
     """The last bytes that the kernel process wrote to its stdout and stderr."""
 
@@ -66,9 +72,8 @@ class Child:
         self._oom_kills_before = oom_kills()
         # Whether end() was called: an exit by signal is then no surprise.
         self.end_wanted = False
-        words = {"{connection_file}": self.connection, "{session}": order["session"]}
-        argv = [sys.executable if word == "{python}" else words.get(word, word) for word in order["argv"]]
-        argv = [word.replace("{session}", order["session"]) for word in argv]
+        words = {"{python}": sys.executable, "{connection_file}": self.connection, "{session}": order["session"]}
+        argv = [_filled(word, words) for word in order["argv"]]
         self.process = subprocess.Popen(
             argv,
             cwd=order.get("cwd") or None,

@@ -30,6 +30,8 @@ MIB = 1024 * KIB
 # quick lane waits behind at most that much.
 LEAST_WINDOW_BYTES = 256 * KIB
 MOST_WINDOW_BYTES = 16 * MIB
+# What may be under way before anything was measured: a far host costs fewer round trips to get going.
+FIRST_WINDOW_BYTES = 1 * MIB
 QUEUE_SECONDS = 0.1
 # An acknowledgement goes out after this many bytes, or when the owner of the Peer next says that time has passed.
 ACKNOWLEDGE_BYTES = 128 * KIB
@@ -172,7 +174,7 @@ class Window:
     """How many bytes may be under way, from the rate and the round trip seen."""
 
     def __init__(self) -> None:
-        self.limit_bytes = LEAST_WINDOW_BYTES
+        self.limit_bytes = FIRST_WINDOW_BYTES
         self._rate = 0.0
         self._round_trip_seconds = float("inf")
         self._since_seconds = 0.0

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from importlib import resources
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Sequence
 
 from . import wire
 
@@ -61,14 +61,16 @@ def order_line(kernel: str, spawn: Dict[str, Any]) -> bytes:
     return json.dumps(order).encode() + b"\n"
 
 
-def spawn_order(*, launch: int, session: str, env: Dict[str, str], cwd: str) -> Dict[str, Any]:
+def spawn_order(
+    *, launch: int, session: str, env: Dict[str, str], cwd: str, arguments: Sequence[str] = ()
+) -> Dict[str, Any]:
     """Return the order to start a Python kernel; `env` holds what the kernel process alone may see, secrets too."""
     argv = ["{python}", "-Xfrozen_modules=off", "-m", "ipykernel_launcher", "-f", "{connection_file}"]
     return {
         "do": "spawn",
         "launch": launch,
         "session": session,
-        "argv": [*argv, "--Session.session={session}"],
+        "argv": [*argv, "--Session.session={session}", *arguments],
         "env": env,
         "cwd": cwd,
         "needs": ["zmq", "ipykernel"],

@@ -26,6 +26,7 @@ FLAGS = [
     "--disable-sync",
 ]
 SIZE: ViewportSize = {"width": 1280, "height": 800}
+ANSWERED = re.compile(r"\| (?!Initializing)\w")
 NUMBERED = re.compile(r"\[\d+\]:")
 PROJECT = Path(__file__).parents[2]
 FAILED = PROJECT / "build" / "failed"  # Screenshots of tests that failed; git ignores it.
@@ -69,6 +70,8 @@ class LabPage:
         self.card(display_name).click()
         expect(self.editor(0)).to_be_visible(timeout=seconds * 1000)
         expect(self.toolbar.locator(".jp-KernelName")).to_contain_text(display_name, timeout=seconds * 1000)
+        # Until the server has answered, Lab says Initializing and drops every cell that is run, without a word.
+        self.expect_status(ANSWERED, seconds=seconds)
 
     def cell(self, index: int) -> Locator:
         return self.panel.locator(".jp-Notebook .jp-Cell").nth(index)
@@ -106,8 +109,8 @@ class LabPage:
         """The cell has run: its prompt is a number."""
         expect(self.prompt(index)).to_have_text(NUMBERED, timeout=seconds * 1000)
 
-    def expect_status(self, words: str, *, seconds: float = 30) -> None:
-        """The status bar's kernel item, such as `Idle` or `Busy`."""
+    def expect_status(self, words: str | re.Pattern[str], *, seconds: float = 30) -> None:
+        """The status bar's kernel item says so, such as `Idle` or `Busy`."""
         status = self.page.locator(".jp-StatusBar-Item", has_text="|").first
         expect(status).to_contain_text(words, timeout=seconds * 1000)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +31,8 @@ class Spec:
             "env": env,
             "kernel_name": self.name,
             "interrupt_mode": self.interrupt_mode,
+            # VS Code begins at 9000; two of them that look at the same moment find the same ports free.
+            "first_port": 9000 + 10 * random.randrange(2000),
             **more,
         }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,19 @@ def bridge_env(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> Iterator[Laptop]:
 
     At the end no container of ours may be left; a test that wants to leave one removes it with rig.engine.sweep().
     """
+    with new_user(rig, monkeypatch) as laptop:
+        yield laptop
+
+
+@pytest.fixture(scope="module")
+def module_env(rig: Rig) -> Iterator[Laptop]:
+    """The same user for a whole file, whose tests share a kernel; not to be used beside bridge_env."""
+    with pytest.MonkeyPatch.context() as monkeypatch, new_user(rig, monkeypatch) as laptop:
+        yield laptop
+
+
+@contextmanager
+def new_user(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> Iterator[Laptop]:
     # Short, and not pytest's tmp_path: unix socket paths are limited to 107 bytes.
     folder = Path(tempfile.mkdtemp(prefix="kbt-"))
     laptop = rig.laptop(folder)

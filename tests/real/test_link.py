@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
+import subprocess
 import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -187,6 +189,49 @@ async def test_a_changed_host_key_is_told_from_an_unknown_one(rig: Rig, bridge_e
 async def test_a_key_is_checked_even_where_the_config_would_not(rig: Rig, bridge_env: Laptop) -> None:
     append(bridge_env, "Host *", "  UserKnownHostsFile none", "  StrictHostKeyChecking no")
     assert type(await refusal()) is errors.HostKeyUnknown
+
+
+async def test_a_host_key_of_another_kind_counts_as_changed(rig: Rig, bridge_env: Laptop) -> None:
+    other = bridge_env.home / "other"
+    subprocess.run(["ssh-keygen", "-q", "-t", "ecdsa", "-N", "", "-f", other], check=True)
+    public = other.with_suffix(".pub").read_text()
+    (bridge_env.ssh_folder / "known_hosts").write_text(f"[{rig.sshd.address}]:{rig.sshd.port} {public}")
+    exc = await refusal()
+    assert type(exc) is errors.HostKeyChanged
+    assert "(now ssh-ed25519 SHA256:" in exc.sentence
+
+
+async def test_a_key_with_a_passphrase_is_never_asked_for_but_taken_from_the_agent(
+    rig: Rig, bridge_env: Laptop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key, agent_socket = bridge_env.ssh_folder / "id_ed25519", bridge_env.home / "agent.sock"
+    with subprocess.Popen(["ssh-agent", "-D", "-a", agent_socket], stdout=subprocess.DEVNULL) as agent:
+        try:
+            while not agent_socket.exists():
+                await asyncio.sleep(0.02)
+            agent_env = {**os.environ, "SSH_AUTH_SOCK": str(agent_socket)}
+            subprocess.run(["ssh-add", "-q", key], env=agent_env, stderr=subprocess.DEVNULL, check=True)
+            subprocess.run(["ssh-keygen", "-q", "-p", "-P", "", "-N", "secret", "-f", key], check=True)
+            assert type(await refusal()) is errors.LoginRefused
+            monkeypatch.setenv("SSH_AUTH_SOCK", str(agent_socket))
+            async with await open_link(LAB) as link:
+                assert link.facts.user == "kbtest"
+        finally:
+            agent.terminate()
+
+
+async def test_a_proxy_command_is_a_way_too(rig: Rig, bridge_env: Laptop) -> None:
+    config = bridge_env.ssh_folder / "config"
+    append(
+        bridge_env,
+        "Host behind",
+        f"  HostName {rig.sshd.address}",
+        f"  Port {rig.sshd.port}",
+        "  User kbtest",
+        f"  ProxyCommand ssh -F {config} -W %h:%p lab",
+    )
+    async with await open_link(Host(name="lab", ssh="behind")) as link:
+        assert (await link.run(["echo", "there"], seconds=10)).stdout == b"there\n"
 
 
 async def test_a_broken_ssh_config_is_named_with_its_line(bridge_env: Laptop) -> None:

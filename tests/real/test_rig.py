@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 import socket
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -11,8 +13,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import docker
+import psutil
 import pytest
 
+from tests.rig.daemon import wait_until
 from tests.rig.engine import LABEL
 from tests.rig.laptop import Laptop
 from tests.rig.proxy import TcpProxy
@@ -240,3 +244,22 @@ def test_each_image_has_what_its_name_says(rig: Rig, image: str, prints: str) ->
     with rig.engine.client() as client:
         seen = client.containers.run(f"kernelbridge-test/{image}:1", ["sh", "-c", look], remove=True)
     assert seen.decode().strip() == prints
+
+
+def test_a_killed_run_leaves_no_process_and_no_cable(rig: Rig) -> None:
+    script = (
+        "import sys, time; from tests.rig.lab import Lab; lab = Lab(); lab.start('sleep', ['sleep', '600']);"
+        "time.sleep(0.5); print(lab.interface, lab.path, *(one.pid for one in lab.processes()), flush=True);"
+        "sys.stdin.read()"
+    )
+    project = Path(__file__).parents[2]
+    command = [sys.executable, "-c", script]
+    with subprocess.Popen(command, cwd=project, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as run:
+        assert run.stdout is not None
+        interface, path, *pids = run.stdout.readline().split()
+        assert len(pids) >= 2
+        run.kill()
+    wait_until(lambda: not any(psutil.pid_exists(int(pid)) for pid in pids), "the machine's processes to be gone", 10)
+    wait_until(lambda: interface not in psutil.net_if_addrs(), "the cable to be gone", 10)
+    # The files go when the next machine is made, a minute later; here at once.
+    shutil.rmtree(path)

@@ -27,6 +27,7 @@ class TcpProxy:
                 [sys.executable, "-I", str(script), address, str(port), str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
+                start_new_session=True,  # Ctrl-C is not for it
             )
         self._control.settimeout(20)
         self.port = int(json.loads(self._answers.readline())["port"])

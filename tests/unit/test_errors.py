@@ -142,7 +142,7 @@ TABLE: list[tuple[KernelBridgeError, int, str, str]] = [
         ),
         25,
         "lab: its host key has CHANGED (now ssh-ed25519 SHA256:abc); somebody may be in between.",
-        "Ask its owner. If the change is right: `ssh-keygen -R '[lab.example]:2222'`, then `kernelbridge trust lab`.",
+        "Ask its owner. If that is right: `ssh-keygen -R '[lab.example]:2222'`, then `kernelbridge trust lab`.",
     ),
     (
         ForwardingForbidden(host="lab"),

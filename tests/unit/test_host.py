@@ -173,6 +173,9 @@ class FakeLink:
     def is_open(self) -> bool:
         return not self.lost.is_set()
 
+    async def look_again(self) -> HostFacts:
+        return self.facts
+
     async def run(self, argv: Sequence[str], *, stdin: bytes = b"", seconds: float) -> Completed:
         return self._answer
 

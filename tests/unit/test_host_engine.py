@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import random
 from itertools import pairwise
@@ -14,7 +15,7 @@ import pytest
 from kernelbridge import errors
 from kernelbridge.config import Host
 from kernelbridge.errors import HostKeyChanged, KernelBridgeError
-from kernelbridge.host import answers, refusals, route, trust
+from kernelbridge.host import answers, refusals, registry, route, trust
 from kernelbridge.host.facts import SocketFacts
 from kernelbridge.host.route import Rung, Transport
 from kernelbridge.host.stream import Collector, CommandError, Ending
@@ -247,6 +248,54 @@ def test_a_pull_that_cannot_come_right_is_told_from_one_that_broke(message: str,
 def test_long_words_of_the_engine_are_shortened_to_one_line() -> None:
     assert refusals.shortened("a\n  b") == "a b"
     assert len(refusals.shortened("x" * 5000)) == 300
+
+
+# -- credentials
+
+
+@pytest.mark.parametrize(
+    ("image", "expected"),
+    [
+        ("python:3.12", registry.DOCKER_HUB),
+        ("pytorch/pytorch:2", registry.DOCKER_HUB),
+        ("docker.io/library/python", registry.DOCKER_HUB),
+        ("ghcr.io/a/b@sha256:1", "ghcr.io"),
+        ("localhost/a", "localhost"),
+        ("lab:5000/a/b", "lab:5000"),
+    ],
+)
+def test_the_registry_is_read_off_the_images_name(image: str, expected: str) -> None:
+    assert registry.registry_of(image) == expected
+
+
+def test_stored_credentials_may_be_a_password_a_token_or_none() -> None:
+    config = {
+        "auths": {
+            "a": {"auth": base64.b64encode(b"ada:x:y").decode()},
+            "b": {"identitytoken": "t"},
+            "c": {},
+            "d": {"auth": "%%%"},
+            "https://e": {"auth": base64.b64encode(b"eve:z").decode()},
+        }
+    }
+    assert registry.stored(config, "a") == {"username": "ada", "password": "x:y", "serveraddress": "a"}
+    assert registry.stored(config, "b") == {"identitytoken": "t", "serveraddress": "b"}
+    assert [registry.stored(config, name) for name in ("c", "d", "none")] == [{}, {}, {}]
+    assert registry.stored(config, "e")["username"] == "eve"
+    assert registry.parse_config("<html>") == registry.parse_config("[]") == {}
+
+
+def test_a_credential_helper_is_a_plain_word() -> None:
+    assert registry.helper_for({"credsStore": "pass"}, "a") == "pass"
+    assert registry.helper_for({"credsStore": "pass", "credHelpers": {"a": "gcloud"}}, "a") == "gcloud"
+    assert registry.helper_for({"credsStore": "../evil; x"}, "a") is None
+    assert registry.helper_for({}, "a") is None
+
+
+def test_a_credential_helper_tells_a_password_or_a_token() -> None:
+    assert registry.told_by_helper('{"Username": "ada", "Secret": "x"}', "a")["password"] == "x"
+    assert registry.told_by_helper('{"Username": "<token>", "Secret": "x"}', "a")["identitytoken"] == "x"
+    assert registry.told_by_helper("credentials not found", "a") == {}
 
 
 # -- the ladder

@@ -1,0 +1,182 @@
+"""A kernel of ours under jupyter_client's own managers and blocking client, in this process. Editors: see specs.py."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from queue import Empty
+from typing import Any
+
+from jupyter_client.blocking.client import BlockingKernelClient
+from jupyter_client.manager import KernelManager
+
+from kernelbridge import config as configs
+from kernelbridge import kernelspecs
+from tests.rig.daemon import SLOW
+from tests.rig.laptop import Laptop
+
+NAME = "kernelbridge-test"
+
+Message = dict[str, Any]
+
+
+def install_specs(laptop: Laptop) -> None:
+    """The user's kernel specs are as kernelbridge.toml says; what the server extension does at its load."""
+    kernelspecs.write(configs.load(laptop.config), kernelspecs.default_root(), kernelspecs.launcher_path())
+
+
+@dataclass(kw_only=True)
+class Cell:
+    """What a client got for one execute request: the reply's content, and all of iopub that answers it."""
+
+    reply: Message
+    iopub: list[Message] = field(default_factory=list)
+
+    @property
+    def kinds(self) -> list[str]:
+        """The types of the iopub messages, in order."""
+        return [message["msg_type"] for message in self.iopub]
+
+    @property
+    def states(self) -> list[str]:
+        """What the status messages said."""
+        return [message["content"]["execution_state"] for message in self.of("status")]
+
+    @property
+    def text(self) -> str:
+        """All that was printed, to stdout and stderr, and never mind what was cleared."""
+        return "".join(message["content"]["text"] for message in self.of("stream"))
+
+    @property
+    def result(self) -> str | None:
+        """The value of the last expression."""
+        return next((message["content"]["data"]["text/plain"] for message in self.of("execute_result")), None)
+
+    @property
+    def error(self) -> str:
+        """The error that is shown in the cell: `NAME: text`; empty for none."""
+        shown = [message["content"] for message in self.of("error")]
+        return "; ".join(f"{one['ename']}: {one['evalue']}" for one in shown)
+
+    def of(self, kind: str) -> list[Message]:
+        """The iopub messages of one type."""
+        return [message for message in self.iopub if message["msg_type"] == kind]
+
+
+class Client:
+    """A blocking client that keeps apart what answers which request."""
+
+    def __init__(self, kernel: BlockingKernelClient) -> None:
+        self.kernel = kernel
+        self._seen: list[Message] = []
+        self._replies: dict[str, Message] = {}
+
+    def __repr__(self) -> str:
+        return f"<Client {self.kernel.session.session}>"
+
+    def send(self, code: str, **options: Any) -> str:
+        """Send an execute request and give its id."""
+        request: str = self.kernel.execute(code, **options)
+        return request
+
+    def finish(self, request: str, *, seconds: float = 60) -> Cell:
+        """Wait for the reply and the idle of one request. Raises TimeoutError."""
+        limit = time.monotonic() + seconds * SLOW
+        cell: list[Message] = []
+        while request not in self._replies or not _is_idle(cell):
+            cell = [message for message in self._seen if message["parent_header"].get("msg_id") == request]
+            if not self._take() and time.monotonic() > limit:
+                raise TimeoutError(f"{request}: no reply and idle in {seconds} s; so far {Cell(reply={}, iopub=cell)}")
+        return Cell(reply=self._replies[request]["content"], iopub=cell)
+
+    def run(self, code: str, *, seconds: float = 60, **options: Any) -> Cell:
+        """Run a cell to its end."""
+        return self.finish(self.send(code, **options), seconds=seconds)
+
+    def ask(self, channel: str, kind: str, content: Message | None = None, **header: Any) -> str:
+        """Send any request on `shell` or `control` and give its id; `header` is added to its header."""
+        message = self.kernel.session.msg(kind, content or {})
+        message["header"].update(header)
+        getattr(self.kernel, f"{channel}_channel").send(message)
+        identity: str = message["header"]["msg_id"]
+        return identity
+
+    def answer(self, request: str, *, seconds: float = 60) -> Message:
+        """Wait for the reply to a request, on either channel, and give it whole. Raises TimeoutError."""
+        limit = time.monotonic() + seconds * SLOW
+        while request not in self._replies:
+            if not self._take() and time.monotonic() > limit:
+                raise TimeoutError(f"{request}: no reply in {seconds} s")
+        return self._replies[request]
+
+    def has_answer(self, request: str) -> bool:
+        """Whether the reply has come; waits for nothing."""
+        self._take()
+        return request in self._replies
+
+    def wait_for(self, claim: Callable[[Message], bool], *, seconds: float = 30) -> Message:
+        """Wait for an iopub message. Raises TimeoutError."""
+        limit = time.monotonic() + seconds * SLOW
+        while True:
+            found = next((message for message in self._seen if claim(message)), None)
+            if found is not None:
+                return found
+            if not self._take() and time.monotonic() > limit:
+                raise TimeoutError(f"no such message in {seconds} s; seen: {[one['msg_type'] for one in self._seen]}")
+
+    def seen(self) -> list[Message]:
+        """All iopub messages so far, of all clients' requests."""
+        while self._take():
+            pass
+        return list(self._seen)
+
+    def _take(self) -> bool:
+        """Take what has come; wait a moment for iopub. False if nothing came."""
+        came = False
+        for channel in (self.kernel.shell_channel, self.kernel.control_channel):
+            while channel.msg_ready():
+                message = channel.get_msg(timeout=1)
+                self._replies[message["parent_header"].get("msg_id", "")] = message
+                came = True
+        try:
+            self._seen.append(self.kernel.get_iopub_msg(timeout=0.02))
+        except Empty:
+            return came
+        return True
+
+    def close(self) -> None:
+        """Close the client's sockets; the kernel runs on."""
+        self.kernel.stop_channels()
+
+
+def _is_idle(cell: list[Message]) -> bool:
+    return any(one["msg_type"] == "status" and one["content"]["execution_state"] == "idle" for one in cell)
+
+
+@contextmanager
+def connected(connection_file: str, *, ready: bool = True) -> Iterator[Client]:
+    """A further client of a kernel, with a session of its own, as `jupyter console --existing` has."""
+    kernel = BlockingKernelClient()
+    kernel.load_connection_file(connection_file)
+    kernel.start_channels()
+    if ready:
+        kernel.wait_for_ready(timeout=60 * SLOW)
+    try:
+        yield Client(kernel)
+    finally:
+        kernel.stop_channels()
+
+
+@contextmanager
+def started(name: str = NAME, *, ready: bool = True) -> Iterator[tuple[KernelManager, Client]]:
+    """A kernel and its client; at the end the kernel is shut down, whatever happened."""
+    manager = KernelManager(kernel_name=name)
+    manager.start_kernel()
+    try:
+        with connected(manager.connection_file, ready=ready) as client:
+            yield manager, client
+    finally:
+        if manager.has_kernel:
+            manager.shutdown_kernel(now=True)

@@ -1,0 +1,486 @@
+"""The engine over a real sshd: containers, streams into them, each way to reach it, each way in which it says no."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import json
+import os
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
+from socketserver import UnixStreamServer
+from typing import Any
+
+import pytest
+
+from kernelbridge import errors
+from kernelbridge.config import Host
+from kernelbridge.host.engine import (
+    Created,
+    Engine,
+    Exited,
+    Missing,
+    PullProgress,
+    Running,
+    open_engine,
+)
+from kernelbridge.host.local import open_local
+from kernelbridge.host.registry import credentials
+from kernelbridge.host.ssh import open_link
+from kernelbridge.host.stream import Collector
+from tests.rig.laptop import Laptop
+from tests.rig.standin_gpu import UUIDS
+from tests.rig.whole import Rig
+
+LAB = Host(name="lab", ssh="lab")
+NAME = "kernelbridge-test-engine"
+MIB = 1 << 20
+
+
+class Digest:
+    """A receiver that keeps only how much came and its hash."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.hash = hashlib.sha256()
+        self.failure: Exception | None = None
+        self.ended = asyncio.Event()
+
+    def data_received(self, data: bytes) -> None:
+        self.count += len(data)
+        self.hash.update(data)
+
+    def closed(self, exc: Exception | None) -> None:
+        self.failure = exc
+        self.ended.set()
+
+
+@asynccontextmanager
+async def engine_of(alias: str = "lab", socket: str | None = None) -> AsyncIterator[Engine]:
+    host = Host(name="lab", ssh=alias, socket=socket)
+    async with await open_link(host) as link, await open_engine(link, host) as opened:
+        yield opened
+
+
+@pytest.fixture
+async def engine(rig: Rig, bridge_env: Laptop) -> AsyncIterator[Engine]:
+    """The engine as user kbtest reaches it, through the proxy."""
+    async with engine_of("lab-proxied") as opened:
+        yield opened
+        if opened.link.is_open:
+            await opened.remove(NAME)
+
+
+def spec(rig: Rig, *argv: str, **host_config: Any) -> dict[str, object]:
+    return {
+        "Image": rig.image,
+        "Cmd": list(argv or ("sleep", "1000")),
+        "Labels": {"kernelbridge-test": "engine"},
+        "HostConfig": {"Init": True, "NetworkMode": "none", **host_config},
+    }
+
+
+@pytest.fixture
+async def running(rig: Rig, engine: Engine) -> Engine:
+    """The engine with one running container."""
+    await engine.create(NAME, spec(rig))
+    await engine.start(NAME)
+    return engine
+
+
+# -- containers
+
+
+async def test_a_container_is_missing_created_running_exited_and_missing(rig: Rig, engine: Engine) -> None:
+    assert await engine.state(NAME) == Missing()
+    made = await engine.create(NAME, spec(rig, "sh", "-c", "echo out; echo err >&2; sleep 0.2; exit 3"))
+    assert await engine.state(NAME) == Created(error="")
+    await engine.start(NAME)
+    assert isinstance(await engine.state(NAME), Running)
+    [found] = await engine.list("kernelbridge-test=engine")
+    assert (found.id, found.name, found.image, found.state) == (made, NAME, rig.image, "running")
+    await asyncio.sleep(1)
+    state = await engine.state(NAME)
+    assert isinstance(state, Exited)
+    assert (state.code, state.oom_killed) == (3, False)
+    assert sorted((await engine.logs(NAME, 10)).split()) == ["err", "out"]
+    await engine.remove(NAME)
+    await engine.remove(NAME)
+    assert await engine.state(NAME) == Missing()
+    assert await engine.list("kernelbridge-test=engine") == []
+
+
+async def test_a_stop_is_success_however_often_it_is_asked_for(running: Engine) -> None:
+    await running.stop(NAME, seconds=5)
+    assert isinstance(await running.state(NAME), Exited)
+    await running.stop(NAME, seconds=5)
+    await running.remove(NAME)
+    await running.stop(NAME, seconds=5)
+
+
+async def test_stdin_opened_before_the_start_reaches_the_process_to_its_end(rig: Rig, engine: Engine) -> None:
+    reading = spec(rig, "sh", "-c", "cat; echo then") | {"OpenStdin": True, "StdinOnce": True}
+    await engine.create(NAME, reading)
+    stdin = await engine.open_stdin(NAME)
+    await engine.start(NAME)
+    lines = "".join(f"line {number}\n" for number in range(5000))
+    stdin.write(lines.encode())
+    stdin.write_eof()
+    for _ in range(50):
+        if isinstance(await engine.state(NAME), Exited):
+            break
+        await asyncio.sleep(0.1)
+    assert (await engine.logs(NAME, 6000)) == lines + "then\n"
+
+
+async def test_an_image_is_described_and_one_that_is_not_there_is_none(rig: Rig, engine: Engine) -> None:
+    found = await engine.image(rig.image)
+    assert found is not None
+    assert found.id.startswith("sha256:")
+    assert "PATH" in found.env
+    assert await engine.image("kernelbridge-test/none:1") is None
+
+
+# -- streams
+
+
+async def test_fifty_megabytes_come_back_intact(running: Engine) -> None:
+    digest, sent = Digest(), os.urandom(50 * MIB)
+    stream = await running.exec_stream(NAME, ["cat"], digest)
+    for begin in range(0, len(sent), MIB):
+        stream.write(memoryview(sent)[begin : begin + MIB])
+        await stream.drain()
+        assert stream.unsent_bytes() < 4 * MIB
+    stream.write_eof()
+    await asyncio.wait_for(digest.ended.wait(), 60)
+    assert (digest.count, digest.failure) == (len(sent), None)
+    assert digest.hash.digest() == hashlib.sha256(sent).digest()
+
+
+async def test_the_other_direction_stays_open_after_eof(running: Engine) -> None:
+    collector = Collector()
+    stream = await running.exec_stream(NAME, ["sh", "-c", "wc -c; sleep 0.3; echo after"], collector)
+    stream.write(b"x" * 1000)
+    stream.write_eof()
+    await asyncio.wait_for(collector.wait_ended(), 10)
+    assert bytes(collector.received).split() == [b"1000", b"after"]
+
+
+async def test_stderr_does_not_mix_with_the_stream(running: Engine) -> None:
+    collector = Collector()
+    await running.exec_stream(NAME, ["sh", "-c", "echo one; echo no >&2; echo two"], collector)
+    await asyncio.wait_for(collector.wait_ended(), 10)
+    assert bytes(collector.received) == b"one\ntwo\n"
+
+
+async def test_closing_ends_the_command_and_tells_the_receiver_once(running: Engine) -> None:
+    collector = Collector()
+    stream = await running.exec_stream(NAME, ["cat"], collector)
+    stream.close()
+    stream.close()
+    await asyncio.wait_for(collector.wait_ended(), 5)
+    assert collector.failure is None
+    await asyncio.sleep(0.5)
+    listing = Collector()
+    await running.exec_stream(NAME, ["sh", "-c", "cat /proc/[0-9]*/comm"], listing)
+    await asyncio.wait_for(listing.wait_ended(), 10)
+    names = bytes(listing.received).split()
+    assert b"sleep" in names
+    assert b"cat" not in names
+
+
+async def test_a_command_that_is_not_in_the_image_is_an_error_and_no_output(running: Engine) -> None:
+    collector = Collector()
+    with pytest.raises(errors.EngineFailed, match="executable file not found"):
+        await running.exec_stream(NAME, ["kernelbridge-no-such"], collector)
+        await asyncio.wait_for(collector.wait_ended(), 10)
+        raise collector.failure or AssertionError("it ended as if all were well")
+    assert not collector.received
+
+
+async def test_a_container_that_does_not_run_gives_no_stream(rig: Rig, engine: Engine) -> None:
+    await engine.create(NAME, spec(rig))
+    with pytest.raises(errors.EngineFailed, match="is not running"):
+        await engine.exec_stream(NAME, ["cat"], Collector())
+
+
+async def test_a_cut_ends_the_stream_and_the_next_call_with_link_lost(rig: Rig, running: Engine) -> None:
+    collector = Collector()
+    await running.exec_stream(NAME, ["cat"], collector)
+    rig.proxy.reset()
+    await asyncio.wait_for(collector.wait_ended(), 5)
+    assert type(collector.failure) is errors.LinkLost
+    with pytest.raises(errors.LinkLost):
+        await running.state(NAME)
+    with pytest.raises(errors.LinkLost):
+        await running.exec_stream(NAME, ["cat"], Collector())
+    async with engine_of() as again:
+        assert isinstance(await again.state(NAME), Running), "unknown is not gone"
+        await again.remove(NAME)
+
+
+async def test_a_cut_in_the_middle_of_a_call_is_link_lost_and_not_an_answer(rig: Rig, bridge_env: Laptop) -> None:
+    with rig.slow_engine() as slow:
+        async with engine_of("lab-proxied", str(slow.path)) as engine:
+            with slow.delays("GET /containers/", 30):
+                waiting = asyncio.create_task(engine.state(NAME))
+                await asyncio.sleep(0.5)
+                rig.proxy.reset()
+                with pytest.raises(errors.LinkLost):
+                    await asyncio.wait_for(waiting, 5)
+
+
+# -- slowness
+
+
+async def test_slow_calls_do_not_delay_a_poll_and_can_be_given_up(rig: Rig, bridge_env: Laptop) -> None:
+    with rig.slow_engine() as slow, slow.delays("POST /containers/.*/stop", 60):
+        async with engine_of("lab", str(slow.path)) as engine:
+            tasks = [asyncio.create_task(engine.stop(NAME, seconds=1)) for _ in range(30)]
+            loop = asyncio.get_running_loop()
+            await asyncio.sleep(1)
+            began = loop.time()
+            for _ in range(10):
+                assert await engine.state(NAME) == Missing()
+            assert loop.time() - began < 3
+            for task in tasks:
+                task.cancel()
+            told = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 2)
+            assert {type(exc) for exc in told} == {asyncio.CancelledError}
+
+
+async def test_a_registry_that_does_not_answer_refuses_nothing(rig: Rig, bridge_env: Laptop) -> None:
+    with rig.slow_engine() as slow, slow.delays("GET /distribution/", 60):
+        async with engine_of("lab", str(slow.path)) as engine:
+            await engine.check_pullable("kernelbridge-test/none:1", seconds=0.5)
+
+
+@pytest.mark.parametrize("status", [500, 503, 409])
+async def test_an_error_of_the_engine_is_not_taken_for_a_container_that_is_gone(
+    rig: Rig, bridge_env: Laptop, status: int
+) -> None:
+    with rig.slow_engine() as slow, slow.answers(status, "GET /containers/"):
+        async with engine_of("lab", str(slow.path)) as engine:
+            with pytest.raises(errors.EngineFailed, match="refused by the stand-in"):
+                await engine.state(NAME)
+
+
+# -- the engine says no
+
+
+@pytest.mark.parametrize(
+    ("change", "kind", "words"),
+    [
+        ({"Image": "kernelbridge-test/none:1"}, errors.ImageMissing, "there is no image kernelbridge-test/none:1"),
+        # With Init it is a start that succeeds and a container that ends with 127.
+        ({"Cmd": ["kernelbridge-no-such"], "HostConfig": {}}, errors.ImageUnusable, "has no `kernelbridge-no-such`"),
+        (
+            {"HostConfig": {"Mounts": [{"Type": "bind", "Source": "/no/such", "Target": "/x"}]}},
+            errors.MountMissing,
+            "the mount source /no/such does not exist",
+        ),
+        ({"HostConfig": {"Runtime": "nvidia"}}, errors.GpuToolkitMissing, "cannot hand GPUs"),
+        (
+            {"HostConfig": {"Ulimits": [{"Name": "memlock", "Soft": -1, "Hard": -1}]}},
+            errors.UlimitRefused,
+            "may not set the limits",
+        ),
+        ({"User": "nobody-there"}, errors.ContainerFailed, "nobody-there"),
+    ],
+)
+async def test_a_container_that_cannot_be_says_why(
+    rig: Rig, engine: Engine, change: dict[str, object], kind: type[Exception], words: str
+) -> None:
+    with pytest.raises(errors.KernelBridgeError) as caught:
+        await engine.create(NAME, spec(rig) | change)
+        await engine.start(NAME)
+    assert type(caught.value) is kind
+    assert words in caught.value.sentence
+    assert not isinstance(await engine.state(NAME), Running)
+
+
+async def test_an_engine_without_gpus_is_told_at_the_start(rig: Rig, bridge_env: Laptop) -> None:
+    request = {"Driver": "", "DeviceIDs": [UUIDS[0]], "Capabilities": [["gpu"]]}
+    with rig.engine.without_gpus():
+        async with engine_of() as engine:
+            await engine.create(NAME, spec(rig, DeviceRequests=[request]))
+            with pytest.raises(errors.GpuToolkitMissing):
+                await engine.start(NAME)
+            await engine.remove(NAME)
+
+
+async def test_an_image_that_no_registry_has_is_missing(engine: Engine) -> None:
+    seen: list[PullProgress] = []
+    with pytest.raises(errors.ImageMissing, match="kernelbridge-test/none:1"):
+        await engine.check_pullable("kernelbridge-test/none:1", seconds=20)
+    with pytest.raises((errors.ImageMissing, errors.ImagePullFailed)):
+        await engine.pull("kernelbridge-test/none:1", seen.append)
+
+
+async def test_a_pull_brings_the_credentials_of_the_login_on_the_host(rig: Rig, engine: Engine) -> None:
+    home = engine.facts.home
+    auth = base64.b64encode(b"ada:pass:word").decode()
+    config = json.dumps({"auths": {"registry.example": {"auth": auth}}, "credHelpers": {"other.example": "none"}})
+    await engine.link.run(["mkdir", "-p", f"{home}/.docker"], seconds=10)
+    await engine.link.run(["tee", f"{home}/.docker/config.json"], stdin=config.encode(), seconds=10)
+    found = await credentials(engine.link, "registry.example/team/image:1")
+    assert found == {"username": "ada", "password": "pass:word", "serveraddress": "registry.example"}
+    assert await credentials(engine.link, "other.example/image") == {}
+    assert await credentials(engine.link, "python:3.12") == {}
+    await engine.link.run(["rm", "-r", f"{home}/.docker"], seconds=10)
+    assert await credentials(engine.link, "registry.example/team/image:1") == {}
+
+
+# -- the ways to the engine
+
+
+async def echo(engine: Engine, rig: Rig) -> None:
+    """The least that a kernel needs works over this way."""
+    await engine.create(NAME, spec(rig))
+    await engine.start(NAME)
+    digest, sent = Digest(), os.urandom(5 * MIB)
+    stream = await engine.exec_stream(NAME, ["cat"], digest)
+    stream.write(sent)
+    stream.write_eof()
+    await asyncio.wait_for(digest.ended.wait(), 30)
+    assert (digest.failure, digest.hash.digest()) == (None, hashlib.sha256(sent).digest())
+    polls = [engine.state(NAME) for _ in range(12)]
+    assert all(isinstance(state, Running) for state in await asyncio.gather(*polls))
+    await engine.remove(NAME)
+
+
+async def test_where_forwarding_is_forbidden_the_docker_command_is_the_way(rig: Rig, bridge_env: Laptop) -> None:
+    for forbidden in (rig.sshd.streamlocal_forbidden, rig.sshd.forwarding_forbidden):
+        with forbidden():
+            async with engine_of() as engine:
+                assert engine.about.transport == "docker system dial-stdio"
+                await echo(engine, rig)
+
+
+async def test_where_only_sudo_is_granted_it_is_used(rig: Rig, bridge_env: Laptop) -> None:
+    async with engine_of("lab-sudo") as engine:
+        assert engine.about.transport == "sudo -n docker system dial-stdio"
+        await echo(engine, rig)
+
+
+async def test_without_the_docker_command_forbidden_forwarding_is_told(rig: Rig, bridge_env: Laptop) -> None:
+    with rig.sshd.streamlocal_forbidden():
+        async with await open_link(LAB) as link:
+            link.facts = replace(link.facts, has_docker_command=False)
+            with pytest.raises(errors.ForwardingForbidden, match="sshd forbids forwarding"):
+                await open_engine(link, LAB)
+
+
+async def refusal(alias: str = "lab", socket: str | None = None) -> errors.KernelBridgeError:
+    with pytest.raises(errors.KernelBridgeError) as caught:
+        async with engine_of(alias, socket):
+            pass
+    return caught.value
+
+
+async def test_another_login_is_denied_by_name(rig: Rig, bridge_env: Laptop) -> None:
+    exc = await refusal("lab-other")
+    assert type(exc) is errors.EngineDenied
+    assert exc.sentence == "lab: user kbother may not use Docker (/var/run/docker.sock)."
+
+
+async def test_a_denied_socket_that_was_named_is_told_by_its_name(rig: Rig, bridge_env: Laptop) -> None:
+    exc = await refusal("lab-other", rig.engine.host_socket)
+    assert type(exc) is errors.EngineDenied
+    assert rig.engine.host_socket in exc.sentence
+
+
+async def test_an_engine_that_is_down_is_told_from_one_that_is_not_there(rig: Rig, bridge_env: Laptop) -> None:
+    missing = await refusal(socket="/nowhere/docker.sock")
+    async with await open_link(LAB) as link:
+        engine = await open_engine(link, LAB)
+        with rig.engine.stopped():
+            with pytest.raises(errors.EngineDown):
+                await engine.state(NAME)
+            with pytest.raises(errors.EngineDown):
+                await open_engine(link, LAB)
+            down = await refusal()
+        assert await engine.state(NAME) == Missing(), "the same engine object serves again"
+    assert type(down) is errors.EngineDown
+    assert down.sentence == "lab: the Docker engine at /var/run/docker.sock does not answer."
+    assert type(missing) is errors.EngineMissing
+    assert "/nowhere/docker.sock" in missing.sentence
+
+
+async def test_an_engine_that_comes_up_after_the_login_is_found(rig: Rig, bridge_env: Laptop) -> None:
+    with rig.engine.stopped():
+        link = await open_link(LAB)
+        with pytest.raises(errors.EngineDown):
+            await open_engine(link, LAB)
+    async with link, await open_engine(link, LAB) as engine:
+        assert await engine.state(NAME) == Missing()
+
+
+async def test_a_rootless_engine_is_found_by_itself(rig: Rig, bridge_env: Laptop) -> None:
+    with rig.engine.only_rootless() as path:
+        async with engine_of("lab-rootless") as engine:
+            assert engine.about.socket == path
+            assert await engine.image(rig.image) is not None
+
+
+async def test_this_machines_own_engine_needs_no_ssh(rig: Rig) -> None:
+    host = Host(name="here", ssh="local", socket=str(rig.engine.socket))
+    link = await open_local("here")
+    async with await open_engine(link, host) as engine:
+        await echo(engine, rig)
+    await link.aclose()
+
+
+class OldEngine(UnixStreamServer):
+    """A stand-in that answers GET /version as Docker 18.09 did, and nothing else."""
+
+    def __init__(self, path: Path, answer: bytes) -> None:
+        class Answers(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(answer)))
+                self.end_headers()
+                self.wfile.write(answer)
+
+            def log_message(self, *_: object) -> None:
+                return
+
+            def address_string(self) -> str:
+                return "unix"
+
+        super().__init__(str(path), Answers)
+
+
+@contextmanager
+def stand_in(path: Path, answer: bytes) -> Iterator[None]:
+    with OldEngine(path, answer) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        yield
+        server.shutdown()
+        thread.join(5)
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind"),
+    [
+        (b'{"Version": "18.09.9", "ApiVersion": "1.39", "MinAPIVersion": "1.12"}', errors.EngineTooOld),
+        (b'{"hello": "world"}', errors.EngineFailed),
+        (b"<html>", errors.EngineFailed),
+    ],
+)
+async def test_what_is_no_engine_for_us_is_told(tmp_path: Path, answer: bytes, kind: Callable[..., Exception]) -> None:
+    path = tmp_path / "old.sock"
+    with stand_in(path, answer):
+        link = await open_local("here")
+        with pytest.raises(errors.KernelBridgeError) as caught:
+            await open_engine(link, Host(name="here", ssh="local", socket=str(path)))
+        await link.aclose()
+    assert type(caught.value) is kind
+    if kind is errors.EngineTooOld:
+        assert caught.value.sentence == "here: its Docker engine is too old (API 1.39, needed 1.40)."
