@@ -24,8 +24,8 @@ def fleet_of(path: Path) -> Fleet:
     with _LOCK:
         fleet = _FLEETS.get(path)
         if fleet is None:
-            if not _FLEETS:
-                threading.Thread(target=_stop_at_exit, name="kernelbridge-exit").start()
+            if not _EXIT.is_alive():
+                _EXIT.start()
             fleet = _FLEETS[path] = Fleet(config)
             fleet.observe(_tell)
         fleet.config = config
@@ -41,6 +41,9 @@ def _stop_at_exit() -> None:
     threading.main_thread().join()
     for fleet in list(_FLEETS.values()):
         fleet.stop_all(EXIT_SECONDS)
+
+
+_EXIT = threading.Thread(target=_stop_at_exit, name="kernelbridge-exit")
 
 
 def observe(observer: Observer) -> Callable[[], None]:

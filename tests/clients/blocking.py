@@ -1,4 +1,4 @@
-"""A kernel of ours under jupyter_client's own managers and blocking client, in this process. Editors: see specs.py."""
+"""A blocking client that keeps apart what answers which request, and several of them. One cell at a time: notebook.py."""
 
 from __future__ import annotations
 
@@ -12,19 +12,10 @@ from typing import Any
 from jupyter_client.blocking.client import BlockingKernelClient
 from jupyter_client.manager import KernelManager
 
-from kernelbridge import config as configs
-from kernelbridge import kernelspecs
+from tests.clients.notebook import NAME
 from tests.rig.daemon import SLOW
-from tests.rig.laptop import Laptop
-
-NAME = "kernelbridge-test"
 
 Message = dict[str, Any]
-
-
-def install_specs(laptop: Laptop) -> None:
-    """The user's kernel specs are as kernelbridge.toml says; what the server extension does at its load."""
-    kernelspecs.write(configs.load(laptop.config), kernelspecs.default_root(), kernelspecs.launcher_path())
 
 
 @dataclass(kw_only=True)
@@ -46,8 +37,16 @@ class Cell:
 
     @property
     def text(self) -> str:
-        """All that was printed, to stdout and stderr, and never mind what was cleared."""
-        return "".join(message["content"]["text"] for message in self.of("stream"))
+        """What was printed, to stdout and stderr, and not cleared again."""
+        shown, is_to_clear = "", False
+        for message in self.iopub:
+            if message["msg_type"] == "clear_output":
+                is_to_clear = bool(message["content"]["wait"])
+                shown = shown if is_to_clear else ""
+            elif message["msg_type"] == "stream":
+                shown = ("" if is_to_clear else shown) + message["content"]["text"]
+                is_to_clear = False
+        return shown
 
     @property
     def result(self) -> str | None:

@@ -178,7 +178,11 @@ export async function commFlood(kernel, step) {
   const fill = (code) => code.replaceAll("%TARGET%", JSON.stringify(target)).replaceAll("%N%", String(n / cells));
   const sources = [FLOOD_OPEN, ...Array(cells).fill(FLOOD_SOME), "_flood.close()"].map(fill);
   try {
-    const results = await Promise.all(sources.map((code) => runCell(kernel, { code, timeout_ms, chained, cell: "flood" })));
+    const run = (code, at) => runCell(kernel, { code, timeout_ms, chained, cell: "flood" }).catch((error) => {
+      error.facts = { cell: at, of: sources.length, count: seen.length, opened, closed, ...tally.facts() };
+      throw error;
+    });
+    const results = await Promise.all(sources.map(run));
     const bad = results.filter(({ status }) => status !== "ok");
     return {
       opened, closed, count: seen.length, inOrder: seen.every((value, i) => value === i), bad,

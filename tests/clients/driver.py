@@ -58,7 +58,7 @@ class NodeClient:
         self._stderr.seek(0)
         return "".join(self._stderr.readlines()[-40:])
 
-    def ask(self, do: str, *, timeout: float = 60, check: bool = True, **step: Any) -> Answer:
+    def ask(self, do: str, *, timeout: float = 75, check: bool = True, **step: Any) -> Answer:
         """The answer to one step. With `check` a failed step, or a message lost or refused there, is an error."""
         assert self.process.stdin is not None
         self.process.stdin.write(json.dumps({"do": do, **step}) + "\n")

@@ -16,12 +16,13 @@ from typing import Any, Dict, Iterator, List, Set
 # What to try and what to look for; `markers` come reversed, so that no copy of this text is taken for a find.
 WISH: Dict[str, Any] = {}
 MARKERS = [marker[::-1].encode() for marker in WISH.get("markers", [])]
-LISTEN_SECONDS = WISH.get("listen_seconds", 0.4)
+LISTEN_SECONDS = WISH.get("listen_seconds", 0.15)
 MOST_BYTES = 64 << 20
 FOLDER = "run/kernelbridge"
 
 found: Dict[str, Set[str]] = {}
 tried: Dict[str, int] = {}
+folders_tried: Set[Any] = set()
 
 
 def note(place: str, piece: bytes) -> None:
@@ -194,8 +195,13 @@ def try_process(pid: str) -> None:
             note(who + " descriptor", read(base + "fd/" + number, 1 << 20))
     except OSError:
         pass
-    if os.path.isdir(base + "root/" + FOLDER):
-        count("folders of a relay")
+    try:
+        inside = os.stat(base + "root/" + FOLDER)
+    except OSError:
+        return
+    # All processes of a container have the same.
+    if (inside.st_dev, inside.st_ino) not in folders_tried:
+        folders_tried.add((inside.st_dev, inside.st_ino))
         try_folder(base + "root/" + FOLDER, "relay's folder")
 
 
@@ -221,13 +227,12 @@ def main() -> None:
         try_ports()
     if WISH.get("unix"):
         try_unix_sockets()
-    if WISH.get("processes"):
-        for pid in os.listdir("/proc"):
-            if pid.isdigit() and int(pid) != os.getpid():
-                try_process(pid)
+    for pid in os.listdir("/proc") if WISH.get("processes") else WISH.get("pids", []):
+        if str(pid).isdigit() and int(pid) != os.getpid():
+            try_process(str(pid))
     for root in WISH.get("folders", []):
         try_folder(root, "file")
-    answer = {"found": {place: sorted(markers) for place, markers in found.items()}, "tried": tried, "uid": os.getuid()}
+    answer = {"found": {place: sorted(markers) for place, markers in found.items()}, "tried": tried}
     sys.stdout.write(json.dumps(answer) + "\n")
 
 

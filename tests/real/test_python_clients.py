@@ -25,7 +25,8 @@ from nbclient.exceptions import CellExecutionError
 
 from kernelbridge import records
 from kernelbridge.channels import waiting
-from tests.clients.blocking import NAME, Cell, Client, Message, connected, install_specs, started
+from tests.clients.blocking import NAME, Cell, Client, Message, connected, started
+from tests.clients.notebook import fleet_closed_after, write_specs
 from tests.rig.daemon import SLOW, wait_until
 from tests.rig.laptop import Laptop
 from tests.rig.whole import Rig
@@ -34,13 +35,14 @@ pytestmark = pytest.mark.timeout(120)
 
 
 @pytest.fixture(scope="module", autouse=True)
-def user(rig: Rig, module_env: Laptop) -> Laptop:
+def user(rig: Rig, module_env: Laptop) -> Iterator[Laptop]:
     """Environments `test`, and `small` with little memory."""
     table = f'image = "{rig.image}"\nhosts = ["lab"]\n'
     environments = f'[environments.test]\n{table}\n[environments.small]\n{table}memory = "256m"\n'
     module_env.write_config(f'[hosts.lab]\nssh = "lab"\n\n{environments}')
-    install_specs(module_env)
-    return module_env
+    write_specs(module_env)
+    with fleet_closed_after(module_env):
+        yield module_env
 
 
 class TestKernelSuite(jupyter_kernel_test.KernelTests):

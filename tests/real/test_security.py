@@ -7,6 +7,7 @@ do: test_hardening.py.
 from __future__ import annotations
 
 import json
+import os
 import secrets
 import stat
 import subprocess
@@ -131,7 +132,7 @@ def laid_open(rig: Rig) -> Iterator[str]:
     )
     note = rig.lab.path / "tmp" / "kernelbridge-test-open.txt"
     note.write_text(MARKERS["passed"])
-    own = ["env", f"HF_TOKEN={MARKERS['token']}", *as_login(OTHER_UID)[:-2], "sleep", "600"]
+    own = ["env", "-i", f"HF_TOKEN={MARKERS['token']}", *as_login(OTHER_UID)[:-2], "sleep", "600"]
     daemons = [rig.lab.start("open-socket", ["python3", "-c", OPEN_SOCKET]), rig.lab.start("open-process", own)]
     socket = rig.lab.path / "tmp" / "kernelbridge-test-open.sock"
     try:
@@ -203,8 +204,9 @@ def test_another_login_of_this_machine_reads_nothing_of_a_notebooks_kernel(
     for folder in (bridge_env.home, connection.parent):
         folder.chmod(0o755)
     folders = [str(connection.parent), str(sockets)]
-    assert intrude(as_login(OTHER_UID), markers=markers, folders=folders, processes=True) == {}
+    assert intrude(as_login(OTHER_UID), markers=markers, folders=folders, pids=[os.getpid()]) == {}
     root = intrude([PYTHON, "-"], markers=markers, folders=folders)
+    print(subprocess.run(["sh", "-c", f"ls -laR {folders[0]} {folders[1]}; grep -rl {MARKERS['env']} {folders[0]} {folders[1]}"], capture_output=True, text=True).stdout)
     assert root == {"file": [session.key.decode()], "file socket": [MARKERS["output"]]}
     # The very mistakes: a readable connection file, an open folder with open sockets.
     connection.chmod(0o644)
