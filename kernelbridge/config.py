@@ -207,7 +207,7 @@ class Environment(_Frozen):
         default={},
         repr=False,
         title="table of texts",
-        description="Environment variables, as written here. `docker inspect` shows them: nothing secret.",
+        description="Environment variables of the kernel process, as written here; for tokens see `secrets`.",
     )
     pass_env: Variables = Field(
         default=(),
@@ -240,7 +240,9 @@ class Environment(_Frozen):
         default={}, title="table of texts", description="More labels of the container, for the host's owner."
     )
     start_seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
-        default=1800.0, title="seconds", description="How long a start may take, the pull of the image included."
+        default=300.0,
+        title="seconds",
+        description="How long container and kernel may take to start, after the image is there.",
     )
     cull_idle_timeout: Annotated[int, Field(ge=0)] = Field(
         default=0,
@@ -365,7 +367,7 @@ def display_names(config: Config) -> dict[str, str]:
 def warnings(config: Config) -> tuple[str, ...]:
     """What is allowed and unwise: sentences for the user."""
     return tuple(
-        f"environments.{environment.name}.env.{variable} looks like a secret, and `docker inspect` shows it: "
+        f"environments.{environment.name}.env.{variable} looks like a secret, and stands in a file as plain text: "
         f'take it out, set it on this machine and write secrets = ["{variable}"].'
         for environment in config.environments.values()
         for variable, value in environment.env.items()

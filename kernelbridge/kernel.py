@@ -211,7 +211,7 @@ class Kernel:
 
     def _say(self, text: str) -> None:
         """Progress: to the waiting cell, to those who watch the fleet, to the log."""
-        self.channels.progress(f"{self.wanted.display_name} on {self.host.name}: {text} ...")
+        self.channels.progress(f"{self.wanted.display_name} on {self.host.name}: {text}")
         self._around.observe(self.wanted.kernel_id, self.state.value, text)
         _LOG.debug("[%s k=%s] %s", self.host.name, self.wanted.kernel_id[:4], text)
 

@@ -46,6 +46,7 @@ missing_packages() {
         command=${pair%%:*}
         case $command in
             ensurepip) [ -x "$venv/bin/python" ] || "$(base_python)" -c 'import ensurepip' 2>/dev/null ;;
+            *.so.*) ldconfig -p | grep -qF "$command" ;;
             a-font) [ -n "$(fc-list 2>/dev/null)" ] ;;
             *) command -v "$command" >/dev/null ;;
         esac || printf '%s\n' "${pair#*:}"
@@ -110,7 +111,7 @@ install_quietly() {
 machine=(dockerd:docker.io docker:docker.io iptables:iptables ip:iproute2 unshare:util-linux mount:mount
     sshd:openssh-server ssh:openssh-client sudo:sudo debootstrap:debootstrap ensurepip:python3-venv)
 # shellcheck disable=SC2034
-browser=(chromium:chromium fc-list:fontconfig a-font:fonts-dejavu-core)
+browser=(chromium:chromium fc-list:fontconfig a-font:fonts-dejavu-core libatomic.so.1:libatomic1)
 
 # .venv has this checkout, editable, and everything that tests and checks import.
 need_venv() {

@@ -166,6 +166,7 @@ class Waiting:
         """Say the newest progress in the first waiting cell, once QUIET_SECONDS have passed."""
         if waited_seconds < QUIET_SECONDS or not self._progress:
             return []
+        text = f"{self._progress} ({int(waited_seconds)} s)\n"
         says: list[Say] = []
         if self._watcher is None:
             self._watcher = next((request for request in self.queue if self._shows_output(request)), None)
@@ -173,11 +174,11 @@ class Waiting:
                 return []
             says.append(messages.status("busy", self._watcher))
         elif self._shown:
-            if self._shown == self._progress:
+            if self._shown == text:
                 return []
             says.append(Say(channel=IOPUB, kind="clear_output", content={"wait": True}, parent=self._watcher))
-        self._shown = self._progress
-        stream = {"name": "stdout", "text": self._progress + "\n"}
+        self._shown = text
+        stream = {"name": "stdout", "text": text}
         says.append(Say(channel=IOPUB, kind="stream", content=stream, parent=self._watcher))
         return says
 

@@ -1,7 +1,7 @@
 """The login's own credentials for an image's registry: what `docker login` on the host has stored there.
 
-The engine itself keeps none: whoever asks it to pull brings them along. They pass through this process's memory, from the
-host's file to the host's engine, and are written and logged nowhere.
+The engine itself keeps none: whoever asks it to pull brings them along. They pass through this process's memory, from
+the host's file to the host's engine, and are written and logged nowhere.
 """
 
 from __future__ import annotations

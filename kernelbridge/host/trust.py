@@ -6,17 +6,13 @@ Host keys are always checked; ssh.py opens links with what stands here.
 from __future__ import annotations
 
 import asyncio
-import base64
+import contextlib
 import errno
-import hashlib
-import hmac
 import logging
 import os
 import re
-import secrets
 import socket
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -35,31 +31,19 @@ from kernelbridge.errors import (
     SshFailed,
 )
 from kernelbridge.host.address import Address, parse_address
+from kernelbridge.host.known_hosts import HostKey, remember
+
+__all__ = ["Dialled", "HostKey", "Hop", "dial", "fetch_key", "plan", "plan_way", "remember"]
 
 DEFAULT_PORT = 22
 # Longer chains are a ProxyJump that leads to itself.
 MAX_HOPS = 8
 # AES-GCM first: about twice as fast as the default, chacha20 (measured). The rest is asyncssh's own order.
 _CIPHERS = "^aes128-gcm@openssh.com,aes256-gcm@openssh.com"
+_NO_COMMON_KEY = (asyncssh.KeyExchangeFailed, asyncssh.ConnectionLost)
 # A dead peer is noticed after interval x (count + 1) = 20 s.
 KEEPALIVE_SECONDS = 5
 KEEPALIVE_COUNT = 3
-
-
-@dataclass(frozen=True, kw_only=True)
-class HostKey:
-    """The key that a host (or a jump host on the way) shows, and what known_hosts says of it."""
-
-    # As it stands in known_hosts: `name` or `[name]:port`.
-    name: str
-    algorithm: str
-    fingerprint: str
-    # The line for known_hosts, without hashing.
-    line: str
-    is_known: bool
-    is_changed: bool
-    # Where remember() writes to.
-    known_hosts_path: Path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -208,7 +192,7 @@ def _read_known_hosts(read: asyncssh.SSHClientConnectionOptions) -> tuple[Path, 
     return user_paths[0] if user_paths else default, asyncssh.import_known_hosts(text)
 
 
-@contextmanager
+@contextlib.contextmanager
 def translated(hop: Hop, guard: _Guard | None = None) -> Iterator[None]:
     """Turn what goes wrong between here and the end of the login into our errors."""
     try:
@@ -305,36 +289,6 @@ async def fetch_key(host: Host, *, seconds: float = 20) -> HostKey:
     return key
 
 
-def remember(host: Host, key: HostKey) -> None:
-    """Add the key to the user's known_hosts; afterwards the host is trusted. Nothing happens if it is known already.
-
-    Raises: HostKeyChanged: beside the old key a new one would be worthless. SshConfigInvalid: cannot be written.
-    """
-    if key.is_known:
-        return
-    if key.is_changed:
-        raise HostKeyChanged(
-            host=host.name, algorithm=key.algorithm, fingerprint=key.fingerprint, known_hosts_name=key.name
-        )
-    path = key.known_hosts_path
-    try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        before = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
-        line = _hashed(key) if "|1|" in before else key.line
-        with os.fdopen(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), "w", encoding="utf-8") as file:
-            file.write(("\n" if before and not before.endswith("\n") else "") + line)
-    except OSError as exc:
-        raise SshConfigInvalid(host=host.name, reason=str(exc)) from exc
-
-
-def _hashed(key: HostKey) -> str:
-    """The line with its name hashed, as `HashKnownHosts yes` writes it; for files that have such lines."""
-    salt = secrets.token_bytes(20)
-    digest = hmac.new(salt, key.name.encode(), hashlib.sha1).digest()
-    name = f"|1|{base64.b64encode(salt).decode()}|{base64.b64encode(digest).decode()}"
-    return f"{name} {key.line.partition(' ')[2]}"
-
-
 async def plan_way(host: Host) -> list[Hop]:
     """All machines on the way, the host last.
 
@@ -370,13 +324,14 @@ async def _connect(hop: Hop, via: asyncssh.SSHClientConnection | None) -> asyncs
         with translated(hop, guard):
             # With tunnel=None asyncssh does not open the config's ProxyJump by itself, which is `via` already.
             return await asyncssh.connect(tunnel=via, client_factory=lambda: guard, **hop.options)
-    except SshFailed as exc:
-        if isinstance(exc.__cause__, asyncssh.KeyExchangeFailed) and hop.known_kinds():
-            # asyncssh takes keys of the known kinds alone; perhaps the host has none of those any more.
-            key = await _fetch_key(hop, via)
-            if key.get_algorithm() not in hop.known_kinds():
-                raise hop.distrust(key) from exc
-        raise
+    except (SshFailed, HostUnreachable) as exc:
+        # asyncssh takes keys of the known kinds alone; where the host has none of those either side may hang up first.
+        if isinstance(exc.__cause__, _NO_COMMON_KEY) and hop.known_kinds():
+            with contextlib.suppress(KernelBridgeError):
+                key = await _fetch_key(hop, via)
+                if not hop.judge(key).is_known:
+                    exc = hop.distrust(key)
+        raise exc
 
 
 async def _fetch_key(hop: Hop, via: asyncssh.SSHClientConnection | None) -> asyncssh.SSHKey:
@@ -387,7 +342,7 @@ async def _fetch_key(hop: Hop, via: asyncssh.SSHClientConnection | None) -> asyn
         with translated(hop):
             try:
                 key = await asyncssh.get_server_host_key(name, port, tunnel=via, server_host_key_algs=algorithms)
-            except asyncssh.KeyExchangeFailed:
+            except _NO_COMMON_KEY:
                 if not algorithms:
                     raise
                 continue

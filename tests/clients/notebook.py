@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -88,7 +89,9 @@ def notebook(laptop: Laptop, *, name: str = NAME, env: Mapping[str, str] | None 
     """A kernel that is ready; shut down at the end. `env` is added to this process's environment for it."""
     write_specs(laptop)
     with fleet_closed_after(laptop):
-        manager = KernelManager(kernel_name=name)
+        # Where a Jupyter server would put it; by itself it would be in /tmp.
+        file = laptop.runtime_dir / f"kernel-{uuid.uuid4()}.json"
+        manager = KernelManager(kernel_name=name, connection_file=str(file))
         manager.start_kernel(**({"env": {**laptop.env, **env}} if env is not None else {}))
         client = manager.client()
         client.start_channels()

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import socket
-import subprocess
 import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -191,9 +189,16 @@ async def test_a_key_is_checked_even_where_the_config_would_not(rig: Rig, bridge
     assert type(await refusal()) is errors.HostKeyUnknown
 
 
+async def command(*words: str) -> None:
+    """Run a command here, to its end."""
+    link = await open_local("here")
+    answer = await link.run(words, seconds=20)
+    assert answer.exit_code == 0, answer.stderr.decode()
+
+
 async def test_a_host_key_of_another_kind_counts_as_changed(rig: Rig, bridge_env: Laptop) -> None:
     other = bridge_env.home / "other"
-    subprocess.run(["ssh-keygen", "-q", "-t", "ecdsa", "-N", "", "-f", other], check=True)
+    await command("ssh-keygen", "-q", "-t", "ecdsa", "-N", "", "-f", str(other))
     public = other.with_suffix(".pub").read_text()
     (bridge_env.ssh_folder / "known_hosts").write_text(f"[{rig.sshd.address}]:{rig.sshd.port} {public}")
     exc = await refusal()
@@ -205,19 +210,18 @@ async def test_a_key_with_a_passphrase_is_never_asked_for_but_taken_from_the_age
     rig: Rig, bridge_env: Laptop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     key, agent_socket = bridge_env.ssh_folder / "id_ed25519", bridge_env.home / "agent.sock"
-    with subprocess.Popen(["ssh-agent", "-D", "-a", agent_socket], stdout=subprocess.DEVNULL) as agent:
-        try:
-            while not agent_socket.exists():
-                await asyncio.sleep(0.02)
-            agent_env = {**os.environ, "SSH_AUTH_SOCK": str(agent_socket)}
-            subprocess.run(["ssh-add", "-q", key], env=agent_env, stderr=subprocess.DEVNULL, check=True)
-            subprocess.run(["ssh-keygen", "-q", "-p", "-P", "", "-N", "secret", "-f", key], check=True)
-            assert type(await refusal()) is errors.LoginRefused
-            monkeypatch.setenv("SSH_AUTH_SOCK", str(agent_socket))
-            async with await open_link(LAB) as link:
-                assert link.facts.user == "kbtest"
-        finally:
-            agent.terminate()
+    # With -a it goes to the background, listening; it ends with the command it was given.
+    agent = asyncio.create_task(command("ssh-agent", "-a", str(agent_socket), "sleep", "15"))
+    await asyncio.sleep(0.5)
+    with monkeypatch.context() as around:
+        around.setenv("SSH_AUTH_SOCK", str(agent_socket))
+        await command("ssh-add", "-q", str(key))
+    await command("ssh-keygen", "-q", "-p", "-P", "", "-N", "secret", "-f", str(key))
+    assert type(await refusal()) is errors.LoginRefused
+    monkeypatch.setenv("SSH_AUTH_SOCK", str(agent_socket))
+    async with await open_link(LAB) as link:
+        assert link.facts.user == "kbtest"
+    agent.cancel()
 
 
 async def test_a_proxy_command_is_a_way_too(rig: Rig, bridge_env: Laptop) -> None:

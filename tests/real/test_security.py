@@ -206,7 +206,6 @@ def test_another_login_of_this_machine_reads_nothing_of_a_notebooks_kernel(
     folders = [str(connection.parent), str(sockets)]
     assert intrude(as_login(OTHER_UID), markers=markers, folders=folders, pids=[os.getpid()]) == {}
     root = intrude([PYTHON, "-"], markers=markers, folders=folders)
-    print(subprocess.run(["sh", "-c", f"ls -laR {folders[0]} {folders[1]}; grep -rl {MARKERS['env']} {folders[0]} {folders[1]}"], capture_output=True, text=True).stdout)
     assert root == {"file": [session.key.decode()], "file socket": [MARKERS["output"]]}
     # The very mistakes: a readable connection file, an open folder with open sockets.
     connection.chmod(0o644)
