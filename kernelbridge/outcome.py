@@ -46,4 +46,6 @@ def pull_text(image: str, progress: PullProgress) -> str:
     if not progress.total_bytes:
         return f"pulling {image}"
     done, total = progress.done_bytes, progress.total_bytes
+    if done >= total:
+        return f"unpacking {image}: {progress.done_layers} of {progress.total_layers} layers"
     return f"pulling {image}: {100 * done // total} % ({done / 1e9:.2f} of {total / 1e9:.2f} GB)"

@@ -31,6 +31,7 @@ _CHANNEL = {"shell": wire.SHELL, "iopub": wire.IOPUB, "stdin": wire.STDIN, "cont
 _SUBSCRIBER_MESSAGES = 1000
 _RETRY_MS = 5
 _PROGRESS_MS = 250
+STUCK_SECONDS = 60
 # Messages taken from one socket before the others have their turn.
 _TURN = 100
 # iopub parts that wait for a slow subscriber; above this the owner stops acknowledging.
@@ -94,6 +95,8 @@ class Channels:
         # iopub messages that a slow subscriber has no room for, oldest first.
         self._backlog: deque[list[wire.Buffer]] = deque()
         self._backlog_bytes = 0
+        # When the backlog last moved, or began.
+        self._moved_at = 0.0
         try:
             board.add(self)
         except zmq.ZMQError as exc:
@@ -306,6 +309,8 @@ class Channels:
     def _send(self, channel: int, parts: Sequence[wire.Buffer]) -> None:
         signed = messages.signed(parts, self._signer)
         if channel == wire.IOPUB:
+            if not self._backlog:
+                self._moved_at = time.monotonic()
             self._backlog.append(signed)
             self._backlog_bytes += sum(map(len, signed))
             if len(self._backlog) == 1:
@@ -315,10 +320,16 @@ class Channels:
         self._sockets[name].send_multipart(signed, copy=False)
 
     def _offer_backlog(self) -> None:
-        with contextlib.suppress(zmq.Again):
+        try:
             while self._backlog:
                 self._sockets["iopub"].send_multipart(self._backlog[0], zmq.NOBLOCK, copy=False)
                 self._backlog_bytes -= sum(map(len, self._backlog.popleft()))
+                self._moved_at = time.monotonic()
+        except zmq.Again:
+            if time.monotonic() - self._moved_at > STUCK_SECONDS:
+                # One client that sleeps must not hold the output of all others for ever: from now on it misses some.
+                _LOG.warning("a client has read nothing for %d s; it will miss output", STUCK_SECONDS)
+                self._sockets["iopub"].setsockopt(zmq.XPUB_NODROP, 0)
 
     def _learn_image(self, info: dict[str, Any], widgets: str | None) -> None:
         self._info, self._is_guess = info, False

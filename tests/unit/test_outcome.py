@@ -67,6 +67,8 @@ def test_an_image_that_lacks_something_is_told_from_a_container_that_failed() ->
 def test_a_pull_says_how_far_it_is_once_it_knows() -> None:
     first = PullProgress(image="torch:2", status="Waiting", done_bytes=0, total_bytes=0, done_layers=0, total_layers=0)
     assert outcome.pull_text("torch:2", first) == "pulling torch:2"
+    unpacking = replace(first, done_bytes=9, total_bytes=9, done_layers=2, total_layers=5)
+    assert outcome.pull_text("torch:2", unpacking) == "unpacking torch:2: 2 of 5 layers"
     half = replace(first, done_bytes=1_500_000_000, total_bytes=3_000_000_000)
     assert outcome.pull_text("torch:2", half) == "pulling torch:2: 50 % (1.50 of 3.00 GB)"
 
