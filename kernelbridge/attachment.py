@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from kernelbridge.errors import ContainerFailed, KernelBridgeError, LinkLost
+from kernelbridge.errors import ContainerFailed, EngineFailed, ImageUnusable, KernelBridgeError, LinkLost
 from kernelbridge.host.engine import Engine, Exited, Missing
 from kernelbridge.host.pool import delays
 from kernelbridge.host.stream import Stream
@@ -26,9 +26,12 @@ _LOG = logging.getLogger(__name__)
 
 HELLO_SECONDS = 15.0
 _KNOCKS = 3
+# What a container's init ends with when the command is not there, or may not be run.
+_NOT_EXECUTABLE = (126, 127)
 PING_SECONDS = 5.0
 SILENCE_SECONDS = 15.0
-ACKNOWLEDGE_SECONDS = 0.025
+# Small traffic is acknowledged so often, large at once (replay.py): each acknowledgement costs a round of system calls.
+ACKNOWLEDGE_SECONDS = 0.25
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,7 +161,11 @@ class Attachment:
         for _ in range(_KNOCKS):
             line = _Line(self._take)
             argv = shipping.bridge_argv(self._place.python)
-            stream = await engine.exec_stream(self._place.container, argv, line)
+            try:
+                stream = await engine.exec_stream(self._place.container, argv, line)
+            except EngineFailed:
+                await self._check_running(engine)
+                raise
             self._welcome = asyncio.get_running_loop().create_future()
             stream.write(
                 shipping.hello(
@@ -176,10 +183,20 @@ class Attachment:
                 return line
             stream.close()
             # The bridge ended without a WELCOME: the container may have ended.
-            state = await engine.state(self._place.container)
-            if isinstance(state, Exited | Missing):
-                raise ContainerFailed(host=self._place.host, image=self._place.image, reason=str(state))
+            await self._check_running(engine)
         raise ContainerFailed(host=self._place.host, image=self._place.image, reason="the relay does not answer")
+
+    async def _check_running(self, engine: Engine) -> None:
+        """Raise why the container has ended, if it has: ImageUnusable, ContainerFailed."""
+        state = await engine.state(self._place.container)
+        if isinstance(state, Exited) and state.code in _NOT_EXECUTABLE:
+            raise ImageUnusable(image=self._place.image, lacks=f"`{self._place.python}`")
+        if isinstance(state, Exited):
+            log = (await engine.logs(self._place.container, 20)).strip()
+            reason = f"{state}: {log.splitlines()[-1][:200]}" if log else str(state)
+            raise ContainerFailed(host=self._place.host, image=self._place.image, reason=reason)
+        if isinstance(state, Missing):
+            raise ContainerFailed(host=self._place.host, image=self._place.image, reason=str(state))
 
     def _take(self, frames: list[wire.Frame]) -> None:
         now = asyncio.get_running_loop().time()

@@ -17,8 +17,12 @@ from kernelbridge.host.engine import Engine
 REGISTRY_SECONDS = 5.0
 CHECK_SECONDS = 30.0
 
-# Prints each of its arguments that is not there.
-_MISSING_SCRIPT = 'for path do [ -e "$path" ] || printf "%s\\n" "$path"; done'
+# Prints for each of its arguments where it leads in the end; an empty line for one that is not there.
+_SOURCES_SCRIPT = """
+for path do
+  if [ -e "$path" ]; then readlink -f "$path" || printf '%s\\n' "$path"; else echo; fi
+done
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,12 +83,20 @@ async def _check(environment: Environment, host: Host, engine: Engine) -> Found:
     if environment.gpus != 0:
         cards = gpus.pick(await gpus.inventory(engine.link), environment.gpus, host=host.name)
     image_id = await _check_image(environment, host, engine)
-    sources = [container.host_path(mount.source, engine.facts.home) for mount in environment.mounts]
-    if sources:
-        found = await engine.link.run(["sh", "-c", _MISSING_SCRIPT, "sh", *sources], seconds=CHECK_SECONDS)
-        for path in found.stdout.decode("utf-8", "replace").splitlines():
-            raise MountMissing(host=host.name, path=path)
+    if environment.mounts:
+        await _check_mounts(environment, host, engine)
     return Found(host=host, gpu_ids=cards, image_id=image_id)
+
+
+async def _check_mounts(environment: Environment, host: Host, engine: Engine) -> None:
+    sources = [container.host_path(mount.source, engine.facts.home) for mount in environment.mounts]
+    found = await engine.link.run(["sh", "-c", _SOURCES_SCRIPT, "sh", *sources], seconds=CHECK_SECONDS)
+    ends = found.stdout.decode("utf-8", "replace").splitlines()
+    for mount, source, end in zip(environment.mounts, sources, ends, strict=False):
+        if not end:
+            raise MountMissing(host=host.name, path=source)
+        # A link of the host may lead to what we refuse.
+        container.check_source(end, mount, environment)
 
 
 async def _check_image(environment: Environment, host: Host, engine: Engine) -> str:

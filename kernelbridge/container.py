@@ -158,12 +158,17 @@ def host_path(source: str, host_home: str) -> str:
     return source
 
 
-def _bind(mount: Mount, environment: Environment, host_home: str) -> dict[str, Any]:
-    """A mount of type bind: where the source is missing the engine complains, and makes no folder of root's."""
+def check_source(path: str, mount: Mount, environment: Environment) -> str:
+    """Refuse what a mount's source turned out to be on the host; return it in its plain form. Raises: ConfigInvalid."""
     try:
-        # Again, because only now is it known what ~ stands for.
-        source = values.check_mount_source(host_path(mount.source, host_home))
+        return values.check_mount_source(path)
     except ValueError as error:
         problem = Problem(key=f"environments.{environment.name}.mounts", sentence=str(error))
         raise ConfigInvalid(path=mount.source, problems=[problem]) from error
+
+
+def _bind(mount: Mount, environment: Environment, host_home: str) -> dict[str, Any]:
+    """A mount of type bind: where the source is missing the engine complains, and makes no folder of root's."""
+    # Again, because only now is it known what ~ stands for.
+    source = check_source(host_path(mount.source, host_home), mount, environment)
     return {"Type": "bind", "Source": source, "Target": mount.target, "ReadOnly": mount.read_only}

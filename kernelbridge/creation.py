@@ -34,11 +34,9 @@ def order(wanted: Wanted, *, launch: int, session: str) -> dict[str, Any]:
     )
 
 
-async def start_container(
-    engine: Engine, wanted: Wanted, *, labels: Labels, gpu_ids: tuple[str, ...], spawn: dict[str, Any]
-) -> None:
-    """Create the container, feed its relay and start it. Raises KernelBridgeError; the container may be there then."""
-    facts, name = engine.facts, container.name(wanted.kernel_id)
+async def create_container(engine: Engine, wanted: Wanted, *, labels: Labels, gpu_ids: tuple[str, ...]) -> None:
+    """Create the container. Raises KernelBridgeError."""
+    facts = engine.facts
     host_user = (facts.uid, facts.gid)
     if wanted.environment.user == container.HOST_USER and _is_rootless(await engine.info()):
         # A rootless engine's root is the login itself; its other numbers are nobody's.
@@ -51,7 +49,12 @@ async def start_container(
         host_home=facts.home,
         host_user=host_user,
     )
-    await engine.create(name, spec)
+    await engine.create(container.name(wanted.kernel_id), spec)
+
+
+async def start_container(engine: Engine, wanted: Wanted, spawn: dict[str, Any]) -> None:
+    """Feed the relay of a container that was created, and start it. Raises KernelBridgeError."""
+    name = container.name(wanted.kernel_id)
     # Attached before the start: not even a crash at once loses the line.
     stdin = await engine.open_stdin(name)
     stdin.write(shipping.order_line(wanted.kernel_id, spawn))

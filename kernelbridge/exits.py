@@ -14,6 +14,8 @@ class ShownExit:
     def __init__(self) -> None:
         # None while the kernel lives, or nobody knows otherwise; set by show, taken back by cancel.
         self.code: int | None = None
+        # What will be seen, and the timer that shows it; set by show.
+        self._soon = 0
         self._timer: asyncio.TimerHandle | None = None
 
     def __repr__(self) -> str:
@@ -23,9 +25,15 @@ class ShownExit:
         """Let the exit be seen; a code that is seen already stays."""
         self._stop_timer()
         if after_seconds:
+            self._soon = code
             self._timer = asyncio.get_running_loop().call_later(after_seconds, self.show, code)
         elif self.code is None:
             self.code = code
+
+    def hasten(self) -> None:
+        """Let an end be seen now that was to be seen soon: somebody asked for it."""
+        if self._timer is not None:
+            self.show(self._soon)
 
     def cancel(self) -> None:
         """There is a kernel again."""

@@ -195,8 +195,11 @@ class Fleet:
 
         Where the host cannot be reached the removal is tried again, as long as this process lives.
         """
-        self._kernels.pop(kernel.wanted.kernel_id, None)
-        if not await kernel.stop():
+        try:
+            is_gone = await kernel.stop()
+        finally:
+            self._kernels.pop(kernel.wanted.kernel_id, None)
+        if not is_gone:
             task = self._loop.create_task(self._remove_later(kernel))
             self._removals.add(task)
             task.add_done_callback(self._removals.discard)

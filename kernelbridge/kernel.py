@@ -80,8 +80,11 @@ class Kernel:
         self._attachment: Attachment | None = None
         # Resolved by the relay's word on the newest launch: kernel_info content, or the error.
         self._ready: asyncio.Future[dict[str, Any]] = self._loop.create_future()
-        # Whether a container of ours may exist on the host.
+        # Whether a container of ours may exist on the host; the engine's work on it; one removal at a time.
         self._has_container = False
+        self._creation: asyncio.Task[None] | None = None
+        self._removal: asyncio.Task[bool] | None = None
+        self._removing = asyncio.Lock()
         # Messages from the ZMQ thread, not yet given to the attachment.
         self._inbox: deque[tuple[int, bytes]] = deque()
         self._is_forwarding = False
@@ -157,16 +160,10 @@ class Kernel:
             if not self._image_id or self.wanted.environment.pull == "always":
                 self._know_image(await creation.pull(engine, environment.image, self._say))
             self._say("starting the container")
-            undo.push_async_callback(self._undo_container)
+            undo.callback(self._undo_container)
             async with deadline(environment.start_seconds, self.host.name, "the start of the container"):
-                self._has_container = True
-                await creation.start_container(
-                    engine,
-                    self.wanted,
-                    labels=self._around.labels(self.wanted, self._gpu_ids),
-                    gpu_ids=self._gpu_ids,
-                    spawn=self._order(),
-                )
+                await self._create(engine)
+                await creation.start_container(engine, self.wanted, self._order())
                 place = Place(
                     kernel=self.wanted.kernel_id,
                     host=self.host.name,
@@ -186,22 +183,24 @@ class Kernel:
     def _order(self) -> dict[str, Any]:
         return creation.order(self.wanted, launch=self._launch, session=self._session)
 
-    async def _undo_container(self) -> None:
-        """Leave nothing behind of a start that failed or was cancelled."""
+    async def _create(self, engine: Engine) -> None:
+        """Create the container. The engine carries that out also when nobody waits any more: see _remove."""
+        self._has_container = True
+        labels = self._around.labels(self.wanted, self._gpu_ids)
+        making = creation.create_container(engine, self.wanted, labels=labels, gpu_ids=self._gpu_ids)
+        self._creation = asyncio.create_task(making)
+        await asyncio.shield(self._creation)
+
+    def _undo_container(self) -> None:
+        """Leave nothing behind of a start that failed or was cancelled; its user does not wait for that."""
         attachment, self._attachment = self._attachment, None
-        await asyncio.shield(self._remove(attachment))
+        self._removal = asyncio.create_task(self._remove(attachment))
 
     def _open(self, info: dict[str, Any]) -> None:
-        environment = self.wanted.environment
         self.state, self.failure = KernelState.RUNNING, None
-        refuse = ""
-        if environment.network == "host" and not environment.debug_on_host_network:
-            refuse = (
-                f"Debugging is off in {environment.name}: on the host's network every login there could run code in "
-                "your kernel. Use another `network`, or set `debug_on_host_network = true`."
-            )
         self._record = replace(self._record, kernel_info=info)
         self._remember_image()
+        refuse = outcome.debug_refusal(self.wanted.environment)
         self.channels.open(launch=self._launch, info=info, refuse_debug=refuse)
         self._around.observe(self.wanted.kernel_id, self.state.value, "")
 
@@ -246,6 +245,8 @@ class Kernel:
 
     def signal(self, number: int) -> None:
         """Send a signal to the kernel's process group; SIGTERM and SIGKILL end it."""
+        if number != signal.SIGINT:
+            self._exit.hasten()
         if self._starting is not None and number != signal.SIGINT:
             # Not there yet: for who asks it has ended; a relaunch joins the start, a stop ends it.
             self._exit.show(-number)
@@ -257,7 +258,7 @@ class Kernel:
     async def stop(self) -> bool:
         """End the kernel, its endpoints and its container; whether the container is gone. Safe to call twice."""
         if self.state is KernelState.STOPPED:
-            return not self._has_container
+            return await self._remove(None)
         starting = self._starting
         if starting is not None:
             starting.cancel()
@@ -266,10 +267,8 @@ class Kernel:
         self.state = KernelState.STOPPED
         self._exit.show(self.exit_code or 0)
         self._around.observe(self.wanted.kernel_id, self.state.value, "")
-        try:
-            return await self._remove(attachment)
-        finally:
-            self.channels.close()
+        self.channels.close()
+        return await self._remove(attachment)
 
     async def remove(self) -> bool:
         """Remove the container; whether it is gone. A host that cannot be reached keeps it, and `clean` finds it."""
@@ -278,16 +277,20 @@ class Kernel:
     async def _remove(self, attachment: Attachment | None) -> bool:
         if attachment is not None:
             await attachment.aclose()
-        if not self._has_container:
-            return True
-        try:
-            async with deadline(STOP_SECONDS, self.host.name, "the removal of the container"):
-                engine = await self._around.reach(self.host)
-                await engine.remove(self.name)
-            self._has_container = False
-        except KernelBridgeError as exc:
-            _LOG.warning("[%s k=%s] container not removed: %s", self.host.name, self.wanted.kernel_id[:4], exc)
-        return not self._has_container
+        async with self._removing:
+            if not self._has_container:
+                return True
+            if self._creation is not None:
+                # Before the engine has made it there is nothing to remove, and afterwards nobody would.
+                await asyncio.wait([self._creation])
+            try:
+                async with deadline(STOP_SECONDS, self.host.name, "the removal of the container"):
+                    engine = await self._around.reach(self.host)
+                    await engine.remove(self.name)
+                self._has_container = False
+            except KernelBridgeError as exc:
+                _LOG.warning("[%s k=%s] container not removed: %s", self.host.name, self.wanted.kernel_id[:4], exc)
+            return not self._has_container
 
     def _fail(self, error: KernelBridgeError, *, at_once: bool = False) -> None:
         """The kernel will not come, or has ended for good: tell all who wait, then be seen as exited."""
@@ -393,5 +396,6 @@ class Kernel:
     def _grant(self, wish: Wish) -> None:
         if wish is Wish.CANCEL and self._starting is not None:
             self._starting.cancel()
-        elif self.exit_code is None:
+        else:
+            self._exit.hasten()
             self._exit.show(0)

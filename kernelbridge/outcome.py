@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from kernelbridge.checks import Wanted
-from kernelbridge.config import Host
+from kernelbridge.config import Environment, Host
 from kernelbridge.errors import ContainerFailed, ImageUnusable, KernelBridgeError, KernelDied, KernelOutOfMemory
 from kernelbridge.host.engine import PullProgress
 
@@ -29,6 +29,16 @@ def death(wanted: Wanted, host: Host, event: Mapping[str, Any]) -> KernelBridgeE
     how = how_ended(int(event["code"]))
     last_words = str(event["last_words"])
     return KernelDied(environment=wanted.display_name, host=host.name, how=how, last_words=last_words)
+
+
+def debug_refusal(environment: Environment) -> str:
+    """Return why debugging is off in an environment; empty where it is on."""
+    if environment.has_debugger:
+        return ""
+    return (
+        f"Debugging is off in {environment.name}: on the host's network every login there could run code in your "
+        "kernel. Use another `network`, or set `debug_on_host_network = true`."
+    )
 
 
 def how_ended(code: int) -> str:

@@ -21,7 +21,7 @@ from kernelbridge.channels import hidden_cells, messages
 from kernelbridge.channels.endpoints import NAMES, Endpoints
 from kernelbridge.channels.messages import Request, Say, Signer
 from kernelbridge.channels.switchboard import IDLE_MS, Reader, Switchboard
-from kernelbridge.channels.waiting import Waiting, Wish, failure_answers, without_subshells
+from kernelbridge.channels.waiting import Waiting, Wish, failure_answers, shutdown_answer, without_subshells
 from kernelbridge.errors import KernelBridgeError, LinkLost
 from kernelbridge.relay import wire
 
@@ -250,10 +250,15 @@ class Channels:
 
     def _answer_ended(self, request: Request) -> None:
         assert self._ended is not None
-        if request.kind == "kernel_info_request":
-            self._say(messages.between_busy_and_idle(request, messages.reply(request, self._info)))
-        else:
-            self._say(failure_answers([request], self._ended))
+        match request.kind:
+            case "kernel_info_request":
+                self._say(messages.between_busy_and_idle(request, messages.reply(request, self._info)))
+            case "shutdown_request":
+                says, wish = shutdown_answer(request)
+                self._say(says)
+                self._owner.wished(wish)
+            case _:
+                self._say(failure_answers([request], self._ended))
 
     def _answered_lost(self, request: Request) -> bool:
         match request.kind:
@@ -265,8 +270,7 @@ class Channels:
             case "interrupt_request":
                 self._say(messages.error_answer(request, type(self._lost).__name__, str(self._lost), shown=False))
             case "shutdown_request":
-                content = {"status": "ok", "restart": bool(request.content.get("restart"))}
-                self._say(messages.between_busy_and_idle(request, messages.reply(request, content)))
+                self._say(shutdown_answer(request)[0])
             case _:
                 return False
         return True

@@ -54,6 +54,13 @@ def without_subshells(info: Mapping[str, Any]) -> dict[str, Any]:
     return {**info, "supported_features": features}
 
 
+def shutdown_answer(request: Request) -> tuple[list[Say], Wish]:
+    """Return the answer to a shutdown request, and what it wishes."""
+    restart = bool(request.content.get("restart"))
+    says = messages.between_busy_and_idle(request, messages.reply(request, {"status": "ok", "restart": restart}))
+    return says, Wish.RESTART if restart else Wish.CANCEL
+
+
 class Waiting:
     """One wait: what is queued, who watches the progress, what was said."""
 
@@ -86,12 +93,8 @@ class Waiting:
                 says = messages.between_busy_and_idle(request, messages.reply(request, {"status": "ok"}))
                 return self._interrupt() + says, None
             case "shutdown_request":
-                restart = bool(request.content.get("restart"))
-                says = self._abort_queue()
-                says += messages.between_busy_and_idle(
-                    request, messages.reply(request, {"status": "ok", "restart": restart})
-                )
-                return says, Wish.RESTART if restart else Wish.CANCEL
+                says, wish = shutdown_answer(request)
+                return self._abort_queue() + says, wish
         self.queue.append(request)
         return self._answer_early(request), None
 

@@ -73,6 +73,9 @@ class Exited:
     error: str
     finished_at: str
 
+    def __str__(self) -> str:
+        return f"exit code {self.code}" + (f", {self.error}" if self.error else "")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Missing:

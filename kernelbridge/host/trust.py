@@ -33,14 +33,15 @@ from kernelbridge.errors import (
 from kernelbridge.host.address import Address, parse_address
 from kernelbridge.host.known_hosts import HostKey, remember
 
-__all__ = ["Dialled", "HostKey", "Hop", "dial", "fetch_key", "plan", "plan_way", "remember"]
+__all__ = ["Dialled", "Hop", "HostKey", "dial", "fetch_key", "plan", "plan_way", "remember"]
 
 DEFAULT_PORT = 22
 # Longer chains are a ProxyJump that leads to itself.
 MAX_HOPS = 8
 # AES-GCM first: about twice as fast as the default, chacha20 (measured). The rest is asyncssh's own order.
 _CIPHERS = "^aes128-gcm@openssh.com,aes256-gcm@openssh.com"
-_NO_COMMON_KEY = (asyncssh.KeyExchangeFailed, asyncssh.ConnectionLost)
+# How it ends where the host has no key of a kind that was asked for, depending on which side finds out first.
+_NO_COMMON_KEY = (asyncssh.KeyExchangeFailed, asyncssh.ConnectionLost, ConnectionResetError)
 # A dead peer is noticed after interval x (count + 1) = 20 s.
 KEEPALIVE_SECONDS = 5
 KEEPALIVE_COUNT = 3
@@ -325,13 +326,14 @@ async def _connect(hop: Hop, via: asyncssh.SSHClientConnection | None) -> asyncs
             # With tunnel=None asyncssh does not open the config's ProxyJump by itself, which is `via` already.
             return await asyncssh.connect(tunnel=via, client_factory=lambda: guard, **hop.options)
     except (SshFailed, HostUnreachable) as exc:
-        # asyncssh takes keys of the known kinds alone; where the host has none of those either side may hang up first.
+        # asyncssh asks only for the kinds of key that known_hosts has; the host may have others by now.
         if isinstance(exc.__cause__, _NO_COMMON_KEY) and hop.known_kinds():
+            key = None
             with contextlib.suppress(KernelBridgeError):
                 key = await _fetch_key(hop, via)
-                if not hop.judge(key).is_known:
-                    exc = hop.distrust(key)
-        raise exc
+            if key is not None and not hop.judge(key).is_known:
+                raise hop.distrust(key) from exc
+        raise
 
 
 async def _fetch_key(hop: Hop, via: asyncssh.SSHClientConnection | None) -> asyncssh.SSHKey:

@@ -5,6 +5,7 @@ Asked by an editor. Jupyter's own way: provisioner.py. Which arguments are refus
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -92,7 +93,10 @@ def _serve(connection_file: Path, environ: Mapping[str, str], watch: Watch) -> i
 
 def _endpoints(connection_file: Path) -> Endpoints:
     try:
-        return endpoints.given(json.loads(connection_file.read_text("utf-8")))
+        written = json.loads(connection_file.read_text("utf-8"))
+        if not isinstance(written, dict):
+            raise ValueError("it is no JSON object")
+        return endpoints.given(written)
     except (OSError, ValueError, EndpointInvalid) as exc:
         raise ConnectionFileInvalid(path=str(connection_file), reason=str(exc)) from exc
 
@@ -109,7 +113,8 @@ def _hold(fleet: Fleet, kernel: Kernel, watch: Watch) -> int:
         return 0
     finally:
         start.cancel()
-        fleet.run(fleet.drop(kernel), STOP_SECONDS)
+        with contextlib.suppress(TimeoutError):
+            fleet.run(fleet.drop(kernel), STOP_SECONDS)
 
 
 async def _start(kernel: Kernel) -> None:

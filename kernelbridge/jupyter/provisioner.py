@@ -25,6 +25,7 @@ _SIGTERM, _SIGKILL = 15, 9
 SHUTDOWN_SECONDS, SHUTDOWN_WITHOUT_LINK_SECONDS = 10.0, 1.0
 # The removal of a container when Jupyter is done with the kernel.
 CLEANUP_SECONDS = 30.0
+CLEANUP_WITHOUT_KERNEL_SECONDS = 0.5
 FORGOTTEN_AFTER_SECONDS = 60.0
 
 
@@ -65,13 +66,14 @@ class Provisioner(KernelProvisionerBase):
         fleet = self._fleet = fleets.fleet_of(configs.find_path(os.environ, self._named_path()))
         kernel = self._kernel
         if kernel is None or kernel.state is KernelState.STOPPED:
-            made = endpoints.made(runtime_folder=os.environ.get("XDG_RUNTIME_DIR"))
             wanted = fleet.wanted(
                 self.environment,
                 kernel_id=self.kernel_id,
                 environ=kwargs.get("env") or {},
                 arguments=self._extra_arguments,
             )
+            # From here on the kernel owns the folder of its endpoints.
+            made = endpoints.made(runtime_folder=os.environ.get("XDG_RUNTIME_DIR"))
             kernel = self._kernel = await self._on_loop(fleet, fleet.start(wanted, made))
         else:
             await self._on_loop(fleet, kernel.relaunch())
@@ -125,9 +127,10 @@ class Provisioner(KernelProvisionerBase):
         if restart or self._kernel is None or self._fleet is None:
             return
         kernel, self._kernel = self._kernel, None
+        is_joined = kernel.is_joined
         dropped = self._fleet.submit(self._fleet.drop(kernel))
-        # Without a link nobody waits: the removal is tried on the fleet's loop, and `clean` finds what stays.
-        seconds = CLEANUP_SECONDS if kernel.is_joined or kernel.is_final else SHUTDOWN_WITHOUT_LINK_SECONDS
+        # Without a kernel nobody waits for long: the removal goes on on the fleet's loop, and `clean` finds what stays.
+        seconds = CLEANUP_SECONDS if is_joined else CLEANUP_WITHOUT_KERNEL_SECONDS
         await asyncio.wait([asyncio.wrap_future(dropped)], timeout=seconds)
 
     def get_shutdown_wait_time(self, recommended: float = 5.0) -> float:

@@ -14,7 +14,7 @@ import signal
 import socket
 import sys
 import time
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List, Optional, Tuple
 
 from . import wire
 from .child import Child, Ring
@@ -23,7 +23,7 @@ from .replay import Peer
 
 RUN_FOLDER = "/run/kernelbridge"
 SOCKET_NAME = "relay.sock"
-ACKNOWLEDGE_SECONDS = 0.025
+ACKNOWLEDGE_SECONDS = 0.25
 # The bridge pings; a line without a sign of life for so long is given up (design, decision 8).
 SILENCE_SECONDS = 15.0
 NUDGE_SECONDS = 0.25
@@ -65,6 +65,8 @@ class Relay:
         self.listener.setblocking(False)
         self.zmq: Any = None
         self.poller: Any = None
+        # What the poller looks at.
+        self._polled: List[Tuple[Any, int]] = []
         self.context: Any = None
 
     # -- the kernel process
@@ -308,22 +310,29 @@ class Relay:
 
     def step(self) -> None:
         """Wait for something to do, and do it."""
-        zmq = self.zmq
-        poller = zmq.Poller() if zmq is not None else PlainPoller()
-        read, write = (zmq.POLLIN, zmq.POLLOUT) if zmq is not None else (1, 4)
-        for sock in self.sockets.values():
-            poller.register(sock, read)
-        poller.register(self.listener.fileno(), read)
-        for line in [*self.strangers, *([self.line] if self.line else [])]:
-            poller.register(line.sock.fileno(), read | (write if line.unsent else 0))
-        if self.child is not None:
-            poller.register(self.child.output, read)
-        ready = dict(poller.poll(self._patience_ms()))
+        ready = dict(self._poller().poll(self._patience_ms()))
         now = time.monotonic()
         self._serve_kernel(ready)
         self._serve_lines(ready, now)
         self.nudge(now)
         self.flush(now)
+
+    def _poller(self) -> Any:
+        """The poller of all that may happen; made anew only when that changed."""
+        zmq = self.zmq
+        read, write = (zmq.POLLIN, zmq.POLLOUT) if zmq is not None else (1, 4)
+        wanted: List[Tuple[Any, int]] = [(sock, read) for sock in self.sockets.values()]
+        wanted.append((self.listener.fileno(), read))
+        for line in [*self.strangers, *([self.line] if self.line else [])]:
+            wanted.append((line.sock.fileno(), read | (write if line.unsent else 0)))
+        if self.child is not None:
+            wanted.append((self.child.output, read))
+        if wanted != self._polled:
+            self._polled = wanted
+            self.poller = zmq.Poller() if zmq is not None else PlainPoller()
+            for source, mask in wanted:
+                self.poller.register(source, mask)
+        return self.poller
 
     def _patience_ms(self) -> int:
         if self.sockets and not self.ready:

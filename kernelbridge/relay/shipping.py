@@ -73,7 +73,7 @@ def spawn_order(
         "argv": [*argv, "--Session.session={session}", *arguments],
         "env": env,
         "cwd": cwd,
-        "needs": ["zmq", "ipykernel"],
+        "needs": ["ipykernel", "zmq"],
     }
 
 

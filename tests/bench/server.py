@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import queue
 import secrets
+import socket
 import sys
 import tempfile
 import time
@@ -29,7 +30,9 @@ class SocketClient(BlockingKernelClient):
 
     def __init__(self, url: str, token: str) -> None:
         super().__init__()
-        self._socket = websocket.create_connection(f"{url}?token={token}", timeout=60)
+        self._socket = websocket.create_connection(
+            f"{url}?token={token}", timeout=60, sockopt=((socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),)
+        )
         self._held: dict[str, queue.SimpleQueue[dict[str, Any]]] = {
             channel: queue.SimpleQueue() for channel in ("shell", "iopub", "control", "stdin")
         }

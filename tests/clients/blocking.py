@@ -1,4 +1,4 @@
-"""A blocking client that keeps apart what answers which request, and several of them. One cell at a time: notebook.py."""
+"""A blocking client that keeps apart what answers which request; several on one kernel. Simpler: notebook.py."""
 
 from __future__ import annotations
 

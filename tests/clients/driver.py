@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import queue
 import subprocess
 import tempfile
@@ -28,7 +27,7 @@ class StepFailed(AssertionError):
 class NodeClient:
     """One stand-in process. The end of the `with` block closes it as its user would."""
 
-    def __init__(self, script: str, settings: dict[str, Any], *, env: dict[str, str] | None = None) -> None:
+    def __init__(self, script: str, settings: dict[str, Any]) -> None:
         if not (HERE / "node_modules").is_dir():
             raise AssertionError("the clients' libraries are missing: run `npm ci` in tests/clients")
         # The client's own log, shown when a step fails; closed with the client.
@@ -38,7 +37,6 @@ class NodeClient:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._stderr,
-            env={**os.environ, **(env or {})},
             text=True,
         )
         # Answers in the order of the questions; None when the client has ended.

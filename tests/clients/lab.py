@@ -55,12 +55,6 @@ class LabPage:
         expect(self.page.locator("#jupyterlab-splash")).to_have_count(0, timeout=seconds * 1000)
         expect(self.page.locator(".jp-LauncherCard").first).to_be_visible(timeout=seconds * 1000)
 
-    def reload(self, *, seconds: float = 60) -> None:
-        """Load the page again, as F5 does; the notebook is opened again by Lab itself."""
-        self.page.reload(timeout=seconds * 1000)
-        expect(self.page.locator("#jupyterlab-splash")).to_have_count(0, timeout=seconds * 1000)
-        expect(self.editor(0)).to_be_visible(timeout=seconds * 1000)
-
     def card(self, display_name: str) -> Locator:
         """The launcher's notebook card of one kernel."""
         return self.page.locator(f'.jp-LauncherCard[data-category="Notebook"][title={json.dumps(display_name)}]')

@@ -1,4 +1,4 @@
-"""A Jupyter server's kernel by REST and websocket alone, each answer timed. With Jupyter's own library: services.mjs."""
+"""A Jupyter server's kernel by REST and websocket alone, each answer timed. With its own library: services.mjs."""
 
 from __future__ import annotations
 

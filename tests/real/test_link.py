@@ -306,7 +306,10 @@ async def test_a_cancelled_login_leaves_no_connection_behind(rig: Rig, bridge_en
         login.cancel()
         with pytest.raises(asyncio.CancelledError):
             await login
-    await asyncio.sleep(0.2)
+    for _ in range(50):
+        if rig.proxy.connections == 0:
+            break
+        await asyncio.sleep(0.1)
     assert rig.proxy.connections == 0
 
 

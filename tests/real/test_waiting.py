@@ -7,17 +7,17 @@ fail: test_late_failures.py. VS Code and JupyterLab: test_vscode_raw.py, test_la
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 
 import pytest
-from jupyter_client.blocking.client import BlockingKernelClient
 from jupyter_client.manager import AsyncKernelManager, KernelManager
 
 from tests.clients.blocking import Client, connected, started
 from tests.clients.notebook import NAME, fleet_closed_after, write_specs
-from tests.clients.rest import ServerKernel, started_by
+from tests.clients.rest import started_by
 from tests.clients.server import JupyterServer
 from tests.rig.daemon import SLOW, wait_until
 from tests.rig.laptop import Laptop
@@ -26,6 +26,7 @@ from tests.rig.whole import Rig
 
 pytestmark = pytest.mark.timeout(120)
 
+ABSENT = "kernelbridge-test/absent:1"
 CREATE = r"POST /containers/create"
 AT_ONCE = 1.0 * SLOW
 
@@ -34,7 +35,9 @@ AT_ONCE = 1.0 * SLOW
 def slow(rig: Rig, module_env: Laptop) -> Iterator[SlowEngine]:
     """The engine of host `lab`, for the whole file; its delays are each test's own."""
     with rig.slow_engine() as engine, fleet_closed_after(module_env):
-        module_env.write_environment(rig.image, host={"socket": str(engine.path)})
+        table = 'hosts = ["lab"]\nimage = '
+        environments = f'[environments.test]\n{table}"{rig.image}"\n\n[environments.absent]\n{table}"{ABSENT}"\n'
+        module_env.write_config(f'[hosts.lab]\nssh = "lab"\nsocket = "{engine.path}"\n\n{environments}')
         write_specs(module_env)
         yield engine
 
@@ -58,9 +61,21 @@ def creating(rig: Rig, slow: SlowEngine) -> Iterator[Callable[[], bool]]:
 
     with slow.delays(CREATE, 60):
         yield is_asked
-    wait_until(lambda: not rig.engine.kernels(), "every container to be gone", 15)
-    time.sleep(0.5)
-    assert not rig.engine.kernels()
+    expect_nothing_left(rig, slow, before)
+
+
+def expect_nothing_left(rig: Rig, slow: SlowEngine, before: int) -> None:
+    """Each container that was asked for is asked away again, and none is there then."""
+    wait_until(lambda: removals(slow.requests[before:]) >= creations(slow.requests[before:]), "the removals", 15)
+    wait_until(lambda: not rig.engine.kernels(), "the containers to be gone", 5)
+
+
+def creations(requests: list[str]) -> int:
+    return len([one for one in requests if one.startswith("POST /containers/create")])
+
+
+def removals(requests: list[str]) -> int:
+    return len({one for one in requests if one.startswith("DELETE /containers/")})
 
 
 @contextmanager
@@ -127,7 +142,7 @@ def test_progress_appears_in_the_waiting_cell_and_is_gone_when_its_own_output_co
         first, second = client.send("print('one'); 1"), client.send("print('two')")
         shown = client.wait_for(lambda message: message["msg_type"] == "stream", seconds=10)
         assert shown["parent_header"]["msg_id"] == first
-        assert shown["content"]["text"].startswith("Docker-GPU (remote) on lab: ")
+        assert shown["content"]["text"].startswith("Docker-GPU (remote), test on lab: ")
         cell = client.finish(first)
         assert cell.states == ["busy", "idle"]  # Jupyter's own suite refuses a second busy.
         assert (cell.text, cell.result) == ("one\n", "1")
@@ -136,17 +151,17 @@ def test_progress_appears_in_the_waiting_cell_and_is_gone_when_its_own_output_co
 
 
 def test_requests_that_waited_are_carried_out_in_their_order(slow: SlowEngine) -> None:
-    with slow.delays(CREATE, 2), started(ready=False) as (_, client), connected(client_file(client)) as other:
+    with (
+        slow.delays(CREATE, 2),
+        started(ready=False) as (manager, client),
+        connected(manager.connection_file) as other,
+    ):
         client.send("seen = []")
         cells = [(client if n % 2 else other).send(f"seen.append({n})") for n in range(8) if not time.sleep(0.02)]
         completed = client.ask("shell", "complete_request", {"code": "seen.appe", "cursor_pos": 9})
         assert client.run("seen").result == str(list(range(8)))
         assert client.answer(completed)["content"]["matches"] == ["append"]
         assert [client.finish(cell).reply["execution_count"] for cell in cells[1::2]] == [3, 5, 7, 9]
-
-
-def client_file(client: Client) -> str:
-    return str(client.kernel.connection_file)
 
 
 # -- managers
@@ -174,7 +189,7 @@ def test_a_restart_during_the_start_uses_that_start(rig: Rig, slow: SlowEngine) 
         manager.restart_kernel()
         assert client.finish(dropped).reply["status"] in ("aborted", "error")
         assert client.run("6 * 7").result == "42"
-        assert len([one for one in slow.requests[before:] if "/containers/create" in one]) == 1
+        assert creations(slow.requests[before:]) == 1
         assert len(rig.engine.kernels()) == 1
 
 
@@ -223,7 +238,6 @@ def test_a_server_carries_out_what_waited_through_its_start(server: JupyterServe
 # -- a start cancelled half way
 
 STEPS = {
-    "before the container": r"GET /images/",
     "at its creation": CREATE,
     "before its start": r"POST /containers/[^/]+/start",
     "before the stream": r"POST /containers/[^/]+/exec",
@@ -233,13 +247,26 @@ STEPS = {
 @pytest.mark.parametrize("step", STEPS)
 def test_a_start_cancelled_half_way_leaves_no_container(rig: Rig, slow: SlowEngine, step: str) -> None:
     before = len(slow.requests)
-    with slow.delays(STEPS[step], 3), started(ready=False) as (manager, _):
-        wait_until(lambda: len(slow.requests) > before, "a request", 10)
-        time.sleep(1 * SLOW)
-        manager.shutdown_kernel()
-    wait_until(lambda: not rig.engine.kernels(), "the container to be gone", 10)
-    time.sleep(1 * SLOW)  # What the engine was asked for before comes late.
-    assert not rig.engine.kernels()
+
+    def is_there() -> bool:
+        return any(re.search(STEPS[step], one) for one in slow.requests[before:])
+
+    with slow.delays(STEPS[step], 60), started(ready=False) as (manager, _):
+        wait_until(is_there, "the start to be that far", 10)
+        assert seconds_of(manager.shutdown_kernel) < AT_ONCE
+    expect_nothing_left(rig, slow, before)
 
 
-assert BlockingKernelClient and ServerKernel
+def test_a_pull_that_is_cancelled_is_given_up_and_nothing_is_created(slow: SlowEngine, module_env: Laptop) -> None:
+    before = len(slow.requests)
+    with (
+        slow.answers(200, r"GET /distribution/", "the registry has it"),
+        slow.delays(r"POST /images/create", 60),
+        started("kernelbridge-absent", ready=False) as (manager, client),
+    ):
+        cell = client.send("print('never')")
+        shown = client.wait_for(lambda message: message["msg_type"] == "stream", seconds=10)
+        assert "pulling kernelbridge-test/absent:1" in shown["content"]["text"]
+        assert seconds_of(manager.shutdown_kernel) < AT_ONCE
+        assert client.finish(cell).reply["status"] in ("aborted", "error")
+    assert not [one for one in slow.requests[before:] if "/containers/" in one]

@@ -84,6 +84,15 @@ async def test_an_exit_is_seen_after_its_time_and_not_before() -> None:
     assert end.code == 3
 
 
+async def test_an_exit_that_somebody_asks_for_is_seen_at_once() -> None:
+    end = ShownExit()
+    end.hasten()
+    assert end.code is None
+    end.show(3, after_seconds=60)
+    end.hasten()
+    assert end.code == 3
+
+
 async def test_an_exit_that_is_cancelled_is_never_seen() -> None:
     end = ShownExit()
     end.show(3, after_seconds=0.05)
@@ -93,3 +102,16 @@ async def test_an_exit_that_is_cancelled_is_never_seen() -> None:
     end.show(0)
     end.cancel()
     assert end.code is None
+
+
+@pytest.mark.parametrize(
+    ("network", "asked_for", "is_refused"),
+    [("bridge", False, False), ("none", False, False), ("host", False, True), ("host", True, False)],
+)
+def test_debugging_is_refused_on_the_hosts_network_unless_asked_for(
+    network: str, asked_for: bool, is_refused: bool
+) -> None:
+    environment = Environment(name="torch", image="torch:2", network=network, debug_on_host_network=asked_for)
+    said = outcome.debug_refusal(environment)
+    assert bool(said) is is_refused
+    assert ("Debugging is off in torch" in said) is is_refused

@@ -1,0 +1,96 @@
+"""What a user types, and what an editor starts: the command line and the launcher, as processes of their own."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kernelbridge.channels.endpoints import NAMES
+from tests.rig.daemon import SLOW
+from tests.rig.laptop import Laptop
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ended:
+    """A process that has ended: its exit code and what it printed."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def last_line(self) -> str:
+        """The last line of stderr: what VS Code shows."""
+        return self.err.strip().rsplit("\n", 1)[-1]
+
+    @property
+    def json(self) -> Any:
+        """What stdout says as JSON."""
+        return json.loads(self.out)
+
+
+class Command:
+    """A process that runs until `finish`; leaving the `with` block ends it."""
+
+    def __init__(self, words: list[str], *, env: dict[str, str]) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", *words],
+            env=env,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def finish(self, typed: str = "", *, seconds: float = 60) -> Ended:
+        """Wait for its end; `typed` is its stdin."""
+        out, err = self.process.communicate(typed, timeout=seconds * SLOW)
+        return Ended(code=self.process.returncode, out=out, err=err)
+
+    def __enter__(self) -> Command:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.communicate()
+
+
+def begin(laptop: Laptop, *words: str) -> Command:
+    """`kernelbridge WORDS`, started."""
+    return Command(["kernelbridge", *words], env=laptop.env)
+
+
+def kernelbridge(laptop: Laptop, *words: str, typed: str = "", seconds: float = 60) -> Ended:
+    """`kernelbridge WORDS`, run to its end."""
+    with begin(laptop, *words) as command:
+        return command.finish(typed, seconds=seconds)
+
+
+def write_connection_file(folder: Path) -> Path:
+    """What VS Code writes before it starts a launcher; the ports are free, as far as chance goes."""
+    first = 9000 + 10 * random.randrange(2000)
+    ports = {f"{name}_port": first + number for number, name in enumerate(NAMES)}
+    chosen = {"ip": "127.0.0.1", "transport": "tcp", "key": "5d5b", "signature_scheme": "hmac-sha256"}
+    path = folder / f"kernel-v2-{first}.json"
+    path.write_text(json.dumps({**chosen, **ports}))
+    path.chmod(0o600)
+    return path
+
+
+@contextmanager
+def launched(laptop: Laptop, connection_file: Path | None = None, **env: str) -> Iterator[Command]:
+    """The launcher of environment `test`, as VS Code starts it."""
+    file = connection_file or write_connection_file(laptop.runtime_dir)
+    whole = {**laptop.env, **{name: os.environ[name] for name in env if name in os.environ}}
+    whole |= {"KERNELBRIDGE_ENVIRONMENT": "test", **env}
+    with Command(["kernelbridge.jupyter.entry", "-f", str(file)], env=whole) as command:
+        yield command
