@@ -11,13 +11,14 @@ import contextlib
 import json
 import logging
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from kernelbridge.errors import ContainerFailed, EngineFailed, ImageUnusable, KernelBridgeError, LinkLost
 from kernelbridge.host.engine import Engine, Exited, Missing
 from kernelbridge.host.pool import delays
+from kernelbridge.host.ssh import is_transient
 from kernelbridge.host.stream import Stream
 from kernelbridge.relay import shipping, wire
 from kernelbridge.relay.replay import Peer
@@ -30,6 +31,7 @@ _KNOCKS = 3
 _NOT_EXECUTABLE = (126, 127)
 PING_SECONDS = 5.0
 SILENCE_SECONDS = 15.0
+UNHOPEFUL_SECONDS = 30.0
 # Small traffic is acknowledged so often, large at once (replay.py): each acknowledgement costs a round of system calls.
 ACKNOWLEDGE_SECONDS = 0.25
 
@@ -44,6 +46,8 @@ class Place:
     image: str
     python: str
     reach: Callable[[], Awaitable[Engine]]
+    # Waits so many seconds, but not beyond a sleep of this machine.
+    rest: Callable[[float], Coroutine[Any, Any, None]]
 
 
 class Listener(Protocol):
@@ -278,7 +282,8 @@ class Attachment:
 
     async def _join_again(self) -> _Line | None:
         """Try until the stream is there again, or the container is known to have ended."""
-        for delay in delays():
+        for delay in delays(is_waited_for=self._hurry.is_set):
+            rest_seconds = delay
             try:
                 engine = await self._place.reach()
                 state = await engine.state(self._place.container)
@@ -288,10 +293,21 @@ class Attachment:
                 return await self._join()
             except KernelBridgeError as exc:
                 _LOG.info("kernel %s: %s", self._place.kernel[:8], exc)
-            self._hurry.clear()
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._hurry.wait(), delay)
+                if not is_transient(exc):
+                    # A refused login, a changed key: somebody must mend that first, and hosts count such attempts.
+                    rest_seconds = UNHOPEFUL_SECONDS
+            await self._rest(rest_seconds)
         return None
+
+    async def _rest(self, seconds: float) -> None:
+        """Wait; not beyond a new request, nor beyond a sleep of this machine."""
+        self._hurry.clear()
+        waits = [asyncio.ensure_future(self._place.rest(seconds)), asyncio.ensure_future(self._hurry.wait())]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
 
 
 class _Answer:

@@ -173,6 +173,7 @@ class Fleet:
             owner=self._owner,
             labels=self._labels,
             reach=self.engine,
+            rest=self._pool.rest,
             observe=self._tell,
         )
         kernel = Kernel(wanted, endpoints, around)
@@ -333,6 +334,7 @@ class Fleet:
             image=row.image,
             python=python,
             reach=lambda: self.engine(self.config.host(row.host)),
+            rest=self._pool.rest,
         )
         text = await ask_logs(place)
         return "\n".join(text.splitlines()[-tail_lines:])

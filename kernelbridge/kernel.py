@@ -13,7 +13,7 @@ import signal
 import time
 import uuid
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -54,6 +54,7 @@ class Surroundings:
     owner: str
     labels: Callable[[Wanted, tuple[str, ...]], container.Labels]
     reach: Callable[[Host], Awaitable[Engine]]
+    rest: Callable[[float], Coroutine[Any, Any, None]]
     # Told of every state and progress text: (kernel id, state, text).
     observe: Callable[[str, str, str], None]
 
@@ -171,6 +172,7 @@ class Kernel:
                     image=environment.image,
                     python=environment.python,
                     reach=lambda: self._around.reach(self.host),
+                    rest=self._around.rest,
                 )
                 self._attachment = Attachment(place, self, owner=self._around.owner)
                 await self._attachment.join()

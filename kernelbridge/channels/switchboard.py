@@ -111,9 +111,10 @@ class Switchboard:
         while not self._closing:
             patience = min((served.patience_ms for served in self._all), default=IDLE_MS)
             ready = self._poller.poll(patience)
-            self._is_woken = False
+            # In this order: the other way a byte sent in between would be drained, and its caller not heard.
             with contextlib.suppress(OSError):
                 self._wake_out.recv(4096)
+            self._is_woken = False
             try:
                 self._run_calls()
                 for sock, _ in ready:
