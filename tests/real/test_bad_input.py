@@ -8,6 +8,7 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from socketserver import StreamRequestHandler, ThreadingUnixStreamServer
 from typing import Any
@@ -346,9 +347,10 @@ def test_all_that_is_wrong_in_the_config_is_told_at_once(rig: Rig, bridge_env: L
         assert type(refusal) is errors.ConfigInvalid
         assert [f"{where}{problem}" for problem in refusal.problems] == problems
         expect_launcher(launcher.finish(), refusal)
-    for words in (["ps"], ["install"], ["clean"], ["stop", "--all"], ["logs", "x"], ["trust", "lab"]):
-        again = kernelbridge(bridge_env, *words)
-        assert (again.code, again.err) == (10, ended.err), words
+    others = (["ps"], ["install"], ["clean"], ["stop", "--all"], ["logs", "x"], ["trust", "lab"])
+    with ExitStack() as stack:
+        commands = [stack.enter_context(begin(bridge_env, *words)) for words in others]
+        assert {(one.code, one.err) for one in [command.finish() for command in commands]} == {(10, ended.err)}
 
 
 def test_a_config_that_is_named_and_not_there_is_told(bridge_env: Laptop) -> None:
@@ -365,11 +367,13 @@ def test_a_host_that_is_not_in_the_config_is_told(bridge_env: Laptop) -> None:
 
 
 def test_an_unknown_command_or_option_is_told_without_a_traceback(bridge_env: Laptop) -> None:
-    for words in (["pss"], ["ps", "--jsn"], ["stop"], ["logs"], ["logs", "x", "--tail", "0"]):
-        ended = kernelbridge(bridge_env, *words)
-        assert ended.code == 2, words
-        assert "Traceback" not in ended.err
-        assert ended.err
+    wrong = (["pss"], ["ps", "--jsn"], ["stop"], ["logs"], ["logs", "x", "--tail", "0"])
+    with ExitStack() as stack:
+        commands = [stack.enter_context(begin(bridge_env, *words)) for words in wrong]
+        for ended in [command.finish() for command in commands]:
+            assert (ended.code, ended.out) == (2, "")
+            assert ended.err
+            assert "Traceback" not in ended.err
 
 
 @pytest.mark.parametrize("text", ["", "garbage", "[]", '{"ip": "127.0.0.1"}', '{"shell_port": "x"}'])

@@ -5,9 +5,9 @@ VS Code's own path: test_vscode_raw.py. Failures before that: test_engine.py. Lo
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -105,55 +105,50 @@ def server(slow: SlowEngine, module_env: Laptop) -> Iterator[JupyterServer]:
         yield running
 
 
-@contextmanager
-def creates_as_many_as(failure: Failure, rig: Rig, slow: SlowEngine, *, watched_seconds: float = 0.5) -> Iterator[None]:
-    """Nothing is restarted by itself, nothing is left."""
-    before = len(slow.requests)
-    yield
-    time.sleep(watched_seconds)
-    made = [one for one in slow.requests[before:] if one.startswith("POST /containers/create")]
-    assert len(made) == failure.containers
-    assert not rig.engine.kernels()
+def creations(requests: list[str]) -> int:
+    return len([one for one in requests if one.startswith("POST /containers/create")])
 
 
 @pytest.mark.parametrize("key", FAILURES)
 def test_nbclient_reports_a_late_failure_in_its_first_cell_and_leaves_nothing(
     rig: Rig, slow: SlowEngine, key: str
 ) -> None:
-    failure = FAILURES[key]
+    failure, before = FAILURES[key], len(slow.requests)
     cells = [nbformat.v4.new_code_cell(code) for code in ("print('never')", "print('nor this')")]
     written = nbformat.v4.new_notebook(cells=cells)
-    with creates_as_many_as(failure, rig, slow):
-        with pytest.raises(CellExecutionError) as caught:
-            NotebookClient(written, kernel_name=f"kernelbridge-{key}", timeout=60).execute()
-        assert failure.sentence in str(caught.value)
-        [shown] = [output for output in written.cells[0].outputs if output.output_type == "error"]
-        assert shown.ename == failure.name
-        assert failure.sentence in shown.evalue
-        assert failure.remedy in shown.evalue
-        assert written.cells[1].outputs == []
+    with pytest.raises(CellExecutionError) as caught:
+        NotebookClient(written, kernel_name=f"kernelbridge-{key}", timeout=60).execute()
+    assert failure.sentence in str(caught.value)
+    [shown] = [output for output in written.cells[0].outputs if output.output_type == "error"]
+    assert shown.ename == failure.name
+    assert failure.sentence in shown.evalue
+    assert failure.remedy in shown.evalue
+    assert written.cells[1].outputs == []
+    wait_until(lambda: not rig.engine.kernels(), "the container to be gone", 5)
+    assert creations(slow.requests[before:]) == failure.containers
 
 
-@pytest.mark.parametrize("key", FAILURES)
-def test_a_server_shows_a_late_failure_in_the_first_cell_and_the_kernel_stays_dead(
-    rig: Rig, slow: SlowEngine, server: JupyterServer, key: str
+def test_a_server_shows_late_failures_in_the_first_cell_and_the_kernels_stay_dead(
+    rig: Rig, slow: SlowEngine, server: JupyterServer
 ) -> None:
-    failure = FAILURES[key]
-    # Jupyter's restarter looks every 3 s; the page stays open meanwhile.
-    with (
-        started_by(server, f"kernelbridge-{key}") as kernel,
-        creates_as_many_as(failure, rig, slow, watched_seconds=3.5),
-    ):
-        requests = [kernel.send(f"print({n})") for n in range(3)]
-        first, *later = [kernel.finish(request) for request in requests]
-        assert failure.sentence in first.error
-        assert failure.remedy in first.error
-        assert (first.reply["status"], first.reply["ename"]) == ("error", failure.name)
-        assert failure.sentence in first.reply["evalue"]
-        assert [one.reply["status"] for one in later] == ["aborted", "aborted"]
-        assert [one.error for one in later] == ["", ""]
-        wait_until(lambda: kernel.state in ("dead", "gone"), "the kernel to be dead", 15)
-        assert not {"restarting", "autorestarting"} & set(kernel.states())
+    before = len(slow.requests)
+    with contextlib.ExitStack() as pages:
+        kernels = {key: pages.enter_context(started_by(server, f"kernelbridge-{key}")) for key in FAILURES}
+        sent = {key: [kernel.send(f"print({n})") for n in range(3)] for key, kernel in kernels.items()}
+        for key, failure in FAILURES.items():
+            first, *later = [kernels[key].finish(request) for request in sent[key]]
+            assert failure.sentence in first.error
+            assert failure.remedy in first.error
+            assert (first.reply["status"], first.reply["ename"]) == ("error", failure.name)
+            assert failure.sentence in first.reply["evalue"]
+            assert [(one.reply["status"], one.error) for one in later] == [("aborted", "")] * 2
+        for kernel in kernels.values():
+            wait_until(lambda kernel=kernel: kernel.state in ("dead", "gone"), f"{kernel} to be dead", 15)
+        time.sleep(3.5)  # Jupyter's restarter looks every 3 s.
+        for kernel in kernels.values():
+            assert not {"restarting", "autorestarting"} & set(kernel.states())
+        assert not rig.engine.kernels()
+    assert creations(slow.requests[before:]) == sum(failure.containers for failure in FAILURES.values())
 
 
 def test_a_failed_start_says_why_for_three_seconds_before_it_is_seen_as_dead(slow: SlowEngine) -> None:

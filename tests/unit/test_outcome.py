@@ -91,6 +91,10 @@ async def test_an_exit_that_somebody_asks_for_is_seen_at_once() -> None:
     end.show(3, after_seconds=60)
     end.hasten()
     assert end.code == 3
+    other = ShownExit()
+    other.show(3, after_seconds=60)
+    other.show(0)
+    assert other.code == 3
 
 
 async def test_an_exit_that_is_cancelled_is_never_seen() -> None:

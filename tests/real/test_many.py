@@ -1,0 +1,180 @@
+"""Several kernels on one link, and what a link that is lost and found again does to them: nothing.
+
+How a link itself fails and is opened again: test_link.py. How fast it all is: tests/bench.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+
+import pytest
+from jupyter_client.manager import AsyncKernelManager, KernelManager
+
+from tests.clients.blocking import Client, started
+from tests.clients.notebook import NAME, fleet_closed_after, write_specs
+from tests.rig.daemon import SLOW, wait_until
+from tests.rig.laptop import Laptop
+from tests.rig.whole import Rig
+
+pytestmark = pytest.mark.timeout(120)
+
+MANY = 10
+CUT_SECONDS = 10.0
+WORK = "import time\nfor n in range(16):\n    print(n)\n    time.sleep(0.5)\nprint('worked')"
+
+
+@pytest.fixture(scope="module")
+def user(rig: Rig, module_env: Laptop) -> Iterator[Laptop]:
+    """All goes through the proxy, where lines can be counted and cut."""
+    module_env.write_environment(rig.image, host={"ssh": "lab-proxied"})
+    write_specs(module_env)
+    with fleet_closed_after(module_env):
+        yield module_env
+
+
+@pytest.fixture(scope="module")
+def running(user: Laptop) -> Iterator[tuple[KernelManager, Client]]:
+    """The kernel that all cuts of this file are made under."""
+    with started() as both:
+        yield both
+
+
+# -- before any other kernel: the link is just opened
+
+
+def test_a_round_trip_on_a_link_just_opened_is_short(running: tuple[KernelManager, Client]) -> None:
+    kernel = running[1].kernel
+    seconds: list[float] = []
+    for _ in range(30):
+        began = time.perf_counter()
+        request = kernel.execute("1")
+        while kernel.get_shell_msg(timeout=10)["parent_header"]["msg_id"] != request:
+            pass
+        seconds.append(time.perf_counter() - began)
+    # Until a session was opened on it sshd leaves Nagle on: 44 ms for each cell.
+    assert statistics.median(seconds) < 0.015 * SLOW
+
+
+# -- several on one link
+
+
+def test_two_kernels_share_one_login_and_nothing_else(rig: Rig, running: tuple[KernelManager, Client]) -> None:
+    before = len(rig.engine.kernels())
+    _, first = running
+    with started() as (_, second):
+        assert rig.proxy.connections == 1
+        assert len(rig.engine.kernels()) == before + 1
+        requests = {client: client.send(f"mine = '{name}'; mine") for client, name in ((first, "a"), (second, "b"))}
+        assert [client.finish(request).result for client, request in requests.items()] == ["'a'", "'b'"]
+        assert (first.run("mine").result, second.run("mine").result) == ("'a'", "'b'")
+    assert first.run("mine").result == "'a'"
+    wait_until(lambda: len(rig.engine.kernels()) == before, "the second's container to be gone", 10)
+
+
+async def test_ten_kernels_started_at_once_all_answer_for_themselves_and_all_go(rig: Rig, user: Laptop) -> None:
+    before = len(rig.engine.kernels())
+    managers = [AsyncKernelManager(kernel_name=NAME) for _ in range(MANY)]
+    try:
+        await asyncio.gather(*(manager.start_kernel() for manager in managers))
+        answers = await asyncio.gather(*(answer(manager, number) for number, manager in enumerate(managers)))
+        assert [said.split()[0] for said in answers] == [str(number) for number in range(MANY)]
+        assert len({said.split()[1] for said in answers}) == MANY  # Host names: each has a container of its own.
+        assert len(rig.engine.kernels()) == before + MANY
+        assert rig.proxy.connections == 1
+    finally:
+        await asyncio.gather(*(manager.shutdown_kernel(now=True) for manager in managers if manager.has_kernel))
+    await asyncio.to_thread(wait_until, lambda: len(rig.engine.kernels()) == before, "all containers to be gone", 20)
+
+
+async def answer(manager: AsyncKernelManager, number: int) -> str:
+    """What the kernel prints of a number that only it was told, and of its machine."""
+    client = manager.client()
+    client.start_channels()
+    try:
+        await client.wait_for_ready(timeout=60 * SLOW)
+        printed: list[str] = []
+        code = f"mine = {number}\nimport platform; print(mine, platform.node())"
+        await client.execute_interactive(
+            code,
+            timeout=60 * SLOW,
+            output_hook=lambda message: printed.append(message["content"].get("text", "")),
+        )
+        return "".join(printed).splitlines()[-1]
+    finally:
+        client.stop_channels()
+
+
+# -- a link that is lost
+
+
+@contextmanager
+def killed(rig: Rig) -> Iterator[None]:
+    """The connection ends at the far end, and can be made again at once."""
+    rig.sshd.kill_connections()
+    yield
+
+
+FAULTS: dict[str, Callable[[Rig], AbstractContextManager[object]]] = {
+    "line cut": lambda rig: rig.proxy.cut(),
+    "packets lost": lambda rig: rig.proxy.blackhole(),
+    "cable out": lambda rig: rig.lab.unplugged(),
+    "sshd killed": killed,
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_kernel_its_variables_and_its_running_cell_outlive(
+    rig: Rig, running: tuple[KernelManager, Client], fault: str
+) -> None:
+    manager, client = running
+    began = client.run("import os; kept = object(); (os.getpid(), id(kept))").result
+    container = [one.id for one in rig.engine.kernels()]
+    cell = client.send(WORK)
+    client.wait_for(lambda message: message["msg_type"] == "stream" and message["parent_header"]["msg_id"] == cell)
+    with FAULTS[fault](rig):
+        limit = time.monotonic() + CUT_SECONDS
+        while time.monotonic() < limit:
+            assert manager.is_alive()  # The provisioner's poll: unknown is not gone.
+            time.sleep(0.1)
+        queued = client.send("(os.getpid(), id(kept))")
+    done = client.finish(cell, seconds=30)
+    assert done.reply["status"] == "ok"
+    assert done.text == "".join(f"{n}\n" for n in range(16)) + "worked\n"
+    assert client.finish(queued).result == began
+    assert client.run("(os.getpid(), id(kept))").result == began
+    assert [one.id for one in rig.engine.kernels()] == container
+
+
+def test_an_interrupt_without_a_link_is_answered_at_once_and_is_not_carried_out_later(
+    rig: Rig, running: tuple[KernelManager, Client]
+) -> None:
+    _, client = running
+    cell = client.send("import time; time.sleep(3); 'not interrupted'")
+    client.wait_for(lambda message: message["parent_header"].get("msg_id") == cell)
+    with rig.proxy.cut():
+        time.sleep(0.5 * SLOW)
+        began = time.monotonic()
+        content = client.answer(client.ask("control", "interrupt_request"))["content"]
+        assert time.monotonic() - began < 1 * SLOW
+        assert (content["status"], content["ename"]) == ("error", "LinkLost")
+        assert "lab: the link is lost" in content["evalue"]
+        # Nor does a client believe that its kernel is gone.
+        assert client.answer(client.ask("shell", "kernel_info_request"), seconds=2)["content"]["status"] == "ok"
+        assert client.kernel.is_alive()
+    assert client.finish(cell).result == "'not interrupted'"
+
+
+def test_kernels_on_one_link_all_come_back_and_by_one_login(rig: Rig, running: tuple[KernelManager, Client]) -> None:
+    with ExitStack() as kernels:
+        clients = [running[1], *(kernels.enter_context(started())[1] for _ in range(2))]
+        for number, client in enumerate(clients):
+            client.run(f"mine = {number}")
+        with rig.proxy.cut():
+            requests = [client.send("mine") for client in clients]
+            time.sleep(1)
+        assert [client.finish(request).result for client, request in zip(clients, requests, strict=True)] == [*"012"]
+        assert rig.proxy.connections == 1
