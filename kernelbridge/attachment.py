@@ -85,7 +85,15 @@ class _Line:
     def data_received(self, data: bytes) -> None:
         """Called by the stream."""
         self.heard = asyncio.get_running_loop().time()
-        self._take(self._decoder.feed(data))
+        if self.ended.done():
+            return
+        try:
+            frames = self._decoder.feed(data)
+        except wire.WireError:
+            # The engine's own words, in the place of output: it could not run the bridge, the container is ending.
+            self.closed(None)
+        else:
+            self._take(frames)
 
     def closed(self, exc: Exception | None) -> None:
         """Called once by the stream."""
@@ -323,7 +331,15 @@ class _Answer:
 
     def data_received(self, data: bytes) -> None:
         """Called by the stream."""
-        for frame in self._decoder.feed(data):
+        if self.given.done():
+            return
+        try:
+            frames = self._decoder.feed(data)
+        except wire.WireError:
+            # As above: no bridge ran.
+            self.closed(None)
+            return
+        for frame in frames:
             if frame.kind == wire.ANSWER and not self.given.done():
                 self.given.set_result(json.loads(bytes(frame.payload)))
 

@@ -140,3 +140,13 @@ need_clients() {
     (cd "$clients" && npm ci --no-audit --no-fund --loglevel=error) >&2 </dev/null
     printf '%s\n' "$now" >"$clients/node_modules/.kernelbridge.stamp"
 }
+
+# Runs a command whose temporary files, and those of everything it starts, go with it.
+run_in_scratch() {
+    local scratch
+    # A short path: unix sockets lie in it, whose paths end at 107 bytes.
+    scratch=$(mktemp -d /tmp/kb.XXXXXX)
+    # shellcheck disable=SC2064  # the folder of now
+    trap "rm -rf '$scratch'" EXIT
+    TMPDIR=$scratch "$@"
+}

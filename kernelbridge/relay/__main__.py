@@ -20,17 +20,16 @@ from . import wire
 from .child import Child, Ring
 from .line import Line, PlainPoller
 from .replay import Peer
+from .talk import Talk
 
 RUN_FOLDER = "/run/kernelbridge"
 SOCKET_NAME = "relay.sock"
 ACKNOWLEDGE_SECONDS = 0.25
 # The bridge pings; a line without a sign of life for so long is given up (design, decision 8).
 SILENCE_SECONDS = 15.0
-NUDGE_SECONDS = 0.25
-# After the kernel's end its last messages are read until nothing came for so long.
-DRAIN_SECONDS = 0.1
-_NUDGE = b"kernelbridge-nudge"
-_DELIMITER = b"<IDS|MSG>"
+LOOK_SECONDS = 0.1
+# Output alone waits so long for more to go with it; a reply takes it along at once.
+GATHER_SECONDS = 0.001
 _DROPPABLE = (b"stream", b"display_data", b"update_display_data")
 _PR_SET_DUMPABLE = 4
 
@@ -45,29 +44,25 @@ class Relay:
         self.child: Optional[Child] = None
         # Set when the kernel cannot run here at all: what the image lacks.
         self.lacks = ""
-        # Channel -> ZMQ socket of this launch; empty until pyzmq is imported and after the kernel's end.
-        self.sockets: Dict[int, Any] = {}
-        self.ready = False
-        # Both frames of a kernel_info answer must have come: the reply and something on iopub.
-        self._nudge_at = 0.0
-        self._iopub_seen = False
-        self._info: Optional[Dict[str, Any]] = None
+        self.talk = Talk(self._heard, self._ready)
         self.line: Optional[Line] = None
         # Lines that said no HELLO yet.
         self.strangers: List[Line] = []
         self.peer = Peer()
         self._peer_stream = ""
         self._acknowledge_at = 0.0
-        self._drained_at = 0.0
+        # When to look next whether the kernel process still lives; its output's end mostly says so before.
+        self._look_at = 0.0
+        # Since when output waits for more of it; None when it does not. And whether anything waits at all.
+        self._gathering_since: Optional[float] = None
+        self._has_news = False
         self.listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.listener.bind(os.path.join(folder, SOCKET_NAME))
         self.listener.listen(8)
         self.listener.setblocking(False)
-        self.zmq: Any = None
         self.poller: Any = None
         # What the poller looks at.
         self._polled: List[Tuple[Any, int]] = []
-        self.context: Any = None
 
     # -- the kernel process
 
@@ -83,8 +78,7 @@ class Relay:
         except OSError as exc:
             self.tell({"event": "failed", "launch": order["launch"], "reason": str(exc)})
             return
-        if self.zmq is not None:
-            self.connect()
+        self.talk.connect(self.child)
 
     def _end_child(self) -> None:
         if self.child is not None:
@@ -93,104 +87,40 @@ class Relay:
             self._forget_child(self.child.outcome())
 
     def _forget_child(self, outcome: Optional[Dict[str, Any]]) -> None:
-        self._close_sockets()
+        self.talk.close()
         if self.child is not None:
             os.close(self.child.output)
         self.child = None
         if outcome is not None:
             self.tell(outcome)
 
-    def import_zmq(self) -> None:
+    def load(self) -> None:
         """Load pyzmq, after the kernel was started: both take their time at once."""
-        if importlib.util.find_spec("zmq") is None:
-            return
-        import zmq
-
-        self.zmq = zmq
-        self.context = zmq.Context()
+        self.talk.load()
         if self.child is not None:
-            self.connect()
-
-    def connect(self) -> None:
-        """Connect to the kernel's sockets; they may not be there yet."""
-        zmq, child = self.zmq, self.child
-        assert child is not None
-        for port, channel in enumerate((wire.SHELL, wire.IOPUB, wire.STDIN, wire.CONTROL), 1):
-            sock = self.context.socket(zmq.SUB if channel == wire.IOPUB else zmq.DEALER)
-            sock.linger = 0
-            sock.reconnect_ivl = 10
-            sock.rcvhwm = 0
-            sock.sndhwm = 0
-            if channel == wire.IOPUB:
-                sock.subscribe(b"")
-            else:
-                # One identity on all three: the kernel addresses input requests with the shell's.
-                sock.routing_id = b"kernelbridge-%d" % child.launch
-            sock.connect(child.address(port))
-            self.sockets[channel] = sock
-        self.ready, self._iopub_seen, self._info, self._nudge_at = False, False, None, 0.0
-
-    def _close_sockets(self) -> None:
-        for sock in self.sockets.values():
-            sock.close()
-        self.sockets = {}
-        self.ready = False
-
-    def nudge(self, now: float) -> None:
-        """Ask the kernel for its info until it answers on shell and iopub: then nothing it says is missed."""
-        if self.ready or not self.sockets or now < self._nudge_at:
-            return
-        self._nudge_at = now + NUDGE_SECONDS
-        header = {"msg_id": _NUDGE.decode(), "session": _NUDGE.decode(), "username": "kernelbridge", "version": "5.3"}
-        header.update(msg_type="kernel_info_request", date="2000-01-01T00:00:00Z")
-        parts = [_NUDGE, _DELIMITER, b"", json.dumps(header).encode(), b"{}", b"{}", b"{}"]
-        self.sockets[wire.SHELL].send_multipart(parts)
+            self.talk.connect(self.child)
 
     # -- messages of the kernel
 
-    def drain(self, channel: int, limit: int = 200) -> int:
-        """Move what the kernel said on `channel` into the journal; return how many messages that were."""
-        sock, child = self.sockets[channel], self.child
-        assert child is not None
-        for count in range(limit):
-            try:
-                parts = sock.recv_multipart(self.zmq.NOBLOCK)
-            except self.zmq.Again:
-                return count
-            if self._is_ours(channel, parts):
-                continue
-            packed = wire.pack(wire.Message(channel, child.launch, parts))
-            may_drop = channel == wire.IOPUB and parts[0].endswith(_DROPPABLE)
-            self.peer.add(wire.LANE_OF[channel], packed, may_drop=may_drop)
-        return limit
-
-    def _is_ours(self, channel: int, parts: List[bytes]) -> bool:
-        """Whether the message answers our nudge, or comes before the kernel is ready."""
-        if channel == wire.SHELL and parts[0] == _NUDGE:
-            if self._info is None:
-                self._info = json.loads(parts[6])
-            self._check_ready()
-            return True
+    def _heard(self, channel: int, parts: List[bytes]) -> None:
+        assert self.child is not None
+        packed = wire.pack(wire.Message(channel, self.child.launch, parts))
         if channel != wire.IOPUB:
-            return False
-        if not self.ready:
-            self._iopub_seen = True
-            self._check_ready()
-            return True
-        at = parts.index(_DELIMITER)
-        # The kernel's own `starting` comes late or not at all: the client has been told long before.
-        is_starting = parts[0].endswith(b".status") and b'"starting"' in parts[at + 5]
-        return is_starting or _NUDGE in parts[at + 3] or b"iopub_welcome" in parts[at + 2]
+            self._gathering_since = None
+        elif self._gathering_since is None and not self._has_news:
+            self._gathering_since = time.monotonic()
+        self._has_news = True
+        may_drop = channel == wire.IOPUB and parts[0].endswith(_DROPPABLE)
+        self.peer.add(wire.LANE_OF[channel], packed, may_drop=may_drop)
 
-    def _check_ready(self) -> None:
-        if self._iopub_seen and self._info is not None and not self.ready:
-            assert self.child is not None
-            self.ready = True
-            self.tell({"event": "ready", "launch": self.child.launch, "info": self._info})
+    def _ready(self, info: Dict[str, Any]) -> None:
+        assert self.child is not None
+        self.tell({"event": "ready", "launch": self.child.launch, "info": info})
 
     def tell(self, event: Dict[str, Any]) -> None:
         """Queue an event, behind all output so far."""
         packed = wire.pack(wire.Message(wire.EVENT, event["launch"], [json.dumps(event).encode()]))
+        self._gathering_since, self._has_news = None, True
         self.peer.add(wire.LANE_OF[wire.EVENT], packed)
 
     # -- messages for the kernel
@@ -206,8 +136,8 @@ class Relay:
                     self.child.end(command["number"])
                 else:
                     self.child.signal_group(command["number"])
-        elif self.child is not None and message.launch == self.child.launch and message.channel in self.sockets:
-            self.sockets[message.channel].send_multipart(message.parts)
+        elif self.child is not None and message.launch == self.child.launch:
+            self.talk.say(message.channel, list(message.parts))
 
     # -- lines
 
@@ -241,7 +171,7 @@ class Relay:
         return {
             "version": wire.VERSION,
             "launch": self.child.launch if self.child else 0,
-            "ready": self.ready,
+            "ready": self.talk.is_ready,
             "lacks": self.lacks,
             "owner": self.line.owner if self.line else None,
         }
@@ -288,8 +218,9 @@ class Relay:
     def flush(self, now: float) -> None:
         """Put on the line what may go."""
         line = self.line
-        if line is None:
+        if line is None or self._is_gathering(now):
             return
+        self._gathering_since, self._has_news = None, False
         due = self.peer.owes_acknowledgement and now >= self._acknowledge_at
         if due or not self.peer.owes_acknowledgement:
             self._acknowledge_at = now + ACKNOWLEDGE_SECONDS
@@ -301,22 +232,28 @@ class Relay:
         except OSError:
             self.lose(line)
 
+    def _is_gathering(self, now: float) -> bool:
+        """Whether output waits a moment for more: each piece costs work in five processes up to the client."""
+        if self._gathering_since is None or self.peer.outboxes[wire.ORDERED].waiting_bytes >= wire.FRAME_BYTES:
+            return False
+        return now - self._gathering_since < GATHER_SECONDS
+
     # -- the loop
 
     def step(self) -> None:
         """Wait for something to do, and do it."""
         ready = dict(self._poller().poll(self._patience_ms()))
         now = time.monotonic()
-        self._serve_kernel(ready)
+        self._serve_kernel(ready, now)
         self._serve_lines(ready, now)
-        self.nudge(now)
+        self.talk.nudge(now)
         self.flush(now)
 
     def _poller(self) -> Any:
         """The poller of all that may happen; made anew only when that changed."""
-        zmq = self.zmq
+        zmq = self.talk.zmq
         read, write = (zmq.POLLIN, zmq.POLLOUT) if zmq is not None else (1, 4)
-        wanted: List[Tuple[Any, int]] = [(sock, read) for sock in self.sockets.values()]
+        wanted: List[Tuple[Any, int]] = [(sock, read) for sock in self.talk.sockets.values()]
         wanted.append((self.listener.fileno(), read))
         for line in [*self.strangers, *([self.line] if self.line else [])]:
             wanted.append((line.sock.fileno(), read))
@@ -334,33 +271,25 @@ class Relay:
         return self.poller
 
     def _patience_ms(self) -> int:
-        if self.sockets and not self.ready:
+        if self._gathering_since is not None:
+            return 1
+        if self.talk.is_asking:
             return 50
         return int(ACKNOWLEDGE_SECONDS * 1000) if self.peer.owes_acknowledgement else 200
 
-    def _serve_kernel(self, ready: Dict[Any, int]) -> None:
-        if any(sock in ready for sock in self.sockets.values()):
-            # Control first: a debugger waits for it. Then iopub before shell: a reply never overtakes its output.
-            for channel in (wire.CONTROL, wire.STDIN, wire.IOPUB, wire.SHELL):
-                if self.sockets[channel] in ready or channel == wire.IOPUB:
-                    self.drain(channel)
+    def _serve_kernel(self, ready: Dict[Any, int], now: float) -> None:
+        self.talk.listen(ready)
         child = self.child
         if child is None:
             return
-        if child.output in ready and not child.read_output() and child.process.poll() is None:
+        has_output = child.output in ready
+        if has_output and not child.read_output() and child.process.poll() is None:
             time.sleep(0.01)  # It closed its output and lives on: no busy loop.
-        if child.process.poll() is not None:
-            self._drain_last()
+        if (has_output or now >= self._look_at) and child.process.poll() is not None:
+            self.talk.listen_to_the_end()
             self._forget_child(child.outcome())
-
-    def _drain_last(self) -> None:
-        """Read what an ended kernel left in its sockets."""
-        until = time.monotonic() + DRAIN_SECONDS
-        while self.sockets and time.monotonic() < until:
-            if sum(self.drain(channel) for channel in (wire.IOPUB, wire.CONTROL, wire.STDIN, wire.SHELL)):
-                until = time.monotonic() + DRAIN_SECONDS
-            else:
-                time.sleep(0.005)
+        if now >= self._look_at:
+            self._look_at = now + LOOK_SECONDS
 
     def _serve_lines(self, ready: Dict[Any, int], now: float) -> None:
         if self.listener.fileno() in ready:
@@ -388,7 +317,7 @@ def main(order: Dict[str, Any]) -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     relay.spawn(order["spawn"])
     order.clear()
-    relay.import_zmq()
+    relay.load()
     try:
         while True:
             relay.step()

@@ -12,7 +12,7 @@ from typing import Any, Dict, List, Sequence
 from . import wire
 
 FOLDER = "/run/kernelbridge/relay"
-_FILES = ("__init__.py", "__main__.py", "bridge.py", "child.py", "line.py", "replay.py", "wire.py")
+_FILES = ("__init__.py", "__main__.py", "bridge.py", "child.py", "line.py", "replay.py", "talk.py", "wire.py")
 
 # sys.path[0] is the working folder, and a json.py of the user's there would be imported.
 _BOOT = f"""\

@@ -29,7 +29,13 @@ class JupyterServer:
     """Runs from construction to `close`. `folder` is fresh and gets the server's config, data, runtime and root."""
 
     def __init__(
-        self, folder: Path, *, lab: bool, env: dict[str, str] | None = None, args: list[str] | None = None
+        self,
+        folder: Path,
+        *,
+        lab: bool,
+        env: dict[str, str] | None = None,
+        args: list[str] | None = None,
+        python: str = sys.executable,
     ) -> None:
         self.folder = folder
         self.root = folder / "root"
@@ -40,7 +46,7 @@ class JupyterServer:
         settings = folder / "lab" / "@jupyterlab" / "apputils-extension"
         settings.mkdir(parents=True)
         (settings / "notification.jupyterlab-settings").write_text(json.dumps(QUIET))
-        command = [sys.executable, "-m", "jupyterlab" if lab else "jupyter_server", "--no-browser", "--allow-root"]
+        command = [python, "-m", "jupyterlab" if lab else "jupyter_server", "--no-browser", "--allow-root"]
         command += [
             "--ServerApp.ip=127.0.0.1",
             f"--ServerApp.port={self.url.rsplit(':', 1)[1].strip('/')}",

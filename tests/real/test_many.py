@@ -24,7 +24,8 @@ pytestmark = pytest.mark.timeout(120)
 
 MANY = 10
 CUT_SECONDS = 10.0
-WORK = "import time\nfor n in range(16):\n    print(n)\n    time.sleep(0.5)\nprint('worked')"
+# A megabyte each half second, so that a cut falls into the middle of something.
+WORK = "import time\nfor n in range(16):\n    print(f'{n:02d}' * 500_000)\n    time.sleep(0.5)"
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +48,7 @@ def running(user: Laptop) -> Iterator[tuple[KernelManager, Client]]:
 
 
 def test_a_round_trip_on_a_link_just_opened_is_short(running: tuple[KernelManager, Client]) -> None:
+    running[1].run("1")
     kernel = running[1].kernel
     seconds: list[float] = []
     for _ in range(30):
@@ -55,8 +57,9 @@ def test_a_round_trip_on_a_link_just_opened_is_short(running: tuple[KernelManage
         while kernel.get_shell_msg(timeout=10)["parent_header"]["msg_id"] != request:
             pass
         seconds.append(time.perf_counter() - began)
-    # Until a session was opened on it sshd leaves Nagle on: 44 ms for each cell.
-    assert statistics.median(seconds) < 0.015 * SLOW
+    # Until a session was opened on it sshd leaves Nagle on: 44 ms for each cell. Other work of this machine lengthens
+    # some round trips, Nagle would lengthen them all: hence the quarter that was quickest.
+    assert statistics.quantiles(seconds)[0] < 0.015 * SLOW
 
 
 # -- several on one link
@@ -66,10 +69,10 @@ def test_two_kernels_share_one_login_and_nothing_else(rig: Rig, running: tuple[K
     before = len(rig.engine.kernels())
     _, first = running
     with started() as (_, second):
-        assert rig.proxy.connections == 1
-        assert len(rig.engine.kernels()) == before + 1
         requests = {client: client.send(f"mine = '{name}'; mine") for client, name in ((first, "a"), (second, "b"))}
         assert [client.finish(request).result for client, request in requests.items()] == ["'a'", "'b'"]
+        assert rig.proxy.connections == 1
+        assert len(rig.engine.kernels()) == before + 1
         assert (first.run("mine").result, second.run("mine").result) == ("'a'", "'b'")
     assert first.run("mine").result == "'a'"
     wait_until(lambda: len(rig.engine.kernels()) == before, "the second's container to be gone", 10)
@@ -118,11 +121,12 @@ def killed(rig: Rig) -> Iterator[None]:
     yield
 
 
-FAULTS: dict[str, Callable[[Rig], AbstractContextManager[object]]] = {
-    "line cut": lambda rig: rig.proxy.cut(),
-    "packets lost": lambda rig: rig.proxy.blackhole(),
-    "cable out": lambda rig: rig.lab.unplugged(),
-    "sshd killed": killed,
+# What happens to the line, and for how long.
+FAULTS: dict[str, tuple[Callable[[Rig], AbstractContextManager[object]], float]] = {
+    "line cut": (lambda rig: rig.proxy.cut(), CUT_SECONDS),
+    "packets lost": (lambda rig: rig.proxy.blackhole(), CUT_SECONDS),
+    "cable out": (lambda rig: rig.lab.unplugged(), CUT_SECONDS),
+    "sshd killed": (killed, 0),
 }
 
 
@@ -135,15 +139,16 @@ def test_a_kernel_its_variables_and_its_running_cell_outlive(
     container = [one.id for one in rig.engine.kernels()]
     cell = client.send(WORK)
     client.wait_for(lambda message: message["msg_type"] == "stream" and message["parent_header"]["msg_id"] == cell)
-    with FAULTS[fault](rig):
-        limit = time.monotonic() + CUT_SECONDS
+    lose, seconds = FAULTS[fault]
+    with lose(rig):
+        limit = time.monotonic() + seconds
         while time.monotonic() < limit:
             assert manager.is_alive()  # The provisioner's poll: unknown is not gone.
             time.sleep(0.1)
         queued = client.send("(os.getpid(), id(kept))")
     done = client.finish(cell, seconds=30)
     assert done.reply["status"] == "ok"
-    assert done.text == "".join(f"{n}\n" for n in range(16)) + "worked\n"
+    assert done.text == "".join(f"{n:02d}" * 500_000 + "\n" for n in range(16))
     assert client.finish(queued).result == began
     assert client.run("(os.getpid(), id(kept))").result == began
     assert [one.id for one in rig.engine.kernels()] == container
@@ -178,3 +183,32 @@ def test_kernels_on_one_link_all_come_back_and_by_one_login(rig: Rig, running: t
             time.sleep(1)
         assert [client.finish(request).result for client, request in zip(clients, requests, strict=True)] == [*"012"]
         assert rig.proxy.connections == 1
+
+
+def test_a_restart_without_a_link_is_carried_out_when_it_is_back(
+    rig: Rig, running: tuple[KernelManager, Client]
+) -> None:
+    manager, client = running
+    client.run("kept = 1")
+    container = [one.id for one in rig.engine.kernels()]
+    with rig.proxy.cut():
+        time.sleep(0.5 * SLOW)
+        began = time.monotonic()
+        manager.restart_kernel()
+        assert time.monotonic() - began < 3 * SLOW
+        waiting = client.send("'kept' in globals()")
+    assert client.finish(waiting).result == "False"
+    assert [one.id for one in rig.engine.kernels()] == container
+
+
+def test_a_shutdown_without_a_link_returns_soon_and_the_container_goes_when_it_is_back(rig: Rig, user: Laptop) -> None:
+    before = len(rig.engine.kernels())
+    with started() as (manager, client):
+        client.run("1")
+        with rig.proxy.cut():
+            time.sleep(0.5 * SLOW)
+            began = time.monotonic()
+            manager.shutdown_kernel()
+            assert time.monotonic() - began < 3 * SLOW
+            assert len(rig.engine.kernels()) == before + 1
+    wait_until(lambda: len(rig.engine.kernels()) == before, "the container to be gone", 20)
