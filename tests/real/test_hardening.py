@@ -109,9 +109,7 @@ def test_an_image_that_wants_all_cards_gets_none_where_the_config_says_none(rig:
     "source",
     ["/", "/proc", "/proc/1", "/run", "/var/run", "/run/docker.sock", "/var/run/docker.sock", "//run//docker.sock"],
 )
-def test_mounts_that_give_away_the_host_are_refused_by_the_config(
-    rig: Rig, bridge_env: Laptop, source: str
-) -> None:
+def test_mounts_that_give_away_the_host_are_refused_by_the_config(rig: Rig, bridge_env: Laptop, source: str) -> None:
     bridge_env.write_environment(rig.image, mounts=[f"{source}:/host"])
     refused = kernelbridge(bridge_env, "config")
     assert refused.returncode == 10
@@ -137,7 +135,14 @@ def test_a_link_on_the_host_that_leads_to_the_engines_socket_is_refused_at_the_s
 
 def test_a_container_is_ours_only_if_its_name_and_all_its_labels_say_so(rig: Rig, bridge_env: Laptop) -> None:
     ours = records.Records(records.default_folder()).machine_id()
-    facts = {"kernel": "evil", "environment": "test", "owner": ours, "process": "1@1.00", "user": "you", "gpus": UUIDS[0]}
+    facts = {
+        "kernel": "evil",
+        "environment": "test",
+        "owner": ours,
+        "process": "1@1.00",
+        "user": "you",
+        "gpus": UUIDS[0],
+    }
     facts |= {"image": "x", "version": "1", "config": "", "lease": "all"}
     build(rig, HOSTILE, "\n".join(f'LABEL {LABEL_PREFIX}{key}="{text}"' for key, text in facts.items()))
     rig.engine.cli("run", "-d", "--name", "innocent", HOSTILE, "sleep", "600")
@@ -186,7 +191,9 @@ def test_an_image_with_a_user_of_its_own_runs_as_that_user_and_gains_nothing_by_
         # /usr/bin/su belongs to root and is setuid: it starts, and is nobody new.
         assert "must be suid" in kernel.value(
             "subprocess.run(['su', '-c', 'id'], capture_output=True, text=True, stdin=subprocess.DEVNULL).stderr"
-        ) or kernel.value("subprocess.run(['su', '-c', 'id'], stdin=subprocess.DEVNULL, capture_output=True).returncode")
+        ) or kernel.value(
+            "subprocess.run(['su', '-c', 'id'], stdin=subprocess.DEVNULL, capture_output=True).returncode"
+        )
         assert kernel.debug("initialize", clientID="test", adapterID="")["success"]
 
 

@@ -213,7 +213,9 @@ def test_a_crash_writes_no_core_file_unless_the_config_wants_one(
     assert cores[0] == []
     pattern = Path("/proc/sys/kernel/core_pattern").read_text()
     if pattern.startswith(("|", "/")):
-        pytest.skip(f"this machine writes core files elsewhere ({pattern.strip()}): the check cannot be shown to see one")
+        pytest.skip(
+            f"this machine writes core files elsewhere ({pattern.strip()}): the check cannot be shown to see one"
+        )
     assert [MARKERS["token"].encode() in core for core in cores[1]] == [True]
 
 

@@ -239,9 +239,26 @@ def test_the_relay_and_its_bridge_are_shut_even_to_processes_of_the_kernels_own_
     assert "relay environ" not in root
 
 
+def test_who_has_the_number_of_an_images_user_is_the_kernels_user_unless_user_is_host(
+    rig: Rig, bridge_env: Laptop
+) -> None:
+    namesake = rig.lab.inside(as_login(1000))
+    seen: list[set[str]] = []
+    for keys in ({}, {"user": "host"}):
+        write_environment(rig, bridge_env, image=rig.user_image, **keys)
+        with notebook(bridge_env) as kernel:
+            kernel.run(PRINTING)
+            found = names(intrude(namesake, processes=True))
+            seen.append(set().union(*found.values()))
+    # The first is what the README warns of.
+    assert seen == [set(MARKERS), set()]
+
+
 def test_on_the_hosts_network_the_debugger_is_off_and_nothing_listens(rig: Rig, bridge_env: Laptop) -> None:
     write_environment(rig, bridge_env, network="host")
     with notebook(bridge_env) as kernel:
+        # Once while the kernel is not there yet, once when it is.
+        assert not kernel.debug("initialize", clientID="test", adapterID="")["success"]
         kernel.run(PRINTING)
         refused = kernel.debug("initialize", clientID="test", adapterID="")
         assert not refused["success"]

@@ -56,7 +56,7 @@ def test_config_prints_what_is_in_force_and_hides_what_looks_like_a_secret(rig: 
     assert "gpus = 0  # default\n" in shown.out
     assert 'MODE = "fast"' in shown.out
     assert "abcdefghijklmnop" not in shown.out + shown.err
-    assert 'environments.test.env.HF_TOKEN looks like a secret' in shown.err
+    assert "environments.test.env.HF_TOKEN looks like a secret" in shown.err
     whole = expect_good(kernelbridge(bridge_env, "config", "--json")).json
     assert whole["environments"]["test"]["shm_size"] == 8 << 30
     assert whole["environments"]["test"]["display_name"] == "Docker-GPU (remote)"

@@ -11,7 +11,7 @@ from pathlib import Path
 import docker
 from docker.models.containers import Container
 
-from tests.rig.daemon import SLOW, Daemon, RigError, run, tail
+from tests.rig.daemon import SLOW, Daemon, run, tail
 from tests.rig.lab import USERS, Lab
 from tests.rig.standin_gpu import StandInGpus
 
@@ -70,7 +70,6 @@ class EngineRig:
             (self.lab.path / stale).unlink(missing_ok=True)
         hosts = [f"unix://{self.socket}", f"unix://{self.host_socket}", *(f"unix://{path}" for path in sockets)]
         words = ["dockerd", "--log-level", "warn", "--group", "docker", "--cgroup-parent", f"/{self.lab.cgroup}"]
-        # dockerd sets no limit of its own on open files; systemd's unit does, and images count on it.
         for option, name in (("--data-root", "engine"), ("--exec-root", "engine-run"), ("--pidfile", "docker.pid")):
             words += [option, str(self.lab.path / name)]
         for host in hosts:
@@ -185,12 +184,3 @@ class EngineRig:
         except Exception as error:  # what is left dies with the made machine
             print(f"the engine could not be swept: {error}")
         self.stop()
-
-    def require(self, image: str) -> None:
-        """Fail with a sentence where the engine has no such image.
-
-        Raises: RigError.
-        """
-        with self.client() as client:
-            if not client.images.list(name=image):
-                raise RigError(f"the engine of the test machine has no image {image}")

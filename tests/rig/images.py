@@ -38,8 +38,14 @@ RUN python3 -m venv /opt/venv && /opt/venv/bin/pip install -q --no-index --find-
     && rm -rf /wheels /root/.cache
 ENV PATH=/opt/venv/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 """
-_NOPYTHON_FILE = f"FROM {BARE}\nRUN rm -f /usr/bin/python3*\n"
-_USER_FILE = f"FROM {KERNEL}\nRUN useradd --create-home --uid 1000 jovyan\nUSER 1000\nWORKDIR /home/jovyan\n"
+_NOPYTHON_FILE = f"FROM {BARE}\nUSER root\nRUN rm -f $(which -a python3 python) /usr/bin/python3*\n"
+_USER_FILE = f"""\
+FROM {KERNEL}
+USER root
+RUN id 1000 || PATH=$PATH:/usr/sbin useradd --create-home --uid 1000 jovyan
+USER 1000
+WORKDIR /home/jovyan
+"""
 _ENTRYPOINT_FILE = f'FROM {KERNEL}\nENTRYPOINT ["/bin/false"]\nCMD ["never"]\n'
 
 
@@ -97,7 +103,10 @@ def _make(engine: EngineRig, work: Path) -> None:
 def _take(engine: EngineRig, image: str, work: Path) -> None:
     """The made machine has no way out: pull with this machine's own Docker, and carry the file over."""
     saved = work / "taken.tar"
-    run(["docker", "pull", image])
+    try:
+        run(["docker", "image", "inspect", image])
+    except RigError:
+        run(["docker", "pull", image])
     run(["docker", "save", "--output", saved, image])
     engine.cli("load", "--input", saved)
     engine.cli("tag", image, KERNEL)

@@ -131,7 +131,7 @@ def test_the_glossary_has_the_words_of_the_house() -> None:
 
 
 def test_the_changelog_has_this_version() -> None:
-    from kernelbridge import __version__
+    from kernelbridge.version import __version__
 
     assert f"\n## {__version__}" in (ROOT / "CHANGELOG.md").read_text("utf-8")
 
