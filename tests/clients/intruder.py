@@ -1,6 +1,6 @@
-"""What somebody else can read of a kernel: another login, a neighbour container. Tries every way in; stdlib, any Python.
+"""What somebody else can read of a kernel: another login, a neighbour container. Tries every way in; stdlib only.
 
-Runs over there, fed to `python3 -` with WISH filled in; prints one JSON line. Who sends it: tests/real/test_security.py.
+Runs over there, fed to `python3 -` with WISH filled in; prints one JSON line. Who sends it: test_security.py.
 """
 
 from __future__ import annotations
@@ -11,18 +11,20 @@ import socket
 import stat
 import sys
 import time
-from typing import Any, Dict, Iterator, List, Set
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 # What to try and what to look for; `markers` come reversed, so that no copy of this text is taken for a find.
-WISH: Dict[str, Any] = {}
+WISH: dict[str, Any] = {}
 MARKERS = [marker[::-1].encode() for marker in WISH.get("markers", [])]
 LISTEN_SECONDS = WISH.get("listen_seconds", 0.15)
 MOST_BYTES = 64 << 20
 FOLDER = "run/kernelbridge"
 
-found: Dict[str, Set[str]] = {}
-tried: Dict[str, int] = {}
-folders_tried: Set[Any] = set()
+found: dict[str, set[str]] = {}
+tried: dict[str, int] = {}
+folders_tried: set[Any] = set()
 
 
 def note(place: str, piece: bytes) -> None:
@@ -35,6 +37,25 @@ def note(place: str, piece: bytes) -> None:
 def count(way: str) -> None:
     """One more thing of this kind was tried."""
     tried[way] = tried.get(way, 0) + 1
+
+
+def read(path: str, most: int = MOST_BYTES) -> bytes:
+    """What the file holds; nothing where it may not be read."""
+    try:
+        # Never wait: a fifo or a device gives nothing.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    except OSError:
+        return b""
+    pieces: list[bytes] = []
+    try:
+        while most > 0 and (piece := os.read(descriptor, most)):
+            pieces.append(piece)
+            most -= len(piece)
+    except OSError:
+        pass
+    finally:
+        os.close(descriptor)
+    return b"".join(pieces)
 
 
 # -- sockets
@@ -101,11 +122,7 @@ def try_socket(family: int, address: Any, place: str) -> None:
 def listening_ports() -> Iterator[int]:
     """The TCP ports on which somebody listens in this network namespace."""
     for name in ("/proc/net/tcp", "/proc/net/tcp6"):
-        try:
-            lines = open(name).read().splitlines()[1:]
-        except OSError:
-            continue
-        for line in lines:
+        for line in read(name).decode().splitlines()[1:]:
             words = line.split()
             if words[3] == "0A":
                 yield int(words[1].rsplit(":", 1)[1], 16)
@@ -135,36 +152,28 @@ def scan(address: str) -> None:
 
 def try_unix_sockets() -> None:
     """Each unix socket of this network namespace, abstract ones too."""
-    with open("/proc/net/unix") as lines:
-        names = {line.split(None, 7)[7].strip() for line in lines if len(line.split(None, 7)) == 8}
-    for name in names - {"Path"}:
-        if name.startswith("@") or os.path.exists(name):
-            try_socket(socket.AF_UNIX, name.replace("@", "\0", 1) if name[0] == "@" else name, "unix socket")
+    for line in read("/proc/net/unix").decode(errors="replace").splitlines()[1:]:
+        _, _, path = line.partition(line.split()[6])
+        name = path.strip()
+        if name.startswith("@"):
+            try_socket(socket.AF_UNIX, "\0" + name[1:], "unix socket")
+        elif name:
+            try_socket(socket.AF_UNIX, name, "unix socket")
 
 
 # -- processes and files
 
 
-def read(path: str, most: int = MOST_BYTES) -> bytes:
-    """What the file holds; nothing where it may not be read."""
-    try:
-        # Never wait: a fifo or a device gives nothing.
-        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb", buffering=0) as opened:
-            return opened.read(most) or b""
-    except OSError:
-        return b""
-
-
 def read_memory(pid: str) -> bytes:
     """All that a process has written to."""
-    pieces: List[bytes] = []
-    for line in read("/proc/%s/maps" % pid).decode().splitlines():
+    pieces: list[bytes] = []
+    for line in read(f"/proc/{pid}/maps").decode().splitlines():
         where, rights = line.split()[:2]
         if not rights.startswith("rw"):
             continue
         begin, end = (int(part, 16) for part in where.split("-"))
         try:
-            with open("/proc/%s/mem" % pid, "rb", buffering=0) as memory:
+            with Path(f"/proc/{pid}/mem").open("rb", buffering=0) as memory:
                 memory.seek(begin)
                 pieces.append(memory.read(min(end - begin, MOST_BYTES)))
         except (OSError, OverflowError, ValueError):
@@ -174,9 +183,9 @@ def read_memory(pid: str) -> bytes:
 
 def try_process(pid: str) -> None:
     """Each door that /proc has into a process."""
-    base = "/proc/%s/" % pid
+    base = f"/proc/{pid}/"
     count("processes")
-    if WISH.get("only_kernels") and not os.path.isdir(base + "root/" + FOLDER):
+    if WISH.get("only_kernels") and not (Path(base) / "root" / FOLDER).is_dir():
         return
     who = "relay" if b"kernelbridge_relay" in read(base + "cmdline") else "process"
     who = "bridge" if b"bridge.py" in read(base + "cmdline") else who
@@ -190,13 +199,13 @@ def try_process(pid: str) -> None:
         count("memories read")
     note(who + " memory", memory)
     try:
-        for number in os.listdir(base + "fd"):
+        for path in Path(base, "fd").iterdir():
             count("descriptors")
-            note(who + " descriptor", read(base + "fd/" + number, 1 << 20))
+            note(who + " descriptor", read(str(path), 1 << 20))
     except OSError:
         pass
     try:
-        inside = os.stat(base + "root/" + FOLDER)
+        inside = Path(base, "root", FOLDER).stat()
     except OSError:
         return
     # All processes of a container have the same.
@@ -209,9 +218,9 @@ def try_folder(root: str, place: str) -> None:
     """Each file and socket below a folder."""
     for folder, _, names in os.walk(root):
         for name in names:
-            path = os.path.join(folder, name)
+            path = f"{folder}/{name}"
             try:
-                mode = os.lstat(path).st_mode
+                mode = Path(path).lstat().st_mode
             except OSError:
                 continue
             if stat.S_ISSOCK(mode):
@@ -227,9 +236,10 @@ def main() -> None:
         try_ports()
     if WISH.get("unix"):
         try_unix_sockets()
-    for pid in os.listdir("/proc") if WISH.get("processes") else WISH.get("pids", []):
-        if str(pid).isdigit() and int(pid) != os.getpid():
-            try_process(str(pid))
+    pids = [one.name for one in Path("/proc").iterdir()] if WISH.get("processes") else WISH.get("pids", [])
+    for pid in map(str, pids):
+        if pid.isdigit() and int(pid) != os.getpid():
+            try_process(pid)
     for root in WISH.get("folders", []):
         try_folder(root, "file")
     answer = {"found": {place: sorted(markers) for place, markers in found.items()}, "tried": tried}

@@ -1,4 +1,4 @@
-"""How a start that is impossible looks to a user: in a terminal, from jupyter_client's manager, from VS Code's launcher."""
+"""How an impossible start looks to a user: in a terminal, from jupyter_client's manager, from VS Code's launcher."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ def _folder_of_sockets(bridge_env: Laptop, rig: Rig, monkeypatch: pytest.MonkeyP
     runtime.mkdir(mode=0o700)
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(runtime))
     yield
-    assert [path for path in runtime.glob("kernelbridge/*")] == []
+    assert list(runtime.glob("kernelbridge/*")) == []
     assert rig.engine.kernels() == []
 
 

@@ -25,7 +25,7 @@ from kernelbridge.host.engine import (
 )
 from kernelbridge.host.local import open_local
 from kernelbridge.host.ssh import open_link
-from tests.real.test_engine import LAB, NAME, engine_of, spec
+from tests.real.test_engine import LAB, MIB, NAME, Digest, engine_of, spec
 from tests.rig.laptop import Laptop
 from tests.rig.whole import Rig
 

@@ -1,4 +1,4 @@
-"""Who cannot read a kernel: other logins of the host, of this machine, neighbour containers. Each check is shown to see.
+"""Who cannot read a kernel: other logins of the host or of this machine, neighbour containers. Each check can see.
 
 The one who tries is tests/clients/intruder.py. What is written down somewhere: test_secrets.py. What a container may
 do: test_hardening.py.
