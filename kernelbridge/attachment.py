@@ -13,15 +13,18 @@ import logging
 import uuid
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from kernelbridge.errors import ContainerFailed, EngineFailed, ImageUnusable, KernelBridgeError, LinkLost
-from kernelbridge.host.engine import Engine, Exited, Missing
+from kernelbridge.host.answers import Exited, Missing
 from kernelbridge.host.pool import delays
 from kernelbridge.host.ssh import is_transient
 from kernelbridge.host.stream import Stream
 from kernelbridge.relay import shipping, wire
 from kernelbridge.relay.replay import Peer
+
+if TYPE_CHECKING:
+    from kernelbridge.host.engine import Engine  # loads docker-py: see fleet.py
 
 _LOG = logging.getLogger(__name__)
 

@@ -6,12 +6,15 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from kernelbridge import container
 from kernelbridge.config import Environment, Host
 from kernelbridge.errors import ImageMissing, KernelBridgeError, MountMissing, SecretMissing, StartTimeout
 from kernelbridge.host import gpus
-from kernelbridge.host.engine import Engine
+
+if TYPE_CHECKING:
+    from kernelbridge.host.engine import Engine  # loads docker-py: see fleet.py
 
 # A registry that does not say so fast is asked by the pull itself.
 REGISTRY_SECONDS = 5.0

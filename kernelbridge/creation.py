@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kernelbridge import container, outcome
 from kernelbridge.attachment import Place
 from kernelbridge.checks import Wanted
 from kernelbridge.config import Host
 from kernelbridge.container import Labels
-from kernelbridge.host.engine import Engine
 from kernelbridge.relay import shipping
+
+if TYPE_CHECKING:
+    from kernelbridge.host.engine import Engine  # loads docker-py: see fleet.py
 
 # What Jupyter and the kernel's own clock need; all else by `pass_env`.
 ALWAYS_PASSED = ("JPY_SESSION_NAME", "TZ")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import getpass
+import importlib
 import logging
 import platform
 import threading
@@ -17,7 +18,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import psutil
 
@@ -29,12 +31,15 @@ from kernelbridge.checks import Wanted
 from kernelbridge.config import Config, Host, display_names
 from kernelbridge.errors import KernelBridgeError, KernelNotFound
 from kernelbridge.host import trust
-from kernelbridge.host.engine import ContainerFacts, Engine, open_engine
+from kernelbridge.host.answers import ContainerFacts
 from kernelbridge.host.pool import Pool, delays
 from kernelbridge.host.trust import HostKey
 from kernelbridge.kernel import Kernel, Surroundings
 from kernelbridge.records import Records, default_folder
 from kernelbridge.version import __version__
+
+if TYPE_CHECKING:
+    from kernelbridge.host.engine import Engine  # loads docker-py: see fleet.py
 
 _LOG = logging.getLogger(__name__)
 
@@ -99,6 +104,8 @@ class Fleet:
         self._removals: set[asyncio.Task[None]] = set()
         self._owner = f"{self._records.machine_id()}:{process_mark()}:{uuid.uuid4().hex[:8]}"
         self._switchboard: Switchboard | None = None
+        self._engine_room: Future[ModuleType] = Future()
+        threading.Thread(target=self._load_engine_room, name="kernelbridge-load", daemon=True).start()
         # asyncssh needs a loop that never stands still, and blocking clients stop theirs between calls (decision 1).
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="kernelbridge-loop", daemon=True)
@@ -107,6 +114,14 @@ class Fleet:
 
     def __repr__(self) -> str:
         return f"<Fleet {len(self._kernels)} kernels, {len(self._engines)} engines>"
+
+    def _load_engine_room(self) -> None:
+        """Load docker-py, which takes 0.1 s: time that passes anyhow while the first login waits for its host."""
+        try:
+            self._engine_room.set_result(importlib.import_module("kernelbridge.host.engine"))
+        except BaseException as exc:
+            self._engine_room.set_exception(exc)
+            raise
 
     async def _make_pool(self) -> Pool:
         return Pool()
@@ -249,7 +264,8 @@ class Fleet:
                 return engine
             if engine is not None:
                 await engine.aclose()
-            self._engines[host.name] = await open_engine(link, host)
+            room = await asyncio.wrap_future(self._engine_room)
+            self._engines[host.name] = await room.open_engine(link, host)
             return self._engines[host.name]
 
     async def host_key(self, host_name: str) -> HostKey:

@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kernelbridge import checks, container, creation, exits, outcome
 from kernelbridge.attachment import Attachment
@@ -27,9 +27,12 @@ from kernelbridge.channels.waiting import DEFAULT_INFO, Wish
 from kernelbridge.checks import Wanted, deadline
 from kernelbridge.config import Host
 from kernelbridge.errors import ContainerFailed, KernelBridgeError, KernelEnded, LinkLost, StartCancelled
-from kernelbridge.host.engine import Engine, Exited, Missing
+from kernelbridge.host.answers import Exited, Missing
 from kernelbridge.records import ImageRecord, Records
 from kernelbridge.relay import wire
+
+if TYPE_CHECKING:
+    from kernelbridge.host.engine import Engine  # loads docker-py: see fleet.py
 
 _LOG = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from typing import Any
 from kernelbridge.checks import Wanted
 from kernelbridge.config import Environment, Host
 from kernelbridge.errors import ContainerFailed, ImageUnusable, KernelBridgeError, KernelDied, KernelOutOfMemory
-from kernelbridge.host.engine import PullProgress
+from kernelbridge.host.answers import PullProgress
 
 
 def failed_start(wanted: Wanted, host: Host, event: Mapping[str, Any]) -> KernelBridgeError:

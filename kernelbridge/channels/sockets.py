@@ -27,12 +27,13 @@ from kernelbridge.relay import wire
 
 _LOG = logging.getLogger(__name__)
 _CHANNEL = {"shell": wire.SHELL, "iopub": wire.IOPUB, "stdin": wire.STDIN, "control": wire.CONTROL}
+_NAME = {number: name for name, number in _CHANNEL.items()}
 # A subscriber that does not read is held back by so many messages; the rest stays in the journal.
 _SUBSCRIBER_MESSAGES = 1000
-_RETRY_MS = 5
-_PROGRESS_MS = 250
+_LARGE_BYTES = 65536
+_RETRY_MS, _PROGRESS_MS = 5, 250
 STUCK_SECONDS = 60
-# Messages taken from one socket before the others have their turn.
+# Messages from one socket before the others have their turn.
 _TURN = 100
 # iopub parts that wait for a slow subscriber; above this the owner stops acknowledging.
 BACKLOG_BYTES = 16 * 1024 * 1024
@@ -320,13 +321,13 @@ class Channels:
             if len(self._backlog) == 1:
                 self._offer_backlog()
             return
-        name = next(name for name, number in _CHANNEL.items() if number == channel)
-        self._sockets[name].send_multipart(signed, copy=False)
+        self._sockets[_NAME[channel]].send_multipart(signed, copy=_is_small(signed))
 
     def _offer_backlog(self) -> None:
         try:
             while self._backlog:
-                self._sockets["iopub"].send_multipart(self._backlog[0], zmq.NOBLOCK, copy=False)
+                first = self._backlog[0]
+                self._sockets["iopub"].send_multipart(first, zmq.NOBLOCK, copy=_is_small(first))
                 self._backlog_bytes -= sum(map(len, self._backlog.popleft()))
                 self._moved_at = time.monotonic()
         except zmq.Again:
@@ -386,6 +387,11 @@ class Channels:
             sock.close()
         self._sockets.clear()
         self.endpoints.remove()
+
+
+def _is_small(parts: Sequence[wire.Buffer]) -> bool:
+    """Whether a copy is cheaper than keeping the parts until ZMQ is done with them."""
+    return max(map(len, parts)) < _LARGE_BYTES
 
 
 def _bound_port(sock: zmq.Socket[bytes]) -> int:

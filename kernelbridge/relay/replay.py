@@ -26,13 +26,14 @@ from .wire import (
 KIB = 1024
 MIB = 1024 * KIB
 
-# Bytes under way: what the line delivers in QUEUE_SECONDS (or two round trips), between these bounds. A reply on the
-# quick lane waits behind at most that much.
+# Bytes under way: what the line delivers in QUEUE_SECONDS, or in ROUND_TRIPS (more than one, so that the rate seen can
+# grow), between these bounds. A reply on the quick lane waits behind at most that much.
 LEAST_WINDOW_BYTES = 256 * KIB
 MOST_WINDOW_BYTES = 16 * MIB
 # What may be under way before anything was measured: a far host costs fewer round trips to get going.
 FIRST_WINDOW_BYTES = 1 * MIB
 QUEUE_SECONDS = 0.1
+ROUND_TRIPS = 3
 # An acknowledgement goes out after this many bytes, or when the owner of the Peer next says that time has passed.
 ACKNOWLEDGE_BYTES = 128 * KIB
 
@@ -197,7 +198,7 @@ class Window:
         self._round_trip_seconds = min(self._round_trip_seconds, took)
         rate = max(self._rate, self._rate_before)
         round_trip = min(self._round_trip_seconds, self._round_trip_before)
-        wanted = rate * max(QUEUE_SECONDS, 2 * round_trip)
+        wanted = rate * max(QUEUE_SECONDS, ROUND_TRIPS * round_trip)
         self.limit_bytes = int(min(MOST_WINDOW_BYTES, max(LEAST_WINDOW_BYTES, wanted)))
 
 

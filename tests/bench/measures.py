@@ -10,7 +10,7 @@ import time
 from jupyter_client.blocking.client import BlockingKernelClient
 
 ROUND_TRIPS = 100
-LARGE_MESSAGES = 100
+LARGE_MESSAGES = 200
 LARGE_BYTES = 1_000_000
 ANSWER_SECONDS = 120.0
 

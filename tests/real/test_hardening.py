@@ -5,6 +5,8 @@ Who can read it: test_security.py. What is refused before a start: test_bad_inpu
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from kernelbridge import records
@@ -148,7 +150,7 @@ def test_a_container_is_ours_only_if_its_name_and_all_its_labels_say_so(rig: Rig
     with notebook(bridge_env) as kernel:
         listed = kernelbridge(bridge_env, "ps", "--json").json["kernels"]
         assert [(row["kernel_id"], row["gpus"], row["is_orphan"]) for row in listed] == [
-            (kernel.manager.provisioner.kernel_id, [], False)
+            (rig.engine.kernels()[0].labels["kernelbridge.kernel"], [], False)
         ]
     # The same labels on a container of the right name are what an orphan of ours looks like: this check can see one.
     rig.engine.cli("rename", "innocent", "kernelbridge-evil")
@@ -189,8 +191,9 @@ def test_an_image_with_a_user_of_its_own_runs_as_that_user_and_gains_nothing_by_
 def test_files_in_a_mount_belong_to_the_login_with_user_host(rig: Rig, bridge_env: Laptop) -> None:
     folder = rig.lab.home("kbtest") / "data"
     rig.lab.run(["install", "-d", "-m", "700", "-o", str(OWN_UID), "-g", str(OWN_UID), str(folder)])
-    owners = []
-    for keys in ({"user": "host"}, {}):
+    owners: list[int] = []
+    choices: tuple[dict[str, Any], ...] = ({"user": "host"}, {})
+    for keys in choices:
         bridge_env.write_environment(rig.image, mounts=["~/data:/data"], **keys)
         with notebook(bridge_env) as kernel:
             kernel.run(f"import os; open('/data/{len(owners)}', 'w').write('x')")

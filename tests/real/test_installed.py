@@ -189,7 +189,7 @@ def test_a_start_and_its_end_are_told_as_jupyter_events(rig: Rig, module_env: La
             assert kernel.finish(kernel.send("print('from the wheel')")).text == "from the wheel\n"
             container = rig.engine.kernels()[0]
             assert container.labels["kernelbridge.version"] == __version__
-        told = []
+        told: list[dict[str, str]] = []
         while not told or told[-1]["state"] != "stopped":
             event = json.loads(listener.recv())
             if event["schema_id"] == PROGRESS_SCHEMA:

@@ -77,7 +77,7 @@ Loot = dict[str, list[str]]
 def intrude(words: Sequence[str], *, markers: Sequence[str] = tuple(MARKERS.values()), **wish: Any) -> Loot:
     """Send the intruder to where `words` lead; which markers it read, by place. `tried` holds how often it tried."""
     wish = {"markers": [marker[::-1] for marker in markers], **wish}
-    text = Path(intruder.__file__).read_text().replace("WISH: Dict[str, Any] = {}", f"WISH = {wish!r}")
+    text = Path(intruder.__file__).read_text().replace("WISH: dict[str, Any] = {}", f"WISH = {wish!r}")
     done = subprocess.run(words, input=text, capture_output=True, text=True, timeout=60 * SLOW, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     answer = json.loads(done.stdout)

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -119,7 +120,7 @@ def test_ps_lists_a_kernel_that_another_process_holds(rig: Rig, bridge_env: Lapt
     with held(bridge_env):
         (row,) = expect_good(kernelbridge(bridge_env, "ps", "--json")).json["kernels"]
         assert row["kernel_id"] == kernel_id(rig)
-        expected = {"environment": "test", "host": "lab", "image": rig.image, "state": "running"}
+        expected: dict[str, Any] = {"environment": "test", "host": "lab", "image": rig.image, "state": "running"}
         expected |= {"is_ours": True, "is_orphan": False, "gpus": list(UUIDS)}
         assert {key: row[key] for key in expected} == expected
         heads, line = expect_good(kernelbridge(bridge_env, "ps")).out.splitlines()
@@ -214,7 +215,7 @@ def test_logs_shows_what_the_process_itself_wrote_and_no_output_of_cells(rig: Ri
         def said(*words: str) -> list[str]:
             return expect_good(kernelbridge(bridge_env, "logs", known, *words)).out.splitlines()
 
-        wait_until(lambda: said()[-2:] == ["to stderr", "from a child"], "the last lines", 10)
+        wait_until(lambda: (print(said()[-6:]), said()[-2:])[1] == ["to stderr", "from a child"], "the last lines", 10)
         assert len(said()) == 200
         assert said("--tail", "3") == ["line 299", "to stderr", "from a child"]
         assert "in the notebook" not in said("--tail", "1000")
