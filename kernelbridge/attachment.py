@@ -35,8 +35,8 @@ _NOT_EXECUTABLE = (126, 127)
 PING_SECONDS = 5.0
 SILENCE_SECONDS = 15.0
 UNHOPEFUL_SECONDS = 30.0
-# Small traffic is acknowledged so often, large at once (replay.py): each acknowledgement costs a round of system calls.
-ACKNOWLEDGE_SECONDS = 0.25
+# How often a client that holds all back is looked at again.
+CONGESTED_SECONDS = 0.025
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -239,26 +239,34 @@ class Attachment:
                 self._welcome.set_exception(error)
         self._hand_over(arrived)
         self._flush()
-        if self._peer.owes_acknowledgement and self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(ACKNOWLEDGE_SECONDS, self._acknowledge)
+        self._watch_acknowledgement()
+
+    def _watch_acknowledgement(self) -> None:
+        """See to it that an acknowledgement that is owed goes out in time, or soon after the clients can take more."""
+        due = self._peer.acknowledge_at
+        if due is None or (self._timer is not None and self._timer.when() <= due):
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        loop = asyncio.get_running_loop()
+        due = max(due, loop.time() + CONGESTED_SECONDS) if self._listener.is_congested else due
+        self._timer = loop.call_at(due, self._acknowledge)
 
     def _acknowledge(self) -> None:
         """Called by the timer that runs while something is not acknowledged."""
         self._timer = None
-        if self._listener.is_congested:
-            self._timer = asyncio.get_running_loop().call_later(ACKNOWLEDGE_SECONDS, self._acknowledge)
-        else:
-            self._flush(acknowledge=True)
+        self._flush()
+        self._watch_acknowledgement()
 
     def _hand_over(self, arrived: list[wire.Buffer]) -> None:
         if arrived:
             self._listener.delivered(arrived)
 
-    def _flush(self, *, acknowledge: bool = False) -> None:
+    def _flush(self) -> None:
         if self._stream is None:
             return
         now = asyncio.get_running_loop().time()
-        buffers = self._peer.outgoing(now, acknowledge=acknowledge, may_acknowledge=not self._listener.is_congested)
+        buffers = self._peer.outgoing(now, may_acknowledge=not self._listener.is_congested)
         if buffers:
             self._stream.write(b"".join(buffers))
 

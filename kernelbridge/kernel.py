@@ -93,19 +93,15 @@ class Kernel:
         # Messages from the ZMQ thread, not yet given to the attachment.
         self._inbox: deque[tuple[int, bytes]] = deque()
         self._is_forwarding = False
-        # What is known of the image; its id is known once a host was found.
+        # What is known of the image under its Python; its id is known once a host was found.
+        self._image_name = f"{wanted.environment.image} {wanted.environment.python}"
         self._image_id = ""
-        self._record = around.records.image(wanted.environment.image) or ImageRecord(kernel_info=DEFAULT_INFO)
+        self._record = around.records.image(self._image_name) or ImageRecord(kernel_info=DEFAULT_INFO)
         info = dict(self._record.kernel_info)
         self.channels = Channels(around.switchboard, endpoints, session=self._session, info=info, owner=self)
 
     def __repr__(self) -> str:
         return f"<Kernel {self.wanted.kernel_id[:8]} {self.state.value} on {self.host.name}, launch {self._launch}>"
-
-    @property
-    def name(self) -> str:
-        """The container's name."""
-        return container.name(self.wanted.kernel_id)
 
     @property
     def exit_code(self) -> int | None:
@@ -131,11 +127,12 @@ class Kernel:
         self._know_image(found.image_id)
 
     def _know_image(self, image_id: str) -> None:
-        record = self._around.records.image(image_id) if image_id else None
-        self._image_id = image_id
+        self._image_id = f"{image_id} {self.wanted.environment.python}" if image_id else ""
+        record = self._around.records.image(self._image_id) if image_id else None
         if record is not None:
-            self._record = record
             self.channels.know(dict(record.kernel_info), record.widgets)
+        # The name may stand for another image than the last time: what that one had is no news of this one.
+        self._record = record or replace(self._record, widgets=None)
 
     def begin(self) -> None:
         """Start behind the waiting channels; the outcome is heard by whoever waits there."""
@@ -204,8 +201,8 @@ class Kernel:
         self._around.observe(self.wanted.kernel_id, self.state.value, "")
 
     def _remember_image(self) -> None:
-        name = self.wanted.environment.image
-        self._around.records.remember(name=name, image_id=self._image_id, record=self._record)
+        if self._image_id:
+            self._around.records.remember(name=self._image_name, image_id=self._image_id, record=self._record)
 
     def _say(self, text: str) -> None:
         """Progress: to the waiting cell, to those who watch the fleet, to the log."""
@@ -285,7 +282,7 @@ class Kernel:
             try:
                 async with deadline(STOP_SECONDS, self.host.name, "the removal of the container"):
                     engine = await self._around.reach(self.host)
-                    await engine.remove(self.name)
+                    await engine.remove(container.name(self.wanted.kernel_id))
                 self._has_container = False
             except KernelBridgeError as exc:
                 _LOG.warning("[%s k=%s] container not removed: %s", self.host.name, self.wanted.kernel_id[:4], exc)

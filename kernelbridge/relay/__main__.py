@@ -24,7 +24,6 @@ from .talk import Talk
 
 RUN_FOLDER = "/run/kernelbridge"
 SOCKET_NAME = "relay.sock"
-ACKNOWLEDGE_SECONDS = 0.25
 # The bridge pings; a line without a sign of life for so long is given up (design, decision 8).
 SILENCE_SECONDS = 15.0
 LOOK_SECONDS = 0.1
@@ -50,7 +49,6 @@ class Relay:
         self.strangers: List[Line] = []
         self.peer = Peer()
         self._peer_stream = ""
-        self._acknowledge_at = 0.0
         # When to look next whether the kernel process still lives; its output's end mostly says so before.
         self._look_at = 0.0
         # Since when output waits for more of it; None when it does not. And whether anything waits at all.
@@ -221,12 +219,9 @@ class Relay:
         if line is None or self._is_gathering(now):
             return
         self._gathering_since, self._has_news = None, False
-        due = self.peer.owes_acknowledgement and now >= self._acknowledge_at
-        if due or not self.peer.owes_acknowledgement:
-            self._acknowledge_at = now + ACKNOWLEDGE_SECONDS
         try:
             if not line.unsent:
-                line.write(self.peer.outgoing(now, acknowledge=due))
+                line.write(self.peer.outgoing(now))
             else:
                 line.write([])
         except OSError:
@@ -275,7 +270,9 @@ class Relay:
             return 1
         if self.talk.is_asking:
             return 50
-        return int(ACKNOWLEDGE_SECONDS * 1000) if self.peer.owes_acknowledgement else 200
+        if self.peer.acknowledge_at is not None:
+            return max(1, min(200, int(1000 * (self.peer.acknowledge_at - time.monotonic()))))
+        return 200
 
     def _serve_kernel(self, ready: Dict[Any, int], now: float) -> None:
         self.talk.listen(ready)

@@ -34,8 +34,11 @@ MOST_WINDOW_BYTES = 16 * MIB
 FIRST_WINDOW_BYTES = 1 * MIB
 QUEUE_SECONDS = 0.1
 ROUND_TRIPS = 3
-# An acknowledgement goes out after this many bytes, or when the owner of the Peer next says that time has passed.
+# An acknowledgement goes out after so many bytes, though not again before the shorter time has passed, and after the
+# longer time in any case: each one costs a round of system calls in five processes.
 ACKNOWLEDGE_BYTES = 128 * KIB
+ACKNOWLEDGE_SOON_SECONDS = 0.005
+ACKNOWLEDGE_SECONDS = 0.25
 
 
 class Sent(NamedTuple):
@@ -212,7 +215,9 @@ class Peer:
         self._delivered_bytes = 0
         # Received and not yet acknowledged by us.
         self._unacknowledged_bytes = 0
-        self._owes_acknowledgement = False
+        # When an acknowledgement is due; None while none is owed. And when the last one went out.
+        self.acknowledge_at: Optional[float] = None
+        self._acknowledged_at = float("-inf")
 
     def __repr__(self) -> str:
         return "<Peer out %r, in %r, %r>" % (self.outboxes, self.received, self.window)
@@ -225,7 +230,7 @@ class Peer:
     @property
     def owes_acknowledgement(self) -> bool:
         """Whether frames arrived that were not acknowledged yet."""
-        return self._owes_acknowledgement
+        return self.acknowledge_at is not None
 
     def add(self, lane: int, packed: bytes, *, may_drop: bool = False) -> None:
         """Queue a packed message for the other end."""
@@ -254,21 +259,23 @@ class Peer:
         if frame.kind != DATA:
             raise WireError("frame of kind %d" % frame.kind)
         self._unacknowledged_bytes += len(frame.payload)
-        self._owes_acknowledgement = True
+        if self.acknowledge_at is None:
+            self.acknowledge_at = now + ACKNOWLEDGE_SECONDS
+        if self._unacknowledged_bytes >= ACKNOWLEDGE_BYTES:
+            self.acknowledge_at = min(self.acknowledge_at, self._acknowledged_at + ACKNOWLEDGE_SOON_SECONDS)
         return self.inboxes[frame.flags & LANE].accept(frame)
 
     def outgoing(self, now: float, *, acknowledge: bool = False, may_acknowledge: bool = True) -> List[Buffer]:
         """Return what may go on the wire now.
 
-        `acknowledge` says that the time for an acknowledgement has come; `may_acknowledge` holds it back while what
-        came in cannot be handed on.
+        `acknowledge` wants an acknowledgement before its time; `may_acknowledge` holds it back while what came in
+        cannot be handed on.
         """
         buffers: List[Buffer] = []
-        due = acknowledge or self._unacknowledged_bytes >= ACKNOWLEDGE_BYTES
-        if self._owes_acknowledgement and due and may_acknowledge:
+        if self.acknowledge_at is not None and may_acknowledge and (acknowledge or now >= self.acknowledge_at):
             buffers.append(acknowledgement(*self.received))
             self._unacknowledged_bytes = 0
-            self._owes_acknowledgement = False
+            self.acknowledge_at, self._acknowledged_at = None, now
         for outbox in self.outboxes:
             if not outbox.has_work:
                 continue

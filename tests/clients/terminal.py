@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from kernelbridge.channels.endpoints import NAMES
-from tests.rig.daemon import SLOW
+from tests.rig.daemon import SLOW, wait_until
 from tests.rig.laptop import Laptop
 
 
@@ -38,7 +39,7 @@ class Ended:
 
 
 class Command:
-    """A process that runs until `finish`; leaving the `with` block ends it."""
+    """A process that runs until `finish`; leaving the `with` block ends it as an editor would, with SIGTERM."""
 
     def __init__(self, words: list[str], *, env: dict[str, str]) -> None:
         self.process = subprocess.Popen(
@@ -60,8 +61,12 @@ class Command:
 
     def __exit__(self, *_: object) -> None:
         if self.process.poll() is None:
+            self.process.terminate()
+        try:
+            self.process.communicate(timeout=20 * SLOW)
+        except subprocess.TimeoutExpired:
             self.process.kill()
-        self.process.communicate()
+            self.process.communicate()
 
 
 def begin(laptop: Laptop, *words: str) -> Command:
@@ -84,6 +89,17 @@ def write_connection_file(folder: Path) -> Path:
     path.write_text(json.dumps({**chosen, **ports}))
     path.chmod(0o600)
     return path
+
+
+def wait_bound(connection_file: Path) -> None:
+    """Return when the ports of a connection file are listened on; a client that comes before gives up at once."""
+    port = json.loads(connection_file.read_text())["hb_port"]
+
+    def is_bound() -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", port)) == 0
+
+    wait_until(is_bound, "the launcher's ports", 20)
 
 
 @contextmanager

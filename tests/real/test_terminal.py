@@ -19,7 +19,7 @@ import pytest
 from kernelbridge import errors
 from kernelbridge.version import __version__
 from tests.clients.blocking import Client, connected
-from tests.clients.terminal import Command, Ended, kernelbridge, launched, write_connection_file
+from tests.clients.terminal import Command, Ended, kernelbridge, launched, wait_bound, write_connection_file
 from tests.rig.daemon import SLOW, wait_until
 from tests.rig.laptop import Laptop
 from tests.rig.standin_gpu import UUIDS
@@ -30,11 +30,10 @@ from tests.rig.whole import Rig
 def held(laptop: Laptop) -> Iterator[tuple[Command, Client]]:
     """A kernel that a launcher holds, as VS Code would have it, and a client of it."""
     file = write_connection_file(laptop.runtime_dir)
-    with launched(laptop, file) as launcher, connected(str(file)) as client:
-        yield launcher, client
-        if launcher.process.poll() is None:
-            launcher.process.terminate()
-            launcher.finish()
+    with launched(laptop, file) as launcher:
+        wait_bound(file)
+        with connected(str(file)) as client:
+            yield launcher, client
 
 
 def kernel_id(rig: Rig) -> str:
@@ -215,7 +214,8 @@ def test_logs_shows_what_the_process_itself_wrote_and_no_output_of_cells(rig: Ri
         def said(*words: str) -> list[str]:
             return expect_good(kernelbridge(bridge_env, "logs", known, *words)).out.splitlines()
 
-        wait_until(lambda: (print(said()[-6:]), said()[-2:])[1] == ["to stderr", "from a child"], "the last lines", 10)
+        wait_until(lambda: "from a child" in said(), "the last line", 10)
+        assert said()[-2:] == ["to stderr", "from a child"]
         assert len(said()) == 200
         assert said("--tail", "3") == ["line 299", "to stderr", "from a child"]
         assert "in the notebook" not in said("--tail", "1000")

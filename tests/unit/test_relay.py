@@ -208,7 +208,7 @@ def sent_at(seconds: float, delivered_bytes: int = 0) -> Sent:
     [
         (1e6, 0.01, replay.LEAST_WINDOW_BYTES),
         (20e6, 0.01, 2_000_000),  # what the line delivers in QUEUE_SECONDS
-        (20e6, 0.2, 8_000_000),  # or in two round trips
+        (20e6, 0.2, 12_000_000),  # or in three round trips
         (1e9, 0.2, replay.MOST_WINDOW_BYTES),
     ],
 )
