@@ -321,6 +321,9 @@ class Fleet:
     async def _find(self, prefix: str) -> KernelRow:
         listing = await self.list_kernels()
         found = [row for row in listing.kernels if prefix and row.kernel_id.startswith(prefix)]
+        if not found and listing.problems:
+            # Not seen is not gone: it may be where nobody could be asked.
+            raise listing.problems[0]
         if len(found) != 1:
             raise KernelNotFound(kernel=prefix, hosts=list(self.config.hosts), count=len(found))
         return found[0]
@@ -355,13 +358,22 @@ class Fleet:
         text = await ask_logs(place)
         return "\n".join(text.splitlines()[-tail_lines:])
 
-    async def clean(self, *, dry_run: bool) -> tuple[KernelRow, ...]:
-        """Remove the containers that this machine made and nobody holds any more; return them."""
-        orphans = tuple(row for row in (await self.list_kernels()).kernels if row.is_orphan)
-        if not dry_run:
-            for row in orphans:
-                await self._remove(row)
-        return orphans
+    async def clean(self, *, dry_run: bool) -> Listing:
+        """Remove the containers that this machine made and nobody holds any more; return them, and what went wrong."""
+        listing = await self.list_kernels()
+        removed: list[KernelRow] = []
+        problems = list(listing.problems)
+        for row in listing.kernels:
+            if not row.is_orphan:
+                continue
+            try:
+                if not dry_run:
+                    await self._remove(row)
+            except KernelBridgeError as exc:
+                problems.append(exc)
+            else:
+                removed.append(row)
+        return Listing(kernels=tuple(removed), problems=tuple(problems))
 
 
 def _login() -> str:

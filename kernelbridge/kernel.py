@@ -28,6 +28,7 @@ from kernelbridge.checks import Wanted, deadline
 from kernelbridge.config import Host
 from kernelbridge.errors import ContainerFailed, KernelBridgeError, KernelEnded, LinkLost, StartCancelled
 from kernelbridge.host.answers import Exited, Missing
+from kernelbridge.housing import Housing
 from kernelbridge.records import ImageRecord, Records
 from kernelbridge.relay import wire
 
@@ -85,11 +86,9 @@ class Kernel:
         self._attachment: Attachment | None = None
         # Resolved by the relay's word on the newest launch: kernel_info content, or the error.
         self._ready: asyncio.Future[dict[str, Any]] = self._loop.create_future()
-        # Whether a container of ours may exist on the host; the engine's work on it; one removal at a time.
-        self._has_container = False
-        self._creation: asyncio.Task[None] | None = None
+        self._housing = Housing(wanted)
+        # What a failed start leaves is being removed.
         self._removal: asyncio.Task[bool] | None = None
-        self._removing = asyncio.Lock()
         # Messages from the ZMQ thread, not yet given to the attachment.
         self._inbox: deque[tuple[int, bytes]] = deque()
         self._is_forwarding = False
@@ -143,6 +142,9 @@ class Kernel:
         """Run a start or restart to its end and make its failure heard."""
         try:
             await start
+        except LinkLost:
+            how = "did not start: the link was lost meanwhile"
+            self._fail(KernelEnded(environment=self.wanted.display_name, host=self.host.name, how=how))
         except KernelBridgeError as exc:
             self._fail(exc)
         except asyncio.CancelledError:
@@ -164,7 +166,8 @@ class Kernel:
             self._say("starting the container")
             undo.callback(self._undo_container)
             async with deadline(environment.start_seconds, self.host.name, "the start of the container"):
-                await self._create(engine)
+                labels = self._around.labels(self.wanted, self._gpu_ids)
+                await self._housing.create(engine, labels=labels, gpu_ids=self._gpu_ids)
                 await creation.start_container(engine, self.wanted, self._order())
                 reach = partial(self._around.reach, self.host)
                 place = creation.place(self.wanted, self.host, reach=reach, rest=self._around.rest)
@@ -178,14 +181,6 @@ class Kernel:
 
     def _order(self) -> dict[str, Any]:
         return creation.order(self.wanted, launch=self._launch, session=self._session)
-
-    async def _create(self, engine: Engine) -> None:
-        """Create the container. The engine carries that out also when nobody waits any more: see _remove."""
-        self._has_container = True
-        labels = self._around.labels(self.wanted, self._gpu_ids)
-        making = creation.create_container(engine, self.wanted, labels=labels, gpu_ids=self._gpu_ids)
-        self._creation = asyncio.create_task(making)
-        await asyncio.shield(self._creation)
 
     def _undo_container(self) -> None:
         """Leave nothing behind of a start that failed or was cancelled; its user does not wait for that."""
@@ -273,20 +268,7 @@ class Kernel:
     async def _remove(self, attachment: Attachment | None) -> bool:
         if attachment is not None:
             await attachment.aclose()
-        async with self._removing:
-            if not self._has_container:
-                return True
-            if self._creation is not None:
-                # Before the engine has made it there is nothing to remove, and afterwards nobody would.
-                await asyncio.wait([self._creation])
-            try:
-                async with deadline(STOP_SECONDS, self.host.name, "the removal of the container"):
-                    engine = await self._around.reach(self.host)
-                    await engine.remove(container.name(self.wanted.kernel_id))
-                self._has_container = False
-            except KernelBridgeError as exc:
-                _LOG.warning("[%s k=%s] container not removed: %s", self.host.name, self.wanted.kernel_id[:4], exc)
-            return not self._has_container
+        return await self._housing.remove(self.host.name, partial(self._around.reach, self.host))
 
     def _fail(self, error: KernelBridgeError, *, at_once: bool = False) -> None:
         """The kernel will not come, or has ended for good: tell all who wait, then be seen as exited."""
@@ -303,7 +285,9 @@ class Kernel:
         self.state = KernelState.EXITED
         code = int(event["code"])
         if code == 0 or event["wanted"]:
-            self.channels.wait("the kernel has ended")
+            # Asked to end, it has answered all it was asked; `os._exit(0)` in a cell has not.
+            told = None if event["wanted"] else outcome.death(self.wanted, self.host, event)
+            self.channels.wait("the kernel has ended", told)
             self._exit.show(code)
             return
         self.failure = outcome.death(self.wanted, self.host, event)

@@ -100,11 +100,11 @@ class FakeFleet:
         self._find(prefix)
         return "\n".join(self.log_text.splitlines()[-tail_lines:])
 
-    async def clean(self, *, dry_run: bool) -> tuple[KernelRow, ...]:
+    async def clean(self, *, dry_run: bool) -> Listing:
         orphans = tuple(row for row in self.rows if row.is_ours and row.is_orphan)
         if not dry_run:
             self.rows = [row for row in self.rows if row not in orphans]
-        return orphans
+        return Listing(kernels=orphans, problems=self.problems)
 
     async def host_key(self, host_name: str) -> HostKey:
         return self.keys[0] if self.keys else host_key(is_known=True)

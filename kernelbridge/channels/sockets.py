@@ -126,9 +126,9 @@ class Channels:
         """The image is known now: its kernel_info, and its ipywidgets version if that is known too."""
         self._board.post(lambda: self._learn_image(info, widgets))
 
-    def wait(self, why: str = "") -> None:
-        """The kernel is gone for a while (a restart): queue from here on."""
-        self._board.post(lambda: self._enter_waiting(why))
+    def wait(self, why: str = "", told: KernelBridgeError | None = None) -> None:
+        """The kernel is gone for a while (a restart): queue from here on; `told` is what those hear who were served."""
+        self._board.post(lambda: self._enter_waiting(why, told))
 
     def open(self, *, launch: int, info: dict[str, Any], refuse_debug: str = "") -> None:
         """The kernel of this launch is there: pass the queue on, and all that comes."""
@@ -239,9 +239,7 @@ class Channels:
         return [self._pack(request)]
 
     def _pack(self, request: Request) -> tuple[int, bytes]:
-        if request.id in self._answered:
-            pass
-        elif request.kind.endswith("_request"):
+        if request.id not in self._answered and request.kind.endswith("_request"):
             self._outstanding[request.id] = request
             prefix = hidden_cells.probe_prefix(request)
             if prefix is not None:
@@ -341,7 +339,9 @@ class Channels:
         if self._mode is Mode.WAITING:
             self._say(self._waiting.know(info, widgets))
 
-    def _enter_waiting(self, why: str) -> None:
+    def _enter_waiting(self, why: str, told: KernelBridgeError | None) -> None:
+        if told is not None:
+            self._say(failure_answers(list(self._outstanding.values()), told))
         self._outstanding.clear()
         self._had_busy = ""
         self._ended = None

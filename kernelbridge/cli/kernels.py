@@ -9,7 +9,7 @@ import typer
 
 from kernelbridge.cli.session import Session
 from kernelbridge.errors import KernelBridgeError
-from kernelbridge.fleet import KernelRow
+from kernelbridge.fleet import KernelRow, Listing
 
 # A host that does not answer is given up after this; the fleet's own limits are shorter.
 LIST_SECONDS = 60.0
@@ -26,15 +26,7 @@ def list_all(ctx: typer.Context, as_json: JsonOption = False) -> None:
     loaded = session.read_config()
     with session.fleet(loaded) as fleet:
         listing = session.wait(fleet, fleet.list_kernels(), seconds=LIST_SECONDS)
-    if as_json:
-        rows = [facts(row) for row in listing.kernels]
-        print(json.dumps({"kernels": rows, "problems": [complaint(error) for error in listing.problems]}, indent=1))
-    else:
-        # Where a host did not answer nobody knows that there are none.
-        if listing.kernels or not listing.problems:
-            _show(session, listing.kernels, empty="No kernels.")
-        for error in listing.problems:
-            session.complain_of(error)
+    _tell(session, listing, as_json=as_json, empty="No kernels.")
     if len(listing.problems) >= len(loaded.hosts) and not listing.kernels:
         raise typer.Exit(listing.problems[0].exit_code)
 
@@ -91,13 +83,11 @@ def clean(
     """Remove containers of ours that nobody uses any more."""
     session: Session = ctx.obj
     with session.fleet(session.read_config()) as fleet:
-        rows = session.wait(fleet, fleet.clean(dry_run=dry_run), seconds=STOP_SECONDS)
-    if as_json:
-        print(json.dumps({"dry_run": dry_run, "kernels": [facts(row) for row in rows]}, indent=1))
-        return
-    _show(session, rows, empty="Nothing to remove.")
-    if rows:
-        session.say("These would be removed." if dry_run else "These were removed.")
+        listing = session.wait(fleet, fleet.clean(dry_run=dry_run), seconds=STOP_SECONDS)
+    last = "These would be removed." if dry_run else "These were removed."
+    _tell(session, listing, as_json=as_json, empty="Nothing to remove.", last=last, dry_run=dry_run)
+    if listing.problems:
+        raise typer.Exit(listing.problems[0].exit_code)
 
 
 def facts(row: KernelRow) -> dict[str, Any]:
@@ -119,6 +109,22 @@ def facts(row: KernelRow) -> dict[str, Any]:
 def complaint(error: KernelBridgeError) -> dict[str, Any]:
     """An error as JSON has it."""
     return {"sentence": error.sentence, "remedy": error.remedy, "exit_code": error.exit_code}
+
+
+def _tell(session: Session, listing: Listing, *, as_json: bool, empty: str, last: str = "", **also: bool) -> None:
+    """Print the kernels and what went wrong; `last` stands below the kernels, `also` in the JSON."""
+    if as_json:
+        rows = [facts(row) for row in listing.kernels]
+        problems = [complaint(error) for error in listing.problems]
+        print(json.dumps({**also, "kernels": rows, "problems": problems}, indent=1))
+        return
+    # Where a host did not answer nobody knows that there are none.
+    if listing.kernels or not listing.problems:
+        _show(session, listing.kernels, empty=empty)
+    if listing.kernels and last:
+        session.say(last)
+    for error in listing.problems:
+        session.complain_of(error)
 
 
 def _show(session: Session, rows: tuple[KernelRow, ...], *, empty: str) -> None:

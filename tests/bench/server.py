@@ -50,7 +50,8 @@ class SocketClient(BlockingKernelClient):
         while self._held[channel].empty():
             self._socket.settimeout(timeout)
             # The server writes small pieces with Nagle's algorithm on; a delayed acknowledgement would cost 40 ms each.
-            self._socket.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
+            if self._socket.sock is not None:
+                self._socket.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
             try:
                 said = self._socket.recv()
             except websocket.WebSocketTimeoutException as exc:

@@ -12,8 +12,10 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 from jupyter_client.blocking.client import BlockingKernelClient
+from jupyter_client.connect import KernelConnectionInfo
 from jupyter_client.manager import KernelManager
 
 from tests.clients.specs import installed_spec
@@ -48,7 +50,7 @@ Way = Callable[[Place], AbstractContextManager[Reached]]
 
 def _first_answer(connection: dict[str, object], began: float) -> Reached:
     client = BlockingKernelClient()
-    client.load_connection_info(connection)
+    client.load_connection_info(cast(KernelConnectionInfo, connection))
     client.start_channels(hb=False)
     wanted = client.execute("1")
     while client.get_shell_msg(timeout=ANSWER_SECONDS)["parent_header"].get("msg_id") != wanted:

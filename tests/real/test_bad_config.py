@@ -173,15 +173,18 @@ def test_an_unknown_command_or_option_is_told_without_a_traceback(bridge_env: La
             assert "Traceback" not in ended.err
 
 
-@pytest.mark.parametrize("text", ["", "garbage", "[]", '{"ip": "127.0.0.1"}', '{"shell_port": "x"}'])
-def test_a_connection_file_that_is_garbage_is_told(bridge_env: Laptop, text: str) -> None:
-    file = bridge_env.runtime_dir / "kernel-x.json"
-    file.write_text(text)
-    with launched(bridge_env, file) as launcher:
-        ended = launcher.finish()
-    assert ended.code == 1
-    assert ended.last_line.startswith(f"KernelBridgeError: {file}: the connection file cannot be used (")
-    assert "Traceback" not in ended.err
+def test_a_connection_file_that_is_garbage_is_told(bridge_env: Laptop) -> None:
+    wrong = ("", "garbage", "[]", '{"ip": "127.0.0.1"}', '{"shell_port": "x"}')
+    files = [bridge_env.runtime_dir / f"kernel-{number}.json" for number in range(len(wrong))]
+    with ExitStack() as stack:
+        for file, text in zip(files, wrong, strict=True):
+            file.write_text(text)
+        launchers = [stack.enter_context(launched(bridge_env, file)) for file in files]
+        for file, launcher in zip(files, launchers, strict=True):
+            ended = launcher.finish()
+            assert ended.code == 1
+            assert ended.last_line.startswith(f"KernelBridgeError: {file}: the connection file cannot be used (")
+            assert "Traceback" not in ended.err
 
 
 def test_a_connection_file_that_would_open_the_kernel_to_the_network_is_refused(bridge_env: Laptop) -> None:

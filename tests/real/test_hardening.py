@@ -96,17 +96,16 @@ def test_an_image_that_wants_all_cards_gets_none_where_the_config_says_none(rig:
     rig.engine.cli("rmi", "-f", HOSTILE)
 
 
-@pytest.mark.parametrize(
-    "source",
-    ["/", "/proc", "/proc/1", "/run", "/var/run", "/run/docker.sock", "/var/run/docker.sock", "//run//docker.sock"],
-)
-def test_mounts_that_give_away_the_host_are_refused_by_the_config(rig: Rig, bridge_env: Laptop, source: str) -> None:
-    bridge_env.write_environment(rig.image, mounts=[f"{source}:/host"])
-    refused = kernelbridge(bridge_env, "config")
-    assert refused.code == 10
-    assert f"{bridge_env.config}: environments.test.mounts" in refused.err
-    assert "may not be mounted" in refused.err
-    assert "Traceback" not in refused.err
+def test_mounts_that_give_away_the_host_are_refused_by_the_config(rig: Rig, bridge_env: Laptop) -> None:
+    refused = ["/", "/proc", "/proc/1", "/run", "/var/run", "/run/docker.sock", "/var/run/docker.sock"]
+    refused += ["//run//docker.sock", "/run/user/1000", "/run/user/1000/docker.sock", "/run/podman/podman.sock"]
+    mounts = [f"{source}:/host/{number}" for number, source in enumerate(refused)]
+    bridge_env.write_environment(rig.image, mounts=[*mounts, "/srv:/srv"])
+    ended = kernelbridge(bridge_env, "config")
+    *problems, _ = ended.err.splitlines()
+    assert (ended.code, len(problems)) == (10, len(refused))
+    assert all(line.startswith(f"{bridge_env.config}: environments.test.mounts") for line in problems)
+    assert all("may not be mounted" in line for line in problems)
 
 
 def test_a_link_on_the_host_that_leads_to_the_engines_socket_is_refused_at_the_start(
@@ -147,7 +146,7 @@ def test_a_container_is_ours_only_if_its_name_and_all_its_labels_say_so(rig: Rig
     assert [one.status for one in rig.engine.kernels()] == ["running"]
     # A kernel of ours from that image has our labels, and the image's own changed nothing.
     bridge_env.write_environment(HOSTILE)
-    with notebook(bridge_env) as kernel:
+    with notebook(bridge_env):
         listed = kernelbridge(bridge_env, "ps", "--json").json["kernels"]
         assert [(row["kernel_id"], row["gpus"], row["is_orphan"]) for row in listed] == [
             (rig.engine.kernels()[0].labels["kernelbridge.kernel"], [], False)

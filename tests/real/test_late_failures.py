@@ -78,7 +78,8 @@ def slow(rig: Rig, module_env: Laptop, tmp_path_factory: pytest.TempPathFactory)
     """An environment for each failure; the engine stands behind a stand-in that counts what it is asked for."""
     build_dying_image(rig, tmp_path_factory.mktemp("dying"))
     with rig.slow_engine() as engine, fleet_closed_after(module_env):
-        environments = [f'[environments.{key}]\nimage = "{one.image}"\n' for key, one in FAILURES.items()]
+        images = {**{key: one.image for key, one in FAILURES.items()}, "good": rig.image}
+        environments = [f'[environments.{key}]\nimage = "{image}"\n' for key, image in images.items()]
         module_env.write_config(f'[hosts.lab]\nssh = "lab"\nsocket = "{engine.path}"\n\n' + "\n".join(environments))
         write_specs(module_env)
         with (
@@ -161,6 +162,32 @@ def test_a_failed_start_says_why_for_three_seconds_before_it_is_seen_as_dead(slo
         assert time.monotonic() - told_at > 2
         # Also to those who come later.
         assert client.run("2").reply["ename"] == "ImageUnusable"
+
+
+def test_containers_that_others_end_or_remove_are_explained_and_not_started_again(
+    rig: Rig, slow: SlowEngine, server: JupyterServer
+) -> None:
+    with started_by(server, "kernelbridge-good") as killed, started_by(server, "kernelbridge-good") as removed:
+        kernels = (killed, removed)
+        for kernel in kernels:
+            assert kernel.finish(kernel.send("6 * 7")).result == "42"
+        before = len(slow.requests)
+        cells = [(kernel.send("import time; time.sleep(60)"), kernel.send("1")) for kernel in kernels]
+        time.sleep(0.5)
+        with rig.engine.client() as docker:
+            docker.containers.get(f"kernelbridge-{killed.id}").kill()
+            docker.containers.get(f"kernelbridge-{removed.id}").remove(force=True)
+        errors = [kernel.finish(running, seconds=20).error for kernel, (running, _) in zip(kernels, cells, strict=True)]
+        assert "good on lab was ended (exit code 137). Start the kernel again." in errors[0]
+        # A removal kills first: which of the two is seen is chance.
+        assert "good on lab was removed from elsewhere." in errors[1] or "was ended (exit code 137)." in errors[1]
+        for kernel, (_, waiting) in zip(kernels, cells, strict=True):
+            assert kernel.finish(waiting).reply["status"] == "aborted"
+            wait_until(lambda kernel=kernel: kernel.state in ("dead", "gone"), f"{kernel} to be dead", 15)
+        time.sleep(3.5)  # Jupyter's restarter looks every 3 s.
+        assert creations(slow.requests[before:]) == 0
+    # Jupyter forgets a dead kernel without a word; what is left of it goes a minute later.
+    rig.engine.sweep()
 
 
 def test_a_restart_after_a_failure_tries_again_and_works_once_it_is_mended(

@@ -264,9 +264,10 @@ def test_nbclient_saves_the_first_run_of_an_image_with_its_own_python_version(us
     ("name", "cell", "sentence"),
     [
         (NAME, "import os; os._exit(3)", "ended: exit code 3"),
+        (NAME, "import os; os._exit(0)", "ended: exit code 0"),
         ("kernelbridge-small", "hog = bytearray(600 << 20)", "ran out of memory (its limit is 0.25 GiB)"),
     ],
-    ids=["exit", "memory"],
+    ids=["exit", "exit without a fault", "memory"],
 )
 def test_nbclients_error_says_why_the_kernel_ended(user: Laptop, name: str, cell: str, sentence: str) -> None:
     written = notebook("kept = 1", cell, "print('never')")

@@ -140,6 +140,11 @@ def test_ps_shows_what_it_found_beside_a_host_that_is_away(rig: Rig, bridge_env:
         shown = kernelbridge(bridge_env, "ps")
         assert kernel_id(rig)[:12] in shown.out
         assert shown.err.splitlines() == [away.sentence, away.remedy]
+        # Not seen is not gone: a kernel that is nowhere may be where nobody could be asked.
+        for words in (["stop", "nowhere"], ["logs", "nowhere"], ["clean"]):
+            ended = kernelbridge(bridge_env, *words)
+            assert (ended.code, ended.out) == (away.exit_code, "")
+            assert ended.err.splitlines() == [away.sentence, away.remedy]
 
 
 def test_an_orphan_is_shown_and_removed_by_clean_and_nothing_else_is(rig: Rig, bridge_env: Laptop) -> None:
@@ -179,29 +184,27 @@ def test_another_installations_kernels_are_listed_and_never_cleaned(rig: Rig, br
         assert expect_good(kernelbridge(bridge_env, "clean")).code == 0
 
 
-def test_stop_ends_a_kernel_by_the_beginning_of_its_id_and_its_holder_says_why(rig: Rig, bridge_env: Laptop) -> None:
-    with held(bridge_env) as (launcher, _):
+def test_stop_ends_kernels_by_the_beginning_of_an_id_or_all_and_their_holders_say_why(
+    rig: Rig, bridge_env: Laptop
+) -> None:
+    with held(bridge_env) as (first, _):
         known = kernel_id(rig)
-        stopped = expect_good(kernelbridge(bridge_env, "stop", known[:6]))
-        assert stopped.out == f"Stopped {known} (test on lab).\n"
-        assert rig.engine.kernels() == []
-        ended = launcher.finish(seconds=30)
-        assert ended.code == 1
-        assert ended.last_line.startswith("KernelBridgeError: The container of Docker-GPU (remote) on lab was ")
+        with held(bridge_env) as (second, _):
+            nobody = errors.KernelNotFound(kernel="", hosts=["lab"])
+            assert kernelbridge(bridge_env, "stop", "").err.splitlines()[0] == nobody.sentence
+            stopped = expect_good(kernelbridge(bridge_env, "stop", known[:8]))
+            assert stopped.out == f"Stopped {known} (test on lab).\n"
+            assert kernel_id(rig) != known
+            stopped = expect_good(kernelbridge(bridge_env, "stop", "--all"))
+            assert len(stopped.out.splitlines()) == 1
+            assert rig.engine.kernels() == []
+            for launcher in (first, second):
+                ended = launcher.finish(seconds=30)
+                assert ended.code == 1
+                assert ended.last_line.startswith("KernelBridgeError: The container of Docker-GPU (remote) on lab was ")
     unknown = errors.KernelNotFound(kernel=known, hosts=["lab"])
     ended = kernelbridge(bridge_env, "stop", known)
     assert (ended.code, ended.err.splitlines()) == (52, [unknown.sentence, unknown.remedy])
-
-
-def test_stop_all_ends_every_kernel_of_this_machine(rig: Rig, bridge_env: Laptop) -> None:
-    with held(bridge_env) as (first, _), held(bridge_env) as (second, _):
-        several = errors.KernelNotFound(kernel="", hosts=["lab"])
-        assert kernelbridge(bridge_env, "stop", "").err.splitlines()[0] == several.sentence
-        stopped = expect_good(kernelbridge(bridge_env, "stop", "--all"))
-        assert len(stopped.out.splitlines()) == 2
-        assert rig.engine.kernels() == []
-        for launcher in (first, second):
-            assert launcher.finish(seconds=30).code == 1
 
 
 def test_logs_shows_what_the_process_itself_wrote_and_no_output_of_cells(rig: Rig, bridge_env: Laptop) -> None:

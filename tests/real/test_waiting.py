@@ -37,7 +37,7 @@ def slow(rig: Rig, module_env: Laptop) -> Iterator[SlowEngine]:
     with rig.slow_engine() as engine, fleet_closed_after(module_env):
         table = 'hosts = ["lab"]\nimage = '
         environments = f'[environments.test]\n{table}"{rig.image}"\n\n[environments.absent]\n{table}"{ABSENT}"\n'
-        module_env.write_config(f'[hosts.lab]\nssh = "lab"\nsocket = "{engine.path}"\n\n{environments}')
+        module_env.write_config(f'[hosts.lab]\nssh = "lab-proxied"\nsocket = "{engine.path}"\n\n{environments}')
         write_specs(module_env)
         yield engine
 
@@ -66,7 +66,7 @@ def creating(rig: Rig, slow: SlowEngine) -> Iterator[Callable[[], bool]]:
 
 def expect_nothing_left(rig: Rig, slow: SlowEngine, before: int) -> None:
     """Each container that was asked for is asked away again, and none is there then."""
-    wait_until(lambda: removals(slow.requests[before:]) >= creations(slow.requests[before:]), "the removals", 15)
+    wait_until(lambda: len(set(deletions(slow.requests[before:]))) >= creations(slow.requests[before:]), "removals", 15)
     wait_until(lambda: not rig.engine.kernels(), "the containers to be gone", 5)
 
 
@@ -74,8 +74,8 @@ def creations(requests: list[str]) -> int:
     return len([one for one in requests if one.startswith("POST /containers/create")])
 
 
-def removals(requests: list[str]) -> int:
-    return len({one for one in requests if one.startswith("DELETE /containers/")})
+def deletions(requests: list[str]) -> list[str]:
+    return [one for one in requests if one.startswith("DELETE /containers/")]
 
 
 @contextmanager
@@ -255,6 +255,18 @@ def test_a_start_cancelled_half_way_leaves_no_container(rig: Rig, slow: SlowEngi
         wait_until(is_there, "the start to be that far", 10)
         assert seconds_of(manager.shutdown_kernel) < AT_ONCE
     expect_nothing_left(rig, slow, before)
+
+
+def test_a_link_lost_while_the_container_is_made_is_told_and_leaves_no_container(rig: Rig, slow: SlowEngine) -> None:
+    before = len(slow.requests)
+    with slow.delays(CREATE, 3), started(ready=False) as (_, client):
+        cell = client.send("print('never')")
+        wait_until(lambda: creations(slow.requests[before:]) == 1, "the engine to be asked for the container", 10)
+        with rig.proxy.cut():
+            assert "on lab did not start: the link was lost meanwhile." in client.finish(cell).error
+    # What the engine was asked for comes late and without an answer: so it is removed twice.
+    wait_until(lambda: len(deletions(slow.requests[before:])) >= 2, "the second removal", 15)
+    wait_until(lambda: not rig.engine.kernels(), "the container to be gone", 5)
 
 
 def test_a_pull_that_is_cancelled_is_given_up_and_nothing_is_created(slow: SlowEngine, module_env: Laptop) -> None:

@@ -315,9 +315,10 @@ def test_after_a_restart_cells_wait_again_and_go_to_the_new_launch(
     channels: Channels, kernel: MadeKernel, client: Client
 ) -> None:
     opened(channels)
-    client.send("lost with the old one")
+    old = client.send("os._exit(0)")
     heard(kernel, 1)
-    channels.end(DIED)
+    channels.wait("the kernel has ended", DIED)
+    assert "exit code 3" in client.finish(old).error
     channels.wait("restarting the kernel")
     asked = client.send("1")
     client.answer(client.ask("shell", "kernel_info_request"), seconds=5)

@@ -138,7 +138,9 @@ def test_ps_fails_only_if_no_host_at_all_could_be_asked(
     call: Call, fleet: FakeFleet, problems: tuple[HostRefused, ...], code: int
 ) -> None:
     fleet.problems = problems
-    assert call("ps").code == code
+    ended = call("ps")
+    # Nobody can say that there are none.
+    assert (ended.code, ended.out) == (code, "")
     assert call("ps", "--json").code == code
 
 
@@ -227,6 +229,16 @@ def test_clean_removes_what_nobody_uses(call: Call, fleet: FakeFleet) -> None:
     assert call("clean").out.endswith("These were removed.\n")
     assert [kernel.kernel_id for kernel in fleet.rows] == [SECOND]
     assert call("clean") == Ended(code=0, out="Nothing to remove.\n", err="")
+
+
+def test_clean_tells_of_a_host_that_does_not_answer_and_fails(call: Call, fleet: FakeFleet) -> None:
+    fleet.problems = (REFUSED,)
+    assert call("clean") == Ended(code=20, out="", err=f"{REFUSED.sentence}\n{REFUSED.remedy}\n")
+    fleet.rows = [row(FIRST, is_orphan=True)]
+    told = call("clean", "--json")
+    assert told.code == 20
+    assert [kernel["kernel_id"] for kernel in json.loads(told.out)["kernels"]] == [FIRST]
+    assert json.loads(told.out)["problems"][0]["sentence"] == REFUSED.sentence
 
 
 # -- trust

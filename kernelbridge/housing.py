@@ -1,0 +1,71 @@
+"""A kernel's container on its host: asked for once, gone in the end, whatever is cancelled or lost in between.
+
+What it looks like: container.py. When it comes and goes: kernel.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
+
+from kernelbridge import container, creation
+from kernelbridge.checks import Wanted, deadline
+from kernelbridge.container import Labels
+from kernelbridge.errors import KernelBridgeError, LinkLost
+
+if TYPE_CHECKING:
+    from kernelbridge.host.engine import Engine  # loads docker-py: see fleet.py
+
+_LOG = logging.getLogger(__name__)
+
+REMOVE_SECONDS = 30.0
+# Within which an engine carries out what it was asked for over a link that was lost then.
+LATE_SECONDS = 5.0
+
+
+class Housing:
+    """The container of one kernel; there is at most one at a time."""
+
+    def __init__(self, wanted: Wanted, *, late_seconds: float = LATE_SECONDS) -> None:
+        self._wanted = wanted
+        self._name = container.name(wanted.kernel_id)
+        self._late_seconds = late_seconds
+        # The engine's work on it, which goes on also when nobody waits for it any more. Set by create, cleared by
+        # remove: None where the host has nothing.
+        self._creation: asyncio.Task[None] | None = None
+        self._removing = asyncio.Lock()
+
+    def __repr__(self) -> str:
+        return f"<Housing {self._name}{' perhaps there' if self._creation else ''}>"
+
+    async def create(self, engine: Engine, *, labels: Labels, gpu_ids: tuple[str, ...]) -> None:
+        """Create the container. Raises KernelBridgeError; also then, and when cancelled, `remove` is to be called."""
+        making = creation.create_container(engine, self._wanted, labels=labels, gpu_ids=gpu_ids)
+        self._creation = asyncio.create_task(making)
+        await asyncio.shield(self._creation)
+
+    async def remove(self, host: str, reach: Callable[[], Awaitable[Engine]]) -> bool:
+        """Remove the container; whether it is gone. A host that cannot be reached keeps it, and `clean` finds it.
+
+        Who comes second waits for the first, and does nothing.
+        """
+        async with self._removing:
+            if self._creation is None:
+                return True
+            # Before the engine has made it there is nothing to remove, and afterwards nobody would.
+            await asyncio.wait([self._creation])
+            is_answered = not isinstance(self._creation.exception(), LinkLost)
+            try:
+                async with deadline(REMOVE_SECONDS, host, "the removal of the container"):
+                    engine = await reach()
+                    await engine.remove(self._name)
+                    if not is_answered:
+                        await asyncio.sleep(self._late_seconds)
+                        await engine.remove(self._name)
+            except KernelBridgeError as exc:
+                _LOG.warning("[%s k=%s] container not removed: %s", host, self._wanted.kernel_id[:4], exc)
+                return False
+            self._creation = None
+            return True

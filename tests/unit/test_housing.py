@@ -1,0 +1,132 @@
+"""housing.py: a container is removed for good, whatever was cancelled or lost while the engine made it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from kernelbridge.checks import Wanted
+from kernelbridge.config import Environment, Host
+from kernelbridge.container import Labels
+from kernelbridge.errors import ContainerFailed, HostUnreachable, LinkLost
+from kernelbridge.housing import Housing
+
+WANTED = Wanted(
+    kernel_id="k1",
+    environment=Environment(name="torch", image="torch:2"),
+    display_name="Torch",
+    hosts=(Host(name="lab", ssh="lab"),),
+    environ={},
+)
+LABELS = Labels(kernel="k1", environment="torch", owner="me")
+
+
+class SlowEngine:
+    """An engine that makes a container when it is told to, and keeps what it was asked for in `asked`."""
+
+    def __init__(self, *, failure: Exception | None = None) -> None:
+        self.failure = failure
+        self.asked: list[str] = []
+        self.there: set[str] = set()
+        self.goes_on = asyncio.Event()
+        self.facts: Any = type("Facts", (), {"uid": 1, "gid": 1, "home": "/home/ada"})()
+
+    async def create(self, name: str, spec: object) -> str:
+        self.asked.append("create")
+        await self.goes_on.wait()
+        if self.failure is not None:
+            raise self.failure
+        self.there.add(name)
+        return "id"
+
+    async def remove(self, name: str) -> None:
+        self.asked.append("remove")
+        self.there.discard(name)
+
+    def reach(self) -> Callable[[], Awaitable[Any]]:
+        async def reached() -> Any:
+            return self
+
+        return reached
+
+
+def slow_engine(*, failure: Exception | None = None) -> Any:
+    return SlowEngine(failure=failure)
+
+
+async def begun(engine: Any, housing: Housing) -> asyncio.Task[None]:
+    """A creation that the engine has begun."""
+    task = asyncio.create_task(housing.create(engine, labels=LABELS, gpu_ids=()))
+    while not engine.asked:  # noqa: ASYNC110 - one turn of the loop each
+        await asyncio.sleep(0)
+    return task
+
+
+async def test_where_nothing_was_asked_for_nothing_is_removed() -> None:
+    engine = slow_engine()
+    assert await Housing(WANTED).remove("lab", engine.reach())
+    assert engine.asked == []
+
+
+async def test_a_container_is_made_and_removed_once_however_often_that_is_asked_for() -> None:
+    engine, housing = slow_engine(), Housing(WANTED)
+    engine.goes_on.set()
+    await housing.create(engine, labels=LABELS, gpu_ids=())
+    assert engine.there == {"kernelbridge-k1"}
+    assert repr(housing) == "<Housing kernelbridge-k1 perhaps there>"
+    assert await asyncio.gather(*(housing.remove("lab", engine.reach()) for _ in range(3))) == [True] * 3
+    assert engine.asked == ["create", "remove"]
+    assert repr(housing) == "<Housing kernelbridge-k1>"
+
+
+async def test_a_container_that_comes_after_its_start_was_cancelled_is_removed() -> None:
+    engine, housing = slow_engine(), Housing(WANTED)
+    start = await begun(engine, housing)
+    start.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await start
+    removal = asyncio.create_task(housing.remove("lab", engine.reach()))
+    await asyncio.sleep(0.01)
+    assert engine.asked == ["create"]  # Before the engine has made it there is nothing to remove.
+    engine.goes_on.set()
+    assert await removal
+    assert engine.there == set()
+
+
+async def test_a_refusal_by_the_engine_is_removed_at_once() -> None:
+    engine, housing = slow_engine(failure=ContainerFailed(host="lab", image="x", reason="no")), Housing(WANTED)
+    engine.goes_on.set()
+    with pytest.raises(ContainerFailed):
+        await housing.create(engine, labels=LABELS, gpu_ids=())
+    assert await housing.remove("lab", engine.reach())
+    assert engine.asked == ["create", "remove"]
+
+
+async def test_a_container_that_comes_after_the_link_was_lost_is_removed() -> None:
+    engine, housing = slow_engine(failure=LinkLost(host="lab")), Housing(WANTED, late_seconds=0.05)
+    engine.goes_on.set()
+    with pytest.raises(LinkLost):
+        await housing.create(engine, labels=LABELS, gpu_ids=())
+    removal = asyncio.create_task(housing.remove("lab", engine.reach()))
+    while "remove" not in engine.asked:  # noqa: ASYNC110 - one turn of the loop each
+        await asyncio.sleep(0)
+    engine.there.add("kernelbridge-k1")  # The engine had heard of it all the same.
+    assert await removal
+    assert engine.there == set()
+
+
+async def test_a_host_that_cannot_be_reached_keeps_it_and_is_asked_again(caplog: pytest.LogCaptureFixture) -> None:
+    engine, housing = slow_engine(), Housing(WANTED)
+    engine.goes_on.set()
+    await housing.create(engine, labels=LABELS, gpu_ids=())
+
+    async def unreachable() -> Any:
+        raise HostUnreachable(host="lab", address="lab:22", reason="no route")
+
+    assert not await housing.remove("lab", unreachable)
+    assert "[lab k=k1] container not removed: lab: lab:22 cannot be reached" in caplog.text
+    assert await housing.remove("lab", engine.reach())
+    assert engine.there == set()
