@@ -39,7 +39,9 @@ class KernelBridge(ExtensionApp):
 
     def initialize_settings(self) -> None:
         """Called by jupyter_server at load, before its loop runs."""
+        # Time and size of the config file that the specs are of; how often in a row it was not there.
         self._seen: tuple[int, int] | None = None
+        self._missing_looks = 0
         self._path = configs.find_path(os.environ, Path(self.config_path) if self.config_path else None)
         assert self.serverapp is not None and self.serverapp.event_logger is not None
         self._server, self._logger = self.serverapp, self.serverapp.event_logger
@@ -56,7 +58,9 @@ class KernelBridge(ExtensionApp):
             seen = (found.st_mtime_ns, found.st_size)
         except OSError:
             seen = (0, 0)
-        if seen == self._seen:
+        # Editors that save by renaming leave no file for a moment: that counts only when it is seen twice.
+        self._missing_looks = 0 if seen != (0, 0) else self._missing_looks + 1
+        if seen == self._seen or (self._missing_looks == 1 and self._seen is not None):
             return
         self._seen = seen
         try:

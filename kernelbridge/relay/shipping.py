@@ -70,7 +70,8 @@ def spawn_order(
         "do": "spawn",
         "launch": launch,
         "session": session,
-        "argv": [*argv, "--Session.session={session}", *arguments],
+        # The history would write each cell to the container's disk, which is the host's.
+        "argv": [*argv, "--Session.session={session}", "--HistoryManager.hist_file=:memory:", *arguments],
         "env": env,
         "cwd": cwd,
         "needs": ["ipykernel", "zmq"],
