@@ -82,12 +82,13 @@ class _Line:
     def __init__(self, take: Callable[[list[wire.Frame]], None]) -> None:
         self._take = take
         self._decoder = wire.Decoder()
-        self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.heard = asyncio.get_running_loop().time()
+        self._loop = asyncio.get_running_loop()
+        self.ended: asyncio.Future[None] = self._loop.create_future()
+        self.heard = self._loop.time()
 
     def data_received(self, data: bytes) -> None:
         """Called by the stream."""
-        self.heard = asyncio.get_running_loop().time()
+        self.heard = self._loop.time()
         if self.ended.done():
             return
         try:
@@ -96,7 +97,8 @@ class _Line:
             # The engine's own words, in the place of output: it could not run the bridge, the container is ending.
             self.closed(None)
         else:
-            self._take(frames)
+            if frames:
+                self._take(frames)
 
     def closed(self, exc: Exception | None) -> None:
         """Called once by the stream."""
@@ -238,7 +240,8 @@ class Attachment:
                 error = ContainerFailed(host=self._place.host, image=self._place.image, reason=who)
                 self._welcome.set_exception(error)
         self._hand_over(arrived)
-        self._flush()
+        if self._peer.has_work(now):
+            self._flush()
         self._watch_acknowledgement()
 
     def _watch_acknowledgement(self) -> None:

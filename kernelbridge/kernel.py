@@ -274,7 +274,9 @@ class Kernel:
         """The kernel will not come, or has ended for good: tell all who wait, then be seen as exited."""
         if self.state is KernelState.STOPPED:
             return
-        _LOG.warning("[%s k=%s] %s", self.host.name, self.wanted.kernel_id[:4], error)
+        # At once: the user's own wish.
+        level = logging.INFO if at_once else logging.WARNING
+        _LOG.log(level, "[%s k=%s] %s", self.host.name, self.wanted.kernel_id[:4], error)
         self.state, self.failure = KernelState.FAILED, error
         self.channels.end(error)
         self._around.observe(self.wanted.kernel_id, self.state.value, str(error))

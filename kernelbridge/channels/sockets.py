@@ -30,7 +30,6 @@ _CHANNEL = {"shell": wire.SHELL, "iopub": wire.IOPUB, "stdin": wire.STDIN, "cont
 _NAME = {number: name for name, number in _CHANNEL.items()}
 # A subscriber that does not read is held back by so many messages; the rest stays in the journal.
 _SUBSCRIBER_MESSAGES = 1000
-_LARGE_BYTES = 65536
 _RETRY_MS, _PROGRESS_MS = 5, 250
 STUCK_SECONDS = 60
 # Messages from one socket before the others have their turn.
@@ -319,13 +318,12 @@ class Channels:
             if len(self._backlog) == 1:
                 self._offer_backlog()
             return
-        self._sockets[_NAME[channel]].send_multipart(signed, copy=_is_small(signed))
+        self._sockets[_NAME[channel]].send_multipart(signed)
 
     def _offer_backlog(self) -> None:
         try:
             while self._backlog:
-                first = self._backlog[0]
-                self._sockets["iopub"].send_multipart(first, zmq.NOBLOCK, copy=_is_small(first))
+                self._sockets["iopub"].send_multipart(self._backlog[0], zmq.NOBLOCK)
                 self._backlog_bytes -= sum(map(len, self._backlog.popleft()))
                 self._moved_at = time.monotonic()
         except zmq.Again:
@@ -387,11 +385,6 @@ class Channels:
             sock.close()
         self._sockets.clear()
         self.endpoints.remove()
-
-
-def _is_small(parts: Sequence[wire.Buffer]) -> bool:
-    """Whether a copy is cheaper than keeping the parts until ZMQ is done with them."""
-    return max(map(len, parts)) < _LARGE_BYTES
 
 
 def _bound_port(sock: zmq.Socket[bytes]) -> int:

@@ -40,7 +40,8 @@ class Watch:
 
     def __init__(self) -> None:
         self._parent_id = os.getppid()
-        self._parent = psutil.Process(self._parent_id) if self._parent_id > 1 else None
+        # Windows keeps the number of a parent that is gone; elsewhere another one takes its place at once.
+        self._parent = psutil.Process(self._parent_id) if sys.platform == "win32" else None
         # Set by the signal handler.
         self._stop = threading.Event()
         signal.signal(signal.SIGTERM, self._stopped)
@@ -54,7 +55,7 @@ class Watch:
         """Wait a moment; whether the end has come."""
         if self._stop.wait(WATCH_SECONDS):
             return True
-        return self._parent is not None and (os.getppid() != self._parent_id or not self._parent.is_running())
+        return os.getppid() != self._parent_id or (self._parent is not None and not self._parent.is_running())
 
 
 def run(connection_file: str) -> int:

@@ -265,6 +265,12 @@ class Peer:
             self.acknowledge_at = min(self.acknowledge_at, self._acknowledged_at + ACKNOWLEDGE_SOON_SECONDS)
         return self.inboxes[frame.flags & LANE].accept(frame)
 
+    def has_work(self, now: float) -> bool:
+        """Whether `outgoing` may have something to say."""
+        if self.acknowledge_at is not None and now >= self.acknowledge_at:
+            return True
+        return any(outbox.has_work for outbox in self.outboxes)
+
     def outgoing(self, now: float, *, acknowledge: bool = False, may_acknowledge: bool = True) -> List[Buffer]:
         """Return what may go on the wire now.
 
