@@ -6,6 +6,7 @@ What is said while the kernel is away, case by case: test_channels.py. The threa
 from __future__ import annotations
 
 import json
+import socket
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -364,6 +365,15 @@ def say(channels: Channels, message: Message, text: str) -> None:
 # -- binding
 
 
+def is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+        return True
+
+
 def test_ports_that_are_taken_are_an_error_and_none_stays_bound(board: Switchboard, kernel: MadeKernel) -> None:
     first = Channels(board, loopback(), session="s", info={}, owner=kernel)
     ports = first.endpoints.ports
@@ -372,6 +382,8 @@ def test_ports_that_are_taken_are_an_error_and_none_stays_bound(board: Switchboa
         Channels(board, free, session="s", info={}, owner=kernel)
     assert repr(board) == "<Switchboard 1 kernels>"
     first.close().result(5)
+    # ZMQ's own thread gives the ports back, a moment after the sockets were closed.
+    wait_until(lambda: all(is_free(port) for port in ports), "the ports to be free again", 5)
     again = Channels(board, first.endpoints, session="s", info={}, owner=kernel)
     assert again.endpoints.ports == ports
     again.close().result(5)

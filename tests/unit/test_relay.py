@@ -381,6 +381,18 @@ def test_after_many_bytes_an_acknowledgement_does_not_wait_for_its_time() -> Non
     assert receiver.outgoing(0.0) == [wire.acknowledgement(0, 1)]
 
 
+def test_a_peer_says_whether_it_has_anything_to_say() -> None:
+    peer = Peer()
+    assert not peer.has_work(0.0)
+    peer.add(QUICK, b"a")
+    assert peer.has_work(0.0)
+    peer.outgoing(0.0)
+    assert not peer.has_work(0.0)
+    peer.accept(Frame(DATA, ORDERED, 1, b"x"), 0.0)
+    assert not peer.has_work(0.0)
+    assert peer.has_work(replay.ACKNOWLEDGE_SECONDS)
+
+
 def test_a_peer_takes_only_its_own_frames_and_forgets_what_waits_in_both_lanes() -> None:
     peer = Peer()
     with pytest.raises(WireError, match="frame of kind 6"):
