@@ -53,9 +53,6 @@ class MadeKernel:
     def learned(self, widgets: str) -> None:
         self.widgets.append(widgets)
 
-    def kinds(self) -> list[str]:
-        return [kind_of(message) for message in self.heard]
-
 
 def header_of(message: Message) -> dict[str, Any]:
     parts = [bytes(part) for part in message.parts]
@@ -176,11 +173,11 @@ def test_an_answer_goes_to_the_client_that_asked_and_output_to_all(channels: Cha
 
 def test_buffers_pass_unchanged_both_ways(channels: Channels, kernel: MadeKernel, client: Client) -> None:
     opened(channels)
-    session, sock = client.kernel.session, client.kernel.shell_channel.socket
-    session.send(sock, session.msg("comm_msg", {"comm_id": "c"}), buffers=[b"one", b"two" * 1000])
+    session = client.kernel.session
+    session.send(client.kernel.shell_channel.socket, session.msg("comm_msg"), buffers=[b"one", b"two" * 1000])
     [message] = heard(kernel, 1)
     assert [bytes(part) for part in message.parts[-2:]] == [b"one", b"two" * 1000]
-    channels.deliver([answer_to(message, IOPUB, "comm_msg", {"comm_id": "c"}, buffers=(b"three",))])
+    channels.deliver([answer_to(message, IOPUB, "comm_msg", {}, buffers=(b"three",))])
     echo = client.wait_for(lambda one: one["msg_type"] == "comm_msg", seconds=5)
     assert [bytes(buffer) for buffer in echo["buffers"]] == [b"three"]
 
@@ -351,8 +348,8 @@ def test_output_that_a_client_does_not_read_is_held_back_and_none_is_lost(
         assert "bytes held" in repr(channels)
         numbers: list[int] = []
         while len(numbers) < count:
-            text = json.loads(slow.recv_multipart()[-1])["text"]
-            numbers += [] if text == "first" else [int(text[:8])]
+            if (text := json.loads(slow.recv_multipart()[-1])["text"]) != "first":
+                numbers.append(int(text[:8]))
         assert numbers == list(range(count))
         assert not channels.is_congested
 
@@ -367,11 +364,7 @@ def say(channels: Channels, message: Message, text: str) -> None:
 
 def is_free(port: int) -> bool:
     with socket.socket() as probe:
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-        return True
+        return probe.connect_ex(("127.0.0.1", port)) != 0
 
 
 def test_ports_that_are_taken_are_an_error_and_none_stays_bound(board: Switchboard, kernel: MadeKernel) -> None:
@@ -398,8 +391,7 @@ def test_the_names_of_ipc_sockets_can_be_put_back_when_jupyter_has_unlinked_them
     channels = Channels(board, made, session="s", info=dict(DEFAULT_INFO), owner=kernel)
     with joined(channels):
         pass
-    for port in made.ports:
-        Path(f"{made.ip}-{port}").unlink()
+    [Path(f"{made.ip}-{port}").unlink() for port in made.ports]
     channels.endpoints.publish()
     with joined(channels):
         pass
