@@ -25,6 +25,12 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def is_free(port: int) -> bool:
+    """Whether nobody has a TCP port of loopback at this moment."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) != 0
+
+
 class JupyterServer:
     """Runs from construction to `close`. `folder` is fresh and gets the server's config, data, runtime and root."""
 

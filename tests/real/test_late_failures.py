@@ -9,6 +9,7 @@ import contextlib
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import nbformat
@@ -18,7 +19,7 @@ from nbclient.exceptions import CellExecutionError
 
 from tests.clients.blocking import started
 from tests.clients.notebook import fleet_closed_after, write_specs
-from tests.clients.rest import started_by
+from tests.clients.rest import ServerKernel, started_by
 from tests.clients.server import JupyterServer
 from tests.rig.daemon import wait_until
 from tests.rig.laptop import Laptop
@@ -31,6 +32,10 @@ DYING = "kernelbridge-test/dying:1"
 ABSENT = "kernelbridge-test/absent:1"
 # The engine's answer to a pull is a stream of lines; what goes wrong after it began is one of them.
 BROKEN_PULL = 'pulling", "error": "write /layer.tar: no space left on device'
+
+
+def is_dead(kernel: ServerKernel) -> bool:
+    return kernel.state in ("dead", "gone")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,7 +149,7 @@ def test_a_server_shows_late_failures_in_the_first_cell_and_the_kernels_stay_dea
             assert failure.sentence in first.reply["evalue"]
             assert [(one.reply["status"], one.error) for one in later] == [("aborted", "")] * 2
         for kernel in kernels.values():
-            wait_until(lambda kernel=kernel: kernel.state in ("dead", "gone"), f"{kernel} to be dead", 15)
+            wait_until(partial(is_dead, kernel), f"{kernel} to be dead", 15)
         time.sleep(3.5)  # Jupyter's restarter looks every 3 s.
         for kernel in kernels.values():
             assert not {"restarting", "autorestarting"} & set(kernel.states())
@@ -183,7 +188,7 @@ def test_containers_that_others_end_or_remove_are_explained_and_not_started_agai
         assert "good on lab was removed from elsewhere." in errors[1] or "was ended (exit code 137)." in errors[1]
         for kernel, (_, waiting) in zip(kernels, cells, strict=True):
             assert kernel.finish(waiting).reply["status"] == "aborted"
-            wait_until(lambda kernel=kernel: kernel.state in ("dead", "gone"), f"{kernel} to be dead", 15)
+            wait_until(partial(is_dead, kernel), f"{kernel} to be dead", 15)
         time.sleep(3.5)  # Jupyter's restarter looks every 3 s.
         assert creations(slow.requests[before:]) == 0
     # Jupyter forgets a dead kernel without a word; what is left of it goes a minute later.

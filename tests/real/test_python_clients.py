@@ -24,8 +24,8 @@ from nbclient.exceptions import CellExecutionError
 
 from kernelbridge import records
 from kernelbridge.channels import waiting
-from tests.clients.blocking import NAME, Cell, Client, Message, connected, started
-from tests.clients.notebook import fleet_closed_after, write_specs
+from tests.clients.blocking import Cell, Client, Message, connected, started
+from tests.clients.notebook import NAME, fleet_closed_after, write_specs
 from tests.rig.daemon import SLOW, wait_until
 from tests.rig.laptop import Laptop
 from tests.rig.whole import Rig

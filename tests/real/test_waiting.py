@@ -157,7 +157,10 @@ def test_requests_that_waited_are_carried_out_in_their_order(slow: SlowEngine) -
         connected(manager.connection_file) as other,
     ):
         client.send("seen = []")
-        cells = [(client if n % 2 else other).send(f"seen.append({n})") for n in range(8) if not time.sleep(0.02)]
+        cells = []
+        for number in range(8):
+            cells.append((client if number % 2 else other).send(f"seen.append({number})"))
+            time.sleep(0.02)
         completed = client.ask("shell", "complete_request", {"code": "seen.appe", "cursor_pos": 9})
         assert client.run("seen").result == str(list(range(8)))
         assert client.answer(completed)["content"]["matches"] == ["append"]

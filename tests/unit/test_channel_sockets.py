@@ -6,17 +6,18 @@ What is said while the kernel is away, case by case: test_channels.py. The threa
 from __future__ import annotations
 
 import json
-import socket
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import zmq
 from jupyter_client.blocking.client import BlockingKernelClient
+from jupyter_client.connect import KernelConnectionInfo
 
 from kernelbridge.channels import endpoints, messages
 from kernelbridge.channels.endpoints import Endpoints
@@ -27,6 +28,7 @@ from kernelbridge.errors import KernelDied, LinkLost
 from kernelbridge.relay import wire
 from kernelbridge.relay.wire import CONTROL, IOPUB, SHELL, STDIN, Message
 from tests.clients.blocking import Client
+from tests.clients.server import is_free
 from tests.rig.daemon import wait_until
 
 DIED = KernelDied(environment="torch", host="lab", how="exit code 3")
@@ -49,6 +51,9 @@ class MadeKernel:
 
     def wished(self, wish: Wish) -> None:
         self.wishes.append(wish)
+
+    def has_last(self, wish: Wish) -> bool:
+        return self.wishes[-1:] == [wish]
 
     def learned(self, widgets: str) -> None:
         self.widgets.append(widgets)
@@ -110,7 +115,7 @@ def channels(board: Switchboard, kernel: MadeKernel) -> Iterator[Channels]:
 def joined(channels: Channels) -> Iterator[Client]:
     """A client whose iopub is known to be heard."""
     client = BlockingKernelClient()
-    client.load_connection_info(channels.endpoints.connection_info())
+    client.load_connection_info(cast(KernelConnectionInfo, channels.endpoints.connection_info()))
     client.start_channels()
     try:
         client.wait_for_ready(timeout=10)
@@ -304,7 +309,7 @@ def test_the_end_of_a_kernel_is_told_to_all_who_wait_and_to_all_who_ask_later(
     for restart, wish in ((True, Wish.RESTART), (False, Wish.CANCEL)):
         asked = client.ask("control", "shutdown_request", {"restart": restart})
         assert client.answer(asked, seconds=5)["content"] == {"status": "ok", "restart": restart}
-        wait_until(lambda wish=wish: kernel.wishes[-1:] == [wish], "the wish", 5)
+        wait_until(partial(kernel.has_last, wish), "the wish", 5)
     wait_until(lambda: not client.kernel.is_alive(), "the heart to stop", 10)
     assert repr(channels) == "<Channels ended, 0 outstanding, 0 bytes held>"
 
@@ -340,7 +345,12 @@ def test_output_that_a_client_does_not_read_is_held_back_and_none_is_lost(
         slow.rcvhwm, slow.rcvtimeo = 10, 5000
         slow.subscribe(b"stream")
         slow.connect(f"tcp://127.0.0.1:{channels.endpoints.ports[1]}")
-        wait_until(lambda: say(channels, message, "first") or slow.poll(10) > 0, "the subscription", 5)
+
+        def is_heard() -> bool:
+            say(channels, message, "first")
+            return bool(slow.poll(10))
+
+        wait_until(is_heard, "the subscription", 5)
         count, piece = 1900, "x" * 40_000
         for number in range(count):
             say(channels, message, f"{number:08d}{piece}")
@@ -360,11 +370,6 @@ def say(channels: Channels, message: Message, text: str) -> None:
 
 
 # -- binding
-
-
-def is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) != 0
 
 
 def test_ports_that_are_taken_are_an_error_and_none_stays_bound(board: Switchboard, kernel: MadeKernel) -> None:
@@ -391,7 +396,8 @@ def test_the_names_of_ipc_sockets_can_be_put_back_when_jupyter_has_unlinked_them
     channels = Channels(board, made, session="s", info=dict(DEFAULT_INFO), owner=kernel)
     with joined(channels):
         pass
-    [Path(f"{made.ip}-{port}").unlink() for port in made.ports]
+    for port in made.ports:
+        Path(f"{made.ip}-{port}").unlink()
     channels.endpoints.publish()
     with joined(channels):
         pass

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import jsonschema
 import pytest
@@ -267,7 +268,12 @@ def test_the_schema_accepts_the_example_and_refuses_unknown_keys() -> None:
     jsonschema.Draft202012Validator.check_schema(schema)
     good = tomllib.loads(README_EXAMPLE)
     jsonschema.validate(good, schema)
-    for wrong in ({"hots": {}}, {"hosts": {"lab": {}}}, {"environments": {"a": {"image": "x", "gpu": 1}}}):
+    mistakes: list[dict[str, Any]] = [
+        {"hots": {}},
+        {"hosts": {"lab": {}}},
+        {"environments": {"a": {"image": "x", "gpu": 1}}},
+    ]
+    for wrong in mistakes:
         with pytest.raises(jsonschema.ValidationError):
             jsonschema.validate(wrong, schema)
     jsonschema.validate({}, schema)
