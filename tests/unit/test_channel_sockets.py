@@ -6,13 +6,11 @@ What is said while the kernel is away, case by case: test_channels.py. The threa
 from __future__ import annotations
 
 import json
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import pytest
 import zmq
@@ -25,67 +23,14 @@ from kernelbridge.channels.sockets import Channels
 from kernelbridge.channels.switchboard import Switchboard
 from kernelbridge.channels.waiting import DEFAULT_INFO, Wish
 from kernelbridge.errors import KernelDied, LinkLost
-from kernelbridge.relay import wire
-from kernelbridge.relay.wire import CONTROL, IOPUB, SHELL, STDIN, Message
+from kernelbridge.relay.wire import CONTROL, IOPUB, STDIN, Message
 from tests.clients.blocking import Client
 from tests.clients.server import is_free
+from tests.made_kernel import MadeKernel, answer_to, cell_of, kind_of
 from tests.rig.daemon import wait_until
 
 DIED = KernelDied(environment="torch", host="lab", how="exit code 3")
 PROBE = 'print("p1IPyWidgets:" + _VSCODE_ipywidgets.__version__)'
-
-
-@dataclass
-class MadeKernel:
-    """What stands behind the channels: keeps what it is sent, says what a test wants it to say."""
-
-    heard: list[Message] = field(default_factory=list)
-    wishes: list[Wish] = field(default_factory=list)
-    widgets: list[str] = field(default_factory=list)
-
-    def requests(self, packed: list[tuple[int, bytes]]) -> None:
-        for lane, one in packed:
-            message = wire.unpack(one)
-            assert lane == wire.LANE_OF[message.channel]
-            self.heard.append(message)
-
-    def wished(self, wish: Wish) -> None:
-        self.wishes.append(wish)
-
-    def has_last(self, wish: Wish) -> bool:
-        return self.wishes[-1:] == [wish]
-
-    def learned(self, widgets: str) -> None:
-        self.widgets.append(widgets)
-
-
-def header_of(message: Message) -> dict[str, Any]:
-    parts = [bytes(part) for part in message.parts]
-    header: dict[str, Any] = json.loads(parts[parts.index(messages.DELIMITER) + 2])
-    return header
-
-
-def kind_of(message: Message) -> str:
-    return str(header_of(message)["msg_type"])
-
-
-def answer_to(message: Message, channel: int, kind: str, content: Any, *, buffers: tuple[bytes, ...] = ()) -> bytes:
-    """What the kernel says to a request, packed."""
-    parts = [bytes(part) for part in message.parts]
-    to = [kind.encode()] if channel == IOPUB else parts[: parts.index(messages.DELIMITER)]
-    header = {"msg_id": uuid.uuid4().hex, "msg_type": kind, "session": "kernel", "version": "5.3"}
-    rest = [json.dumps(part).encode() for part in (header, header_of(message), {}, content)]
-    return wire.pack(Message(channel, message.launch, [*to, messages.DELIMITER, b"", *rest, *buffers]))
-
-
-def cell_of(message: Message, text: str = "") -> list[bytes]:
-    """A whole cell's life: busy, output, reply, idle."""
-    return [
-        answer_to(message, IOPUB, "status", {"execution_state": "busy"}),
-        *([answer_to(message, IOPUB, "stream", {"name": "stdout", "text": text})] if text else []),
-        answer_to(message, SHELL, "execute_reply", {"status": "ok", "execution_count": 1}),
-        answer_to(message, IOPUB, "status", {"execution_state": "idle"}),
-    ]
 
 
 @pytest.fixture
