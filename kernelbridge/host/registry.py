@@ -13,11 +13,12 @@ import logging
 import re
 from typing import Any
 
+from docker import auth
+
 from kernelbridge.host.stream import AnyLink
 
 log = logging.getLogger(__name__)
 
-DOCKER_HUB = "https://index.docker.io/v1/"
 ASK_SECONDS = 10.0
 # Fed to `sh -s`: prints the login's docker config, nothing where there is none.
 _CONFIG_SCRIPT = b'cat "${DOCKER_CONFIG:-$HOME/.docker}/config.json" 2>/dev/null\n'
@@ -27,9 +28,8 @@ Credentials = dict[str, str]
 
 def registry_of(image: str) -> str:
     """The registry's name as docker's config writes it."""
-    first, slash, _ = image.partition("/")
-    is_registry = bool(slash) and ("." in first or ":" in first or first == "localhost")
-    return DOCKER_HUB if not is_registry or first in ("docker.io", "index.docker.io") else first
+    index, _ = auth.resolve_repository_name(image)
+    return auth.INDEX_URL if index == auth.INDEX_NAME else index
 
 
 def parse_config(text: str) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from docker import auth
 
 from kernelbridge.config import Host
 from kernelbridge.errors import HostKeyChanged
@@ -20,10 +21,10 @@ LAB = Host(name="lab", ssh="lab")
 @pytest.mark.parametrize(
     ("image", "expected"),
     [
-        ("python:3.12", registry.DOCKER_HUB),
-        ("pytorch/pytorch:2", registry.DOCKER_HUB),
-        ("docker.io/library/python", registry.DOCKER_HUB),
-        ("ghcr.io/a/b@sha256:1", "ghcr.io"),
+        ("python:3.12", auth.INDEX_URL),
+        ("pytorch/pytorch:2", auth.INDEX_URL),
+        (f"{auth.INDEX_NAME}/library/python", auth.INDEX_URL),
+        ("registry.example/a/b@sha256:1", "registry.example"),
         ("localhost/a", "localhost"),
         ("lab:5000/a/b", "lab:5000"),
     ],
