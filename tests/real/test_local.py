@@ -1,0 +1,33 @@
+"""A laptop with Docker of its own: the same kernels without SSH. Over SSH: all other files here."""
+
+from __future__ import annotations
+
+import platform
+
+from tests.clients.blocking import started
+from tests.clients.notebook import fleet_closed_after, write_specs
+from tests.rig.laptop import Laptop
+from tests.rig.whole import Rig
+
+HOST_NAME = "import platform\nprint(platform.node(), end='')"
+
+
+def test_a_kernel_on_this_machines_own_engine_starts_restarts_and_goes_without_ssh(
+    rig: Rig, bridge_env: Laptop
+) -> None:
+    bridge_env.write_config(
+        f'[hosts.here]\nssh = "local"\nsocket = "{rig.engine.socket}"\n\n[environments.test]\nimage = "{rig.image}"\n'
+    )
+    write_specs(bridge_env)
+    logins = rig.sshd.log.count("Accepted")
+    with fleet_closed_after(bridge_env), started() as (manager, client):
+        name = client.run(HOST_NAME).text
+        (container,) = rig.engine.kernels()
+        assert name == (container.id or "")[:12] != platform.node()[:12]
+        client.run("kept = 1")
+        manager.restart_kernel()
+        client.kernel.wait_for_ready(timeout=30)
+        assert client.run("'kept' in globals()").result == "False"
+        assert client.run(HOST_NAME).text == name
+    assert rig.engine.kernels() == []
+    assert rig.sshd.log.count("Accepted") == logins
