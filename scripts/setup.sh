@@ -7,7 +7,7 @@ venv=$root/.venv
 # sshd, dockerd and iptables are in sbin, which a plain user's PATH lacks on Debian.
 export PATH="$venv/bin:$PATH:/usr/local/sbin:/usr/sbin:/sbin"
 # Caches of the tools stay in .venv, so that the checkout holds nothing but .venv and node_modules beside the sources.
-export PYTHONPYCACHEPREFIX=$venv/cache/python
+export PYTHONDONTWRITEBYTECODE=1
 export RUFF_CACHE_DIR=$venv/cache/ruff MYPY_CACHE_DIR=$venv/cache/mypy
 export NODE_COMPILE_CACHE=$venv/cache/node
 export HYPOTHESIS_STORAGE_DIRECTORY=$venv/cache/hypothesis
