@@ -124,7 +124,6 @@ class Attachment:
         # Set to try again at once: somebody waits.
         self._hurry = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
-        self._was_joined = False
 
     def __repr__(self) -> str:
         return f"<Attachment {self._place.kernel[:8]} {'joined' if self._stream else 'apart'} {self._peer!r}>"
@@ -194,7 +193,6 @@ class Attachment:
             if self._welcome.done():
                 self._stream = stream
                 self._peer.resume(self._welcome.result()["received"])
-                self._was_joined = True
                 self._listener.joined()
                 self._flush()
                 return line

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from kernelbridge.relay.wire import CONTROL, IOPUB, Buffer
+from kernelbridge.relay.wire import IOPUB, Buffer
 
 DELIMITER = b"<IDS|MSG>"
 PROTOCOL_VERSION = "5.3"
@@ -174,8 +174,3 @@ def error_answer(request: Request, name: str, text: str, *, shown: bool) -> list
 def aborted_answer(request: Request) -> list[Say]:
     """Return what an execute request gets that stood behind one that failed."""
     return between_busy_and_idle(request, reply(request, {"status": "aborted", "execution_count": 0}))
-
-
-def is_urgent(request: Request) -> bool:
-    """Whether a request came in on control."""
-    return request.channel == CONTROL

@@ -88,3 +88,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if "rig" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.timeout(1200), append=False)
             return
+
+
+@pytest.fixture
+def nothing_left(bridge_env: Laptop, rig: Rig, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """After the test no socket folder and no container is left; for tests of starts that fail."""
+    runtime = bridge_env.home / "xdg"
+    runtime.mkdir(mode=0o700)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(runtime))
+    yield
+    assert list(runtime.glob("kernelbridge/*")) == []
+    assert rig.engine.kernels() == []

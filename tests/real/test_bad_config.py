@@ -6,7 +6,7 @@ Hosts that cannot be used: test_bad_input.py.
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
@@ -26,16 +26,7 @@ from tests.clients.terminal import begin, kernelbridge, launched, write_connecti
 from tests.rig.laptop import Laptop
 from tests.rig.whole import Rig
 
-
-@pytest.fixture(autouse=True)
-def _folder_of_sockets(bridge_env: Laptop, rig: Rig, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """After each test: no socket folder, no container, no running launcher or command is left."""
-    runtime = bridge_env.home / "xdg"
-    runtime.mkdir(mode=0o700)
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(runtime))
-    yield
-    assert list(runtime.glob("kernelbridge/*")) == []
-    assert rig.engine.kernels() == []
+pytestmark = pytest.mark.usefixtures("nothing_left")
 
 
 # -- the environment

@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from socketserver import StreamRequestHandler, ThreadingUnixStreamServer
 
@@ -25,15 +24,7 @@ from tests.rig.whole import Rig
 DOCKER_SOCKET = "/var/run/docker.sock"
 
 
-@pytest.fixture(autouse=True)
-def _folder_of_sockets(bridge_env: Laptop, rig: Rig, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """After each test: no socket folder, no container, no running launcher or command is left."""
-    runtime = bridge_env.home / "xdg"
-    runtime.mkdir(mode=0o700)
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(runtime))
-    yield
-    assert list(runtime.glob("kernelbridge/*")) == []
-    assert rig.engine.kernels() == []
+pytestmark = pytest.mark.usefixtures("nothing_left")
 
 
 # -- the link

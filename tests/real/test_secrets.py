@@ -213,8 +213,9 @@ def test_a_crash_writes_no_core_file_unless_the_config_wants_one(
     rig.lab.run(["rm", "-r", str(folder)])
     assert cores[0] == []
     # A crash handler of this machine's would take the file away before it could be seen.
-    if not Path("/proc/sys/kernel/core_pattern").read_text().startswith(("|", "/")):
-        assert [MARKERS["token"].encode() in core for core in cores[1]] == [True]
+    if Path("/proc/sys/kernel/core_pattern").read_text().startswith(("|", "/")):
+        pytest.skip("core_pattern of this machine takes core files away: the control cannot see one")
+    assert [MARKERS["token"].encode() in core for core in cores[1]] == [True]
 
 
 def test_the_debug_log_of_everything_we_use_holds_no_key_and_no_cell(

@@ -60,8 +60,6 @@ def test_a_message_is_read_as_jupyters_library_wrote_it_and_goes_on_without_its_
     assert (read.kind, read.identities, read.content) == ("execute_request", (b"one", b"two"), {"code": "é"})
     assert read.id == read.header["msg_id"]
     assert read.parts == (b"one", b"two", messages.DELIMITER, b"", *parts[4:], b"buffer")
-    assert not messages.is_urgent(read)
-    assert messages.is_urgent(request("debug_request", channel=CONTROL))
 
 
 def good() -> list[bytes]:
