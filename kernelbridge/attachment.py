@@ -11,69 +11,33 @@ import contextlib
 import json
 import logging
 import uuid
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
 
-from kernelbridge.errors import ContainerFailed, EngineFailed, ImageUnusable, KernelBridgeError, LinkLost
+from kernelbridge.errors import EngineFailed, KernelBridgeError, LinkLost
 from kernelbridge.host.answers import Exited, Missing
 from kernelbridge.host.pool import delays
 from kernelbridge.host.ssh import is_transient
 from kernelbridge.host.stream import Stream
+from kernelbridge.kernel_errors import ContainerFailed, KernelHeld
 from kernelbridge.relay import shipping, wire
 from kernelbridge.relay.replay import Peer
+from kernelbridge.relays import HELLO_SECONDS, Listener, Place, check_running
 
 if TYPE_CHECKING:
-    from kernelbridge.host.engine import Engine  # loads docker-py: see fleet.py
+    pass  # loads docker-py: see fleet.py
 
 _LOG = logging.getLogger(__name__)
 
-HELLO_SECONDS = 15.0
 _KNOCKS = 3
-# What a container's init ends with when the command is not there, or may not be run.
-_NOT_EXECUTABLE = (126, 127)
 PING_SECONDS = 5.0
 SILENCE_SECONDS = 15.0
 UNHOPEFUL_SECONDS = 30.0
-# How often a client that holds all back is looked at again.
-CONGESTED_SECONDS = 0.025
-
-
-@dataclass(frozen=True, kw_only=True)
-class Place:
-    """Where a relay is: which container of which engine, the Python that runs there, how to reach the engine."""
-
-    kernel: str
-    host: str
-    container: str
-    image: str
-    python: str
-    reach: Callable[[], Awaitable[Engine]]
-    # Waits so many seconds, but not beyond a sleep of this machine.
-    rest: Callable[[float], Coroutine[Any, Any, None]]
-
-
-class Listener(Protocol):
-    """Who hears what comes from the relay. Called on the loop; must not block."""
-
-    def delivered(self, packed: list[wire.Buffer]) -> None:
-        """Messages of the kernel, each once and in order, still packed."""
-
-    def told(self, event: dict[str, Any]) -> None:
-        """An event of the relay: ready, exited, failed. All that was sent before it was delivered before it."""
-
-    def joined(self) -> None:
-        """The stream is there, or there again."""
-
-    def lost(self, error: LinkLost) -> None:
-        """The stream is not there at the moment; it is being joined again."""
-
-    def ended(self, how: Exited | Missing) -> None:
-        """The container has ended or is gone: the stream will not come back."""
-
-    @property
-    def is_congested(self) -> bool:
-        """Whether nothing more should be acknowledged for now."""
+GOODBYE_SECONDS = 1.0
+# How often a client that holds all back is looked at again, at first and later.
+CONGESTED_SECONDS, LONG_CONGESTED_SECONDS = 0.025, 0.25
 
 
 class _Line:
@@ -106,13 +70,26 @@ class _Line:
             self.ended.set_result(None)
 
 
-class Attachment:
-    """Joined to one relay from `run()` until `aclose()`."""
+@dataclass(frozen=True, kw_only=True)
+class Owner:
+    """Who joins: for relays `machine:process:start id`, for people `login@machine`."""
 
-    def __init__(self, place: Place, listener: Listener, *, owner: str) -> None:
+    mark: str
+    who: str
+
+
+class Attachment:
+    """Joined to one relay from `join()` or `keep_joining()` until `aclose()`."""
+
+    def __init__(self, place: Place, listener: Listener, *, owner: Owner, takes: bool = False, claim: str = "") -> None:
+        """`takes` it from another owner at the first time; `claim` is what the kernel must have been left under."""
         self._place = place
         self._listener = listener
         self._owner = owner
+        # What the next HELLO asks for besides; emptied by the first WELCOME.
+        self._wish: dict[str, Any] = {"take": takes, "claim": claim}
+        # The relay's start id; set by the first WELCOME. Another one would be another kernel's.
+        self._epoch = ""
         # Names this end's numbering: another process would start a new one.
         self._stream_id = uuid.uuid4().hex
         self._peer = Peer()
@@ -121,9 +98,15 @@ class Attachment:
         self._welcome: asyncio.Future[dict[str, Any]] | None = None
         # Runs while something is not acknowledged; see _acknowledge.
         self._timer: asyncio.TimerHandle | None = None
+        # How long the clients are given before it is looked again whether they took something.
+        self._patience = CONGESTED_SECONDS
         # Set to try again at once: somebody waits.
         self._hurry = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        # Set by the relay's answer to our goodbye; and by its word that another has it now.
+        self._parted = asyncio.Event()
+        self._is_parting = False
+        self._taken: KernelHeld | None = None
 
     def __repr__(self) -> str:
         return f"<Attachment {self._place.kernel[:8]} {'joined' if self._stream else 'apart'} {self._peer!r}>"
@@ -137,6 +120,34 @@ class Attachment:
         """Join for the first time, and stay joined from then on. Raises KernelBridgeError if the first time fails."""
         line = await self._join()
         self._task = asyncio.create_task(self._run(line))
+
+    def keep_joining(self) -> None:
+        """Join as soon as that can be, and stay joined: for a relay that is there already, as far as we know."""
+        self._task = asyncio.create_task(self._run(None))
+
+    def take_no_more(self) -> None:
+        """What comes from now on is left to whoever joins next."""
+        self._is_parting = True
+
+    async def goodbye(self, *, end: bool, claim: str = "", acknowledge: bool = True) -> bool:
+        """Leave the relay in good order; whether it heard that. `end` as in shipping.goodbye.
+
+        `acknowledge` unless something that came was not handed on.
+        """
+        stream = self._stream
+        self.take_no_more()
+        if stream is None:
+            await self.aclose()
+            return False
+        if acknowledge and self._peer.acknowledge_at is not None:
+            self._peer.acknowledge_at = 0.0
+        stream.write(b"".join(self._peer.outgoing(asyncio.get_running_loop().time(), may_acknowledge=acknowledge)))
+        stream.write(shipping.goodbye(end=end, claim=claim))
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(GOODBYE_SECONDS):
+                await self._parted.wait()
+        await self.aclose()
+        return self._parted.is_set()
 
     async def aclose(self) -> None:
         """Leave the relay. Safe to call twice."""
@@ -180,41 +191,42 @@ class Attachment:
             try:
                 stream = await engine.exec_stream(self._place.container, argv, line)
             except EngineFailed:
-                await self._check_running(engine)
+                await check_running(engine, self._place)
                 raise
             self._welcome = asyncio.get_running_loop().create_future()
             stream.write(
                 shipping.hello(
-                    kernel=self._place.kernel, owner=self._owner, stream=self._stream_id, received=self._peer.received
+                    kernel=self._place.kernel,
+                    owner=self._owner.mark,
+                    who=self._owner.who,
+                    stream=self._stream_id,
+                    received=self._peer.received,
+                    **self._wish,
                 )
             )
             waited: list[asyncio.Future[Any]] = [self._welcome, line.ended]
             await asyncio.wait(waited, timeout=HELLO_SECONDS, return_when=asyncio.FIRST_COMPLETED)
             if self._welcome.done():
-                self._stream = stream
-                self._peer.resume(self._welcome.result()["received"])
-                self._listener.joined()
-                self._flush()
+                try:
+                    self._welcomed(stream, self._welcome.result())
+                except KernelBridgeError:
+                    stream.close()
+                    raise
                 return line
             stream.close()
             # The bridge ended without a WELCOME: the container may have ended.
-            await self._check_running(engine)
+            await check_running(engine, self._place)
         raise ContainerFailed(host=self._place.host, image=self._place.image, reason="the relay does not answer")
 
-    async def _check_running(self, engine: Engine) -> None:
-        """Raise why the container has ended, if it has: ImageUnusable, ContainerFailed."""
-        state = await engine.state(self._place.container)
-        if isinstance(state, Exited) and state.code in _NOT_EXECUTABLE:
-            raise ImageUnusable(image=self._place.image, lacks=f"`{self._place.python}`")
-        if isinstance(state, Exited):
-            log = ""
-            # There is none of a container that is being removed.
-            with contextlib.suppress(EngineFailed):
-                log = (await engine.logs(self._place.container, 20)).strip()
-            reason = f"{state}: {log.splitlines()[-1][:200]}" if log else str(state)
+    def _welcomed(self, stream: Stream, welcome: dict[str, Any]) -> None:
+        if self._epoch and welcome["epoch"] != self._epoch:
+            reason = "another relay runs in it now"
             raise ContainerFailed(host=self._place.host, image=self._place.image, reason=reason)
-        if isinstance(state, Missing):
-            raise ContainerFailed(host=self._place.host, image=self._place.image, reason=str(state))
+        self._epoch, self._wish = welcome["epoch"], {}
+        self._stream = stream
+        self._peer.resume(welcome["received"])
+        self._listener.joined(welcome)
+        self._flush()
 
     def _take(self, frames: list[wire.Frame]) -> None:
         now = asyncio.get_running_loop().time()
@@ -223,6 +235,8 @@ class Attachment:
             if frame.kind == wire.WELCOME:
                 if self._welcome is not None and not self._welcome.done():
                     self._welcome.set_result(json.loads(bytes(frame.payload)))
+            elif frame.kind == wire.DATA and self._is_parting:
+                continue
             elif frame.kind in (wire.DATA, wire.ACK):
                 packed = self._peer.accept(frame, now)
                 if packed is None:
@@ -233,14 +247,30 @@ class Attachment:
                     self._listener.told(json.loads(bytes(wire.unpack(packed).parts[0])))
                 else:
                     arrived.append(packed)
-            elif frame.kind == wire.BUSY and self._welcome is not None and not self._welcome.done():
-                who = f"it is held by another: {bytes(frame.payload).decode()}"
-                error = ContainerFailed(host=self._place.host, image=self._place.image, reason=who)
-                self._welcome.set_exception(error)
+            elif frame.kind == wire.BUSY:
+                self._refused(json.loads(bytes(frame.payload)))
+            elif frame.kind == wire.GOODBYE:
+                self._parted.set()
         self._hand_over(arrived)
         if self._peer.has_work(now):
             self._flush()
         self._watch_acknowledgement()
+
+    def _refused(self, said: dict[str, Any]) -> None:
+        """The relay is another's: it was when we asked, or has become so since."""
+        held_seconds = float(said.get("held_seconds", 0.0))
+        since = datetime.now() - timedelta(seconds=held_seconds)
+        held = KernelHeld(
+            kernel=self._place.kernel[:12], host=self._place.host, who=said.get("who", ""), since=f"{since:%d %b %H:%M}"
+        )
+        error: KernelBridgeError = held
+        if said.get("reason") == "taken":
+            self._taken = held
+        elif said.get("reason") != "held":
+            reason = f"its relay refused: {said.get('reason')}"
+            error = ContainerFailed(host=self._place.host, image=self._place.image, reason=reason)
+        if self._welcome is not None and not self._welcome.done():
+            self._welcome.set_exception(error)
 
     def _watch_acknowledgement(self) -> None:
         """See to it that an acknowledgement that is owed goes out in time, or soon after the clients can take more."""
@@ -250,7 +280,11 @@ class Attachment:
         if self._timer is not None:
             self._timer.cancel()
         loop = asyncio.get_running_loop()
-        due = max(due, loop.time() + CONGESTED_SECONDS) if self._listener.is_congested else due
+        if self._listener.is_congested:
+            due = max(due, loop.time() + self._patience)
+            self._patience = min(2 * self._patience, LONG_CONGESTED_SECONDS)
+        else:
+            self._patience = CONGESTED_SECONDS
         self._timer = loop.call_at(due, self._acknowledge)
 
     def _acknowledge(self) -> None:
@@ -281,16 +315,19 @@ class Attachment:
 
     # -- staying joined
 
-    async def _run(self, line: _Line) -> None:
-        """Keep the line, and join again whenever it is lost; ends when the container has ended."""
+    async def _run(self, line: _Line | None) -> None:
+        """Keep the line, and join again whenever it is lost; ends when the container has ended or is another's."""
         while True:
-            await self._keep(line)
-            self._drop_stream()
-            self._listener.lost(LinkLost(host=self._place.host))
-            joined = await self._join_again()
-            if joined is None:
+            if line is not None:
+                await self._keep(line)
+                self._drop_stream()
+                if self._taken is not None:
+                    self._listener.taken(self._taken)
+                    return
+                self._listener.lost(LinkLost(host=self._place.host))
+            line = await self._join_again()
+            if line is None:
                 return
-            line = joined
 
     async def _keep(self, line: _Line) -> None:
         """Ping until the line ends or is silent."""
@@ -314,8 +351,12 @@ class Attachment:
                     self._listener.ended(state)
                     return None
                 return await self._join()
+            except KernelHeld as exc:
+                self._listener.taken(exc)
+                return None
             except KernelBridgeError as exc:
                 _LOG.info("kernel %s: %s", self._place.kernel[:8], exc)
+                self._listener.tried(exc)
                 # After the engine was reached, the next look at the container tells more: it may be going just now.
                 if not is_transient(exc) and not isinstance(exc, ContainerFailed | EngineFailed):
                     # A refused login, a changed key: somebody must mend that first, and hosts count such attempts.
@@ -332,48 +373,3 @@ class Attachment:
         finally:
             for wait in waits:
                 wait.cancel()
-
-
-class _Answer:
-    """Takes the answer to one question to a relay."""
-
-    def __init__(self) -> None:
-        self._decoder = wire.Decoder()
-        self.given: asyncio.Future[dict[str, Any] | None] = asyncio.get_running_loop().create_future()
-
-    def data_received(self, data: bytes) -> None:
-        """Called by the stream."""
-        if self.given.done():
-            return
-        try:
-            frames = self._decoder.feed(data)
-        except wire.WireError:
-            # As above: no bridge ran.
-            self.closed(None)
-            return
-        for frame in frames:
-            if frame.kind == wire.ANSWER and not self.given.done():
-                self.given.set_result(json.loads(bytes(frame.payload)))
-
-    def closed(self, exc: Exception | None) -> None:
-        """Called once by the stream."""
-        if not self.given.done():
-            self.given.set_result(None)
-
-
-async def ask_logs(place: Place) -> str:
-    """Return what a kernel's process wrote to its own stdout and stderr; the stream of its owner is not disturbed."""
-    engine = await place.reach()
-    answer = _Answer()
-    stream = await engine.exec_stream(place.container, shipping.bridge_argv(place.python), answer)
-    try:
-        stream.write(shipping.hello(kernel=place.kernel, owner="", stream="", received=[], ask="logs"))
-        async with asyncio.timeout(HELLO_SECONDS):
-            said = await answer.given
-    except TimeoutError:
-        said = None
-    finally:
-        stream.close()
-    if said is None:
-        raise ContainerFailed(host=place.host, image=place.image, reason="the relay does not answer")
-    return str(said["text"])

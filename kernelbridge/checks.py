@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 from kernelbridge import container
 from kernelbridge.config import Environment, Host
-from kernelbridge.errors import ImageMissing, KernelBridgeError, MountMissing, SecretMissing, StartTimeout
+from kernelbridge.errors import KernelBridgeError, SecretMissing
 from kernelbridge.host import gpus
+from kernelbridge.kernel_errors import ImageMissing, MountMissing, StartTimeout
 
 if TYPE_CHECKING:
     from kernelbridge.host.engine import Engine  # loads docker-py: see fleet.py
@@ -40,6 +41,15 @@ class Wanted:
     environ: Mapping[str, str] = field(repr=False)
     # More arguments for the kernel process, as Jupyter's clients may give them.
     arguments: tuple[str, ...] = ()
+    # The root folder of the Jupyter server that asks, and what people call the kernel; see records.KernelRecord.
+    server: str = ""
+    title: str = ""
+    # Under which it may be taken up again after a goodbye; see jupyter/launcher.py.
+    claim: str = ""
+    # The kernel's header.session, of one that runs already; empty: a new one.
+    session: str = ""
+    # The file that says where its endpoints are here, for other programs of this machine; empty: none is written.
+    connection_file: str = ""
 
 
 @contextlib.asynccontextmanager

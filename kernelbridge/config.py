@@ -17,7 +17,6 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
-    PlainValidator,
     ValidationError,
     WithJsonSchema,
     field_validator,
@@ -26,43 +25,11 @@ from pydantic import (
 
 from kernelbridge import complaints, values
 from kernelbridge.errors import ConfigInvalid, ConfigMissing, Problem, UnknownEnvironment, UnknownHost
+from kernelbridge.value_types import Duration, Gpus, Size, Ulimit, Variable, Variables, Words, as_tuple
 
 FILE_NAME: Final = "kernelbridge.toml"
 PATH_VARIABLE: Final = "KERNELBRIDGE_CONFIG"
 LOCAL: Final = "local"
-
-
-def _as_tuple(value: object) -> object:
-    """TOML has lists, frozen models have tuples."""
-    return tuple(value) if isinstance(value, list) else value
-
-
-Size = Annotated[
-    int,
-    PlainValidator(values.parse_size),
-    WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 1}, {"type": "string", "pattern": values.SIZE_PATTERN}]}),
-]
-Gpus = Annotated[
-    int | Literal["all"] | tuple[str, ...],
-    PlainValidator(values.parse_gpus),
-    WithJsonSchema(
-        {
-            "anyOf": [
-                {"type": "integer", "minimum": 0},
-                {"const": "all"},
-                {"type": "array", "items": {"type": "string", "pattern": values.GPU_ID_PATTERN}, "minItems": 1},
-            ]
-        }
-    ),
-]
-Ulimit = Annotated[
-    tuple[int, int],
-    PlainValidator(values.parse_ulimit),
-    WithJsonSchema({"anyOf": [{"type": "integer", "minimum": -1}, {"type": "string"}]}),
-]
-Variable = Annotated[str, AfterValidator(values.check_variable)]
-Words = Annotated[tuple[str, ...], BeforeValidator(_as_tuple)]
-Variables = Annotated[tuple[Variable, ...], BeforeValidator(_as_tuple)]
 
 
 class _Frozen(BaseModel):
@@ -121,7 +88,7 @@ def _each_at_its_own_place(mounts: tuple[Mount, ...]) -> tuple[Mount, ...]:
 
 Mounts = Annotated[
     tuple[Annotated[Mount, WithJsonSchema({"type": "string", "pattern": values.MOUNT_PATTERN})], ...],
-    BeforeValidator(_as_tuple),
+    BeforeValidator(as_tuple),
     AfterValidator(_each_at_its_own_place),
 ]
 
@@ -243,6 +210,38 @@ class Environment(_Frozen):
         default=300.0,
         title="seconds",
         description="How long container and kernel may take to start, after the image is there.",
+    )
+    persist: bool = Field(
+        default=False,
+        title="true or false",
+        description="Whether the kernel runs on when Jupyter Server or VS Code ends, to be taken up again.",
+    )
+    lost_grace: Duration = Field(
+        default=86400.0,
+        title='time: seconds or "24h"',
+        description="How long a kernel that nobody is joined to, that runs no cell and whose output was all delivered, "
+        "waits for its owner to come back.",
+    )
+    max_lifetime: Duration | None = Field(
+        default=None,
+        title='time: seconds or "24h"',
+        description="After how long the kernel ends whatever it does; not set: never.",
+    )
+    idle_timeout: Duration | None = Field(
+        default=None,
+        title='time: seconds or "24h"',
+        description="After how long without a running cell the kernel ends, judged in the container; not set: never.",
+    )
+    keep_exited: Duration = Field(
+        default=259200.0,
+        title='time: seconds or "24h"',
+        description="How long output that nobody took, and the container of a kernel that ended by itself, are kept.",
+    )
+    journal_size: Size = Field(
+        default=256 << 20,
+        title='size: bytes or "8g"',
+        description="How much output is kept while nobody takes it: 8 MiB in memory, the rest on the host's disk. "
+        "Beyond it the oldest text and pictures go, and a line in the output says how many.",
     )
     cull_idle_timeout: Annotated[int, Field(ge=0)] = Field(
         default=0,

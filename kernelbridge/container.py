@@ -21,6 +21,8 @@ LABEL_PREFIX: Final = "kernelbridge."
 KERNEL_LABEL: Final = LABEL_PREFIX + "kernel"
 # Where the relay keeps its sockets and each launch's TMPDIR: memory, gone with the container.
 RUN_FOLDER: Final = "/run/kernelbridge"
+# Where it keeps output that nobody took yet: an anonymous volume, on disk, gone with the container.
+JOURNAL_FOLDER: Final = "/var/lib/kernelbridge"
 HOST_USER: Final = "host"
 
 
@@ -52,6 +54,8 @@ class Labels:
     config: str = ""
     # UUIDs joined by commas.
     gpus: str = ""
+    # Seconds for which the container is kept after it ended by itself.
+    keep_exited: str = ""
 
     def to_dict(self) -> dict[str, str]:
         """All our keys, the empty ones too: a key that we leave out could come from the image."""
@@ -93,6 +97,7 @@ def spec(
         "AttachStdout": False,
         "AttachStderr": False,
         "Tty": False,
+        "Volumes": {JOURNAL_FOLDER: {}},
         # An image's health check would exec into the container for ever.
         "Healthcheck": {"Test": ["NONE"]},
         "HostConfig": _host_config(environment, gpu_ids, host_home),

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import TYPE_CHECKING, Any
 
 from kernelbridge import container, outcome
-from kernelbridge.attachment import Place
 from kernelbridge.checks import Wanted
 from kernelbridge.config import Host
 from kernelbridge.container import Labels
+from kernelbridge.records import KernelRecord
 from kernelbridge.relay import shipping
+from kernelbridge.relays import Place
+from kernelbridge.surroundings import Surroundings
 
 if TYPE_CHECKING:
     from kernelbridge.host.engine import Engine  # loads docker-py: see fleet.py
@@ -53,7 +57,20 @@ async def create_container(engine: Engine, wanted: Wanted, *, labels: Labels, gp
         host_home=facts.home,
         host_user=host_user,
     )
-    await engine.create(container.name(wanted.kernel_id), spec)
+    name = container.name(wanted.kernel_id)
+    made = asyncio.create_task(engine.create(name, spec))
+    try:
+        user = str(spec.get("User") or await _image_user(engine, wanted.environment.image))
+    finally:
+        await made
+    if user.partition(":")[0] not in ("", "0", "root"):
+        # A volume is root's: without this the relay could not write its journal there.
+        await engine.make_folder(name, container.JOURNAL_FOLDER, shipping.JOURNAL_NAME)
+
+
+async def _image_user(engine: Engine, image: str) -> str:
+    facts = await engine.image(image)
+    return facts.user if facts else ""
 
 
 async def start_container(engine: Engine, wanted: Wanted, spawn: dict[str, Any]) -> None:
@@ -61,9 +78,41 @@ async def start_container(engine: Engine, wanted: Wanted, spawn: dict[str, Any])
     name = container.name(wanted.kernel_id)
     # Attached before the start: not even a crash at once loses the line.
     stdin = await engine.open_stdin(name)
-    stdin.write(shipping.order_line(wanted.kernel_id, spawn))
+    environment = wanted.environment
+    terms = {
+        "persist": environment.persist,
+        "lost_grace": environment.lost_grace,
+        "max_lifetime": environment.max_lifetime,
+        "idle_timeout": environment.idle_timeout,
+        "keep_exited": environment.keep_exited,
+    }
+    journal = {"folder": f"{container.JOURNAL_FOLDER}/{shipping.JOURNAL_NAME}", "bytes": environment.journal_size}
+    stdin.write(shipping.order_line(wanted.kernel_id, spawn, terms, journal))
     stdin.write_eof()
     await engine.start(name)
+
+
+def record(
+    wanted: Wanted, host: Host, around: Surroundings, known: KernelRecord | None, *, session: str
+) -> KernelRecord:
+    """Return what is to be remembered of a kernel that this process has; `known` is what was."""
+    return KernelRecord(
+        kernel_id=wanted.kernel_id,
+        environment=wanted.environment.name,
+        config=around.config,
+        host=host.name,
+        image=wanted.environment.image,
+        python=wanted.environment.python,
+        session=session,
+        started=known.started if known else time.time(),
+        process=around.process,
+        server=wanted.server,
+        sessions=known.sessions if known else (),
+        title=wanted.title or (known.title if known else ""),
+        persist=wanted.environment.persist,
+        claim=wanted.claim,
+        connection_file=wanted.connection_file,
+    )
 
 
 def place(

@@ -1,6 +1,6 @@
-"""All our kernels on all hosts: start, list, find, stop, clean. Owns links, engines, channels and the loop's thread.
+"""The kernels of this process: start, attach, leave, stop. Owns links, engines, channels and the loop's thread.
 
-The door for every front-end: Jupyter's provisioner, the launcher, the terminal.
+The door for every front-end: Jupyter's provisioner, the launcher, the terminal. Kernels of everybody: census.py.
 """
 
 from __future__ import annotations
@@ -12,30 +12,33 @@ import importlib
 import logging
 import platform
 import threading
+import time
 import uuid
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import psutil
-
 from kernelbridge import container
-from kernelbridge.attachment import Place, ask_logs
+from kernelbridge.attachment import Owner
+from kernelbridge.census import Census, KernelRow, Listing
 from kernelbridge.channels.endpoints import Endpoints
+from kernelbridge.channels.pacing import Limits
 from kernelbridge.channels.switchboard import Switchboard
 from kernelbridge.checks import Wanted
 from kernelbridge.config import Config, Host, display_names
-from kernelbridge.errors import KernelBridgeError, KernelNotFound
+from kernelbridge.errors import KernelBridgeError
 from kernelbridge.host import trust
-from kernelbridge.host.answers import ContainerFacts
 from kernelbridge.host.pool import Pool, delays
 from kernelbridge.host.trust import HostKey
-from kernelbridge.kernel import Kernel, Surroundings
-from kernelbridge.records import Records, default_folder
+from kernelbridge.kernel import Kernel
+from kernelbridge.kernel_errors import KernelNotFound
+from kernelbridge.processes import is_alive, process_mark
+from kernelbridge.records import KernelRecord, Records, default_folder
+from kernelbridge.relay.lifetime import GOODBYE_SECONDS
+from kernelbridge.surroundings import Surroundings
 from kernelbridge.version import __version__
 
 if TYPE_CHECKING:
@@ -43,66 +46,33 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger(__name__)
 
+# When a new link is tidied up: after all that somebody waits for.
+TIDY_SECONDS = 5.0
+
 _T = TypeVar("_T")
 Observer = Callable[[str, str, str], None]
-
-
-@dataclass(frozen=True, kw_only=True)
-class KernelRow:
-    """One container of ours on a host, as its labels and its engine tell."""
-
-    kernel_id: str
-    environment: str
-    host: str
-    image: str
-    state: str
-    owner: str
-    # Whether this installation made it.
-    is_ours: bool
-    # Ours, and the process that held it is no more.
-    is_orphan: bool
-    created: datetime
-    gpus: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Listing:
-    """What was found, and the hosts that could not be asked."""
-
-    kernels: tuple[KernelRow, ...]
-    problems: tuple[KernelBridgeError, ...]
-
-
-def process_mark(process: psutil.Process | None = None) -> str:
-    """Return a name for a process that no later one has: its number and when it started."""
-    process = process or psutil.Process()
-    return f"{process.pid}@{process.create_time():.2f}"
-
-
-def is_alive(mark: str) -> bool:
-    """Whether the process of a mark still runs on this machine."""
-    number, _, _ = mark.partition("@")
-    try:
-        return process_mark(psutil.Process(int(number))) == mark
-    except (ValueError, psutil.Error):
-        return False
 
 
 class Fleet:
     """Our kernels under one config. Its coroutines run on its own loop: use `submit` or `run` from elsewhere."""
 
-    def __init__(self, config: Config, *, folder: Path | None = None) -> None:
-        """`folder` keeps this machine's records; it stands in Jupyter's data folder where none is named."""
+    def __init__(self, config: Config, *, folder: Path | None = None, limits: Limits | None = None) -> None:
+        """`folder` keeps this machine's records; it stands in Jupyter's data folder where none is named.
+
+        `limits` is what Jupyter Server lets through to its pages.
+        """
         self.config = config
-        self._records = Records(folder or default_folder())
+        self.records = Records(folder or default_folder())
+        self.limits = limits
         self._kernels: dict[str, Kernel] = {}
         # Engines by host name; one lives as long as its link.
         self._engines: dict[str, Engine] = {}
         self._opening: dict[str, asyncio.Lock] = {}
         self._observers: list[Observer] = []
-        # Removals that wait for a host that cannot be reached.
-        self._removals: set[asyncio.Task[None]] = set()
-        self._owner = f"{self._records.machine_id()}:{process_mark()}:{uuid.uuid4().hex[:8]}"
+        # Removals that wait for a host that cannot be reached, and hosts that are being tidied up.
+        self._chores: set[asyncio.Task[None]] = set()
+        mark = f"{self.records.machine_id()}:{process_mark()}:{uuid.uuid4().hex[:8]}"
+        self._owner = Owner(mark=mark, who=f"{_login()}@{platform.node()}")
         self._switchboard: Switchboard | None = None
         self._engine_room: Future[ModuleType] = Future()
         threading.Thread(target=self._load_engine_room, name="kernelbridge-load", daemon=True).start()
@@ -111,6 +81,7 @@ class Fleet:
         self._thread = threading.Thread(target=self._loop.run_forever, name="kernelbridge-loop", daemon=True)
         self._thread.start()
         self._pool = self.run(self._make_pool())
+        self._census = Census(self.records, self.engine, self._pool.rest)
 
     def __repr__(self) -> str:
         return f"<Fleet {len(self._kernels)} kernels, {len(self._engines)} engines>"
@@ -148,11 +119,17 @@ class Fleet:
             self._switchboard.close()
 
     async def _aclose(self) -> None:
-        for task in self._removals:
+        for task in self._chores:
             task.cancel()
         for engine in self._engines.values():
             await engine.aclose()
         await self._pool.aclose()
+
+    def _do(self, chore: Coroutine[Any, Any, None]) -> None:
+        """Do something that nobody waits for; ended with the fleet."""
+        task = self._loop.create_task(chore)
+        self._chores.add(task)
+        task.add_done_callback(self._chores.discard)
 
     def observe(self, observer: Observer) -> None:
         """Tell `observer` of all states and progress: (kernel id, state, text). Called on the loop's thread."""
@@ -164,10 +141,8 @@ class Fleet:
 
     # -- kernels of this process
 
-    def wanted(
-        self, environment_name: str, *, kernel_id: str, environ: Mapping[str, str], arguments: Sequence[str] = ()
-    ) -> Wanted:
-        """Return what a start asks for. Raises UnknownEnvironment."""
+    def wanted(self, environment_name: str, *, kernel_id: str, environ: Mapping[str, str], **more: Any) -> Wanted:
+        """Return what a start asks for; `more` are further fields of Wanted. Raises UnknownEnvironment."""
         environment = self.config.environment(environment_name)
         return Wanted(
             kernel_id=kernel_id,
@@ -175,7 +150,7 @@ class Fleet:
             display_name=display_names(self.config)[environment_name],
             hosts=self.config.hosts_of(environment),
             environ=environ,
-            arguments=tuple(arguments),
+            **more,
         )
 
     async def bind(self, wanted: Wanted, endpoints: Endpoints) -> Kernel:
@@ -184,8 +159,11 @@ class Fleet:
             self._switchboard = Switchboard()
         around = Surroundings(
             switchboard=self._switchboard,
-            records=self._records,
+            records=self.records,
             owner=self._owner,
+            process=process_mark(),
+            config=str(self.config.path),
+            limits=self.limits,
             labels=self._labels,
             reach=self.engine,
             rest=self._pool.rest,
@@ -206,6 +184,40 @@ class Fleet:
         kernel.begin()
         return kernel
 
+    async def attach(self, wanted: Wanted, endpoints: Endpoints, *, host: str = "", take: bool = False) -> Kernel:
+        """Hold a kernel that runs already: endpoints bound and answering at once, joined behind them.
+
+        A host that cannot be reached is tried until it can. `take` takes it from another owner; one whose process is
+        no more on this machine loses it anyhow. Without `host` the records say where it is. Raises KernelNotFound
+        when they do not.
+        """
+        record = self.records.kernel(wanted.kernel_id)
+        host = host or (record.host if record else "")
+        if host not in self.config.hosts:
+            raise KernelNotFound(kernel=wanted.kernel_id, hosts=list(self.config.hosts))
+        is_dead = record is not None and bool(record.process) and not is_alive(record.process)
+        kernel = await self.bind(replace(wanted, session=record.session if record else ""), endpoints)
+        kernel.come_back(self.config.host(host), takes=take or is_dead)
+        return kernel
+
+    async def detach(self, kernel: Kernel, *, end: bool = False, claim: str = "") -> None:
+        """Leave a kernel of this process and forget it here: it runs on, for whoever attaches next.
+
+        With `end` its process ends now, and its container soon after, unless somebody takes it up under the claim.
+        """
+        self._kernels.pop(kernel.wanted.kernel_id, None)
+        await kernel.leave(end=end, claim=claim)
+
+    def claimable(self, claim: str) -> KernelRecord | None:
+        """Return the one kernel that was left under this claim a moment ago; None if there is none, or are several."""
+        now = time.time()
+        found = [
+            record
+            for record in self.records.kernels()
+            if record.claim == claim and record.left is not None and 0 <= now - record.left < GOODBYE_SECONDS
+        ]
+        return found[0] if len(found) == 1 else None
+
     async def drop(self, kernel: Kernel) -> None:
         """Stop a kernel of this process, remove its container and forget it.
 
@@ -216,15 +228,15 @@ class Fleet:
         finally:
             self._kernels.pop(kernel.wanted.kernel_id, None)
         if not is_gone:
-            task = self._loop.create_task(self._remove_later(kernel))
-            self._removals.add(task)
-            task.add_done_callback(self._removals.discard)
+            self._do(self._remove_later(kernel))
 
     async def drop_failed(self, kernel: Kernel, after_seconds: float) -> None:
         """Drop a kernel that failed, unless it was started again meanwhile: nobody calls for the end of a dead one."""
         await asyncio.sleep(after_seconds)
-        if kernel.is_final:
+        if kernel.is_final and kernel.is_joined:
             await self.drop(kernel)
+        elif kernel.is_final:
+            await self.detach(kernel)  # A container that ended by itself is kept for a while: see census.is_over.
 
     async def _remove_later(self, kernel: Kernel) -> None:
         for delay in delays():
@@ -232,25 +244,28 @@ class Fleet:
             if await kernel.remove():
                 return
 
-    def stop_all(self, seconds: float) -> None:
-        """Stop the kernels of this process, as far as that can be done in time."""
+    def leave_all(self, seconds: float) -> None:
+        """For the end of a program: kernels that are to persist are left, the others stopped, as far as time allows."""
         with contextlib.suppress(TimeoutError):
-            self.run(self._stop_all(), seconds)
+            self.run(self._leave_all(), seconds)
 
-    async def _stop_all(self) -> None:
-        await asyncio.gather(*(self.drop(kernel) for kernel in list(self._kernels.values())), return_exceptions=True)
+    async def _leave_all(self) -> None:
+        kernels = list(self._kernels.values())
+        ends = (self.detach(kernel) if kernel.wanted.environment.persist else self.drop(kernel) for kernel in kernels)
+        await asyncio.gather(*ends, return_exceptions=True)
 
     def _labels(self, wanted: Wanted, gpu_ids: tuple[str, ...]) -> container.Labels:
         return container.Labels(
             kernel=wanted.kernel_id,
             environment=wanted.environment.name,
-            owner=self._records.machine_id(),
+            owner=self.records.machine_id(),
             process=process_mark(),
             user=f"{_login()}@{platform.node()}",
             image=wanted.environment.image,
             version=__version__,
             config=container.config_mark(self.config.path),
             gpus=",".join(gpu_ids),
+            keep_exited=f"{wanted.environment.keep_exited:g}",
         )
 
     # -- hosts
@@ -266,7 +281,15 @@ class Fleet:
                 await engine.aclose()
             room = await asyncio.wrap_future(self._engine_room)
             self._engines[host.name] = await room.open_engine(link, host)
+            self._do(self._tidy(host))
             return self._engines[host.name]
+
+    async def _tidy(self, host: Host) -> None:
+        await asyncio.sleep(TIDY_SECONDS)
+        try:
+            await self._census.tidy(host)
+        except KernelBridgeError as exc:
+            _LOG.info("[%s] not tidied up: %s", host.name, exc)
 
     async def host_key(self, host_name: str) -> HostKey:
         """Return the key that a host shows, and what known_hosts says of it. Raises KernelBridgeError."""
@@ -279,101 +302,27 @@ class Fleet:
     # -- kernels of everybody
 
     async def list_kernels(self) -> Listing:
-        """Find our containers on all hosts, by their labels."""
-        hosts = list(self.config.hosts.values())
-        answers = await asyncio.gather(*(self._rows(host) for host in hosts), return_exceptions=True)
-        kernels: list[KernelRow] = []
-        problems: list[KernelBridgeError] = []
-        for answer in answers:
-            if isinstance(answer, KernelBridgeError):
-                problems.append(answer)
-            elif isinstance(answer, BaseException):
-                raise answer
-            else:
-                kernels += answer
-        kernels.sort(key=lambda row: (row.host, row.created))
-        return Listing(kernels=tuple(kernels), problems=tuple(problems))
+        """Find our containers on all hosts, and ask their relays."""
+        return await self._census.look(self.config)
 
-    async def _rows(self, host: Host) -> list[KernelRow]:
-        engine = await self.engine(host)
-        found = await engine.list(container.KERNEL_LABEL)
-        rows = [self._row(host, facts) for facts in found]
-        return [row for row in rows if row is not None]
-
-    def _row(self, host: Host, facts: ContainerFacts) -> KernelRow | None:
-        labels = container.parse(facts.name, facts.labels)
-        if labels is None:
-            return None
-        is_ours = labels.owner == self._records.machine_id()
-        return KernelRow(
-            kernel_id=labels.kernel,
-            environment=labels.environment,
-            host=host.name,
-            image=labels.image,
-            state=facts.state,
-            owner=labels.user,
-            is_ours=is_ours,
-            is_orphan=is_ours and not is_alive(labels.process),
-            created=datetime.fromtimestamp(facts.created, UTC),
-            gpus=labels.gpus,
-        )
-
-    async def _find(self, prefix: str) -> KernelRow:
-        listing = await self.list_kernels()
-        found = [row for row in listing.kernels if prefix and row.kernel_id.startswith(prefix)]
-        if not found and listing.problems:
-            # Not seen is not gone: it may be where nobody could be asked.
-            raise listing.problems[0]
-        if len(found) != 1:
-            raise KernelNotFound(kernel=prefix, hosts=list(self.config.hosts), count=len(found))
-        return found[0]
+    async def find(self, prefix: str) -> KernelRow:
+        """Return the one kernel whose id begins so. Raises KernelNotFound and others."""
+        return await self._census.find(self.config, prefix)
 
     async def stop(self, prefix: str) -> KernelRow:
         """End a kernel and remove its container, by the first letters of its id. Raises KernelNotFound and others."""
-        row = await self._find(prefix)
-        await self._remove(row)
-        return row
-
-    async def _remove(self, row: KernelRow) -> None:
-        engine = await self.engine(self.config.host(row.host))
-        await engine.remove(container.name(row.kernel_id))
+        return await self._census.stop(self.config, prefix)
 
     async def logs(self, prefix: str, *, tail_lines: int) -> str:
         """Return what a kernel's process wrote to its own stdout and stderr, last lines. Raises KernelNotFound."""
-        row = await self._find(prefix)
-        engine = await self.engine(self.config.host(row.host))
-        if row.state != "running":
-            return await engine.logs(container.name(row.kernel_id), tail_lines)
-        environment = self.config.environments.get(row.environment)
-        python = environment.python if environment else "python3"
-        place = Place(
-            kernel=row.kernel_id,
-            host=row.host,
-            container=container.name(row.kernel_id),
-            image=row.image,
-            python=python,
-            reach=lambda: self.engine(self.config.host(row.host)),
-            rest=self._pool.rest,
-        )
-        text = await ask_logs(place)
-        return "\n".join(text.splitlines()[-tail_lines:])
+        return await self._census.logs(self.config, prefix, tail_lines=tail_lines)
 
-    async def clean(self, *, dry_run: bool) -> Listing:
-        """Remove the containers that this machine made and nobody holds any more; return them, and what went wrong."""
-        listing = await self.list_kernels()
-        removed: list[KernelRow] = []
-        problems = list(listing.problems)
-        for row in listing.kernels:
-            if not row.is_orphan:
-                continue
-            try:
-                if not dry_run:
-                    await self._remove(row)
-            except KernelBridgeError as exc:
-                problems.append(exc)
-            else:
-                removed.append(row)
-        return Listing(kernels=tuple(removed), problems=tuple(problems))
+    async def clean(self, *, dry_run: bool, discard: bool) -> Listing:
+        """Remove what this machine made and nobody holds any more; return it, and what went wrong.
+
+        What has output that nobody took stays, unless `discard`.
+        """
+        return await self._census.clean(self.config, dry_run=dry_run, discard=discard)
 
 
 def _login() -> str:

@@ -40,11 +40,19 @@ class Housing:
     def __repr__(self) -> str:
         return f"<Housing {self._name}{' perhaps there' if self._creation else ''}>"
 
+    def is_there(self) -> None:
+        """The container was made before, by another process: what `remove` removes."""
+        self._creation = asyncio.get_running_loop().create_task(_nothing())
+
     async def create(self, engine: Engine, *, labels: Labels, gpu_ids: tuple[str, ...]) -> None:
         """Create the container. Raises KernelBridgeError; also then, and when cancelled, `remove` is to be called."""
         making = creation.create_container(engine, self._wanted, labels=labels, gpu_ids=gpu_ids)
         self._creation = asyncio.create_task(making)
         await asyncio.shield(self._creation)
+
+    def leave(self) -> None:
+        """The container is another's from now on: `remove` leaves it alone."""
+        self._creation = None
 
     async def remove(self, host: str, reach: Callable[[], Awaitable[Engine]]) -> bool:
         """Remove the container; whether it is gone. A host that cannot be reached keeps it, and `clean` finds it.
@@ -69,3 +77,7 @@ class Housing:
                 return False
             self._creation = None
             return True
+
+
+async def _nothing() -> None:
+    """Stands for a creation that is long done."""

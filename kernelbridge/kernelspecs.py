@@ -1,6 +1,6 @@
 """kernel.json: one file for both paths (argv launcher, provisioner); written, renewed, removed; never a foreign one.
 
-VS Code reads argv, Jupyter the provisioner. Display names: see config.py.
+VS Code reads argv, Jupyter the provisioner. Display names: see config.py. Kernels that run already: running_specs.py.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import json
 import os
 import sys
 import sysconfig
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import resources
@@ -84,7 +84,6 @@ def write(config: Config, root: Path, launcher: Path) -> Changes:
     unchanged: list[str] = []
     foreign: list[str] = []
     shown = configs.display_names(config)
-    logos = {name: resources.files("kernelbridge").joinpath("logos", name).read_bytes() for name in LOGO_FILES}
     for environment in config.environments.values():
         folder = root / f"{FOLDER_PREFIX}{environment.name}"
         if folder.exists() and not _is_ours(folder, config.path):
@@ -93,21 +92,21 @@ def write(config: Config, root: Path, launcher: Path) -> Changes:
         spec = kernel_json(
             environment, display_name=shown[environment.name], config_path=config.path, launcher=launcher
         )
-        text = json.dumps(spec, indent=1, ensure_ascii=False) + "\n"
-        # kernel.json comes last: only with it is the folder a kernel spec.
-        changed = _renew(folder, {**logos, SPEC_FILE: text.encode()})
-        (written if changed else unchanged).append(folder.name)
-    removed = _remove(root, config.path, keep={*written, *unchanged})
+        (written if renew_folder(folder, spec) else unchanged).append(folder.name)
+    removed = remove_folders(root, config.path, keep={*written, *unchanged})
     return Changes(written=tuple(written), unchanged=tuple(unchanged), removed=tuple(removed), foreign=tuple(foreign))
 
 
 def remove(root: Path, config_path: Path) -> Changes:
     """No kernel spec of this config is under `root` any more."""
-    return Changes(removed=tuple(_remove(root, config_path, keep=set())))
+    return Changes(removed=tuple(remove_folders(root, config_path)))
 
 
-def _renew(folder: Path, contents: Mapping[str, bytes]) -> bool:
-    """The folder has these files; True if one of them had to be written."""
+def renew_folder(folder: Path, spec: Mapping[str, Any]) -> bool:
+    """The folder has this kernel.json and the logos; True if one of them had to be written. Raises SpecsUnwritable."""
+    contents = {name: resources.files("kernelbridge").joinpath("logos", name).read_bytes() for name in LOGO_FILES}
+    # kernel.json comes last: only with it is the folder a kernel spec.
+    contents[SPEC_FILE] = (json.dumps(spec, indent=1, ensure_ascii=False) + "\n").encode()
     with _translated(folder):
         folder.mkdir(parents=True, exist_ok=True)
         stale = [name for name, content in contents.items() if _content(folder / name) != content]
@@ -119,7 +118,8 @@ def _renew(folder: Path, contents: Mapping[str, bytes]) -> bool:
     return bool(stale)
 
 
-def _remove(root: Path, config_path: Path, *, keep: set[str]) -> list[str]:
+def remove_folders(root: Path, config_path: Path, *, keep: Collection[str] = ()) -> list[str]:
+    """No kernel spec of this config is in `root` but those to keep; return the folders. Raises SpecsUnwritable."""
     removed = []
     for folder in sorted(root.glob(f"{FOLDER_PREFIX}*")):
         if folder.name in keep or not _is_ours(folder, config_path):

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 from collections.abc import Mapping
 from typing import Any
 
 from kernelbridge.checks import Wanted
 from kernelbridge.config import Environment, Host
-from kernelbridge.errors import ContainerFailed, ImageUnusable, KernelBridgeError, KernelDied, KernelOutOfMemory
+from kernelbridge.errors import KernelBridgeError, LinkLost
 from kernelbridge.host.answers import PullProgress
+from kernelbridge.kernel_errors import (
+    ContainerFailed,
+    ImageUnusable,
+    KernelDied,
+    KernelEnded,
+    KernelExpired,
+    KernelOutOfMemory,
+    StartCancelled,
+)
 
 
 def failed_start(wanted: Wanted, host: Host, event: Mapping[str, Any]) -> KernelBridgeError:
@@ -20,8 +30,23 @@ def failed_start(wanted: Wanted, host: Host, event: Mapping[str, Any]) -> Kernel
     return ContainerFailed(host=host.name, image=image, reason=str(event.get("reason", "")))
 
 
+def broken_start(wanted: Wanted, host: Host, exc: BaseException) -> KernelBridgeError:
+    """Return the error for a start that ended with an exception."""
+    match exc:
+        case LinkLost():
+            how = "did not start: the link was lost meanwhile"
+            return KernelEnded(environment=wanted.display_name, host=host.name, how=how)
+        case KernelBridgeError():
+            return exc
+        case asyncio.CancelledError():
+            return StartCancelled(environment=wanted.display_name)
+    return ContainerFailed(host=host.name, image=wanted.environment.image, reason=repr(exc))
+
+
 def death(wanted: Wanted, host: Host, event: Mapping[str, Any]) -> KernelBridgeError:
-    """Return the error for a kernel process that ended by itself."""
+    """Return the error for a kernel process that ended by itself, or by a deadline of its environment."""
+    if event.get("why"):
+        return KernelExpired(environment=wanted.display_name, host=host.name, key=str(event["why"]))
     if event["out_of_memory"]:
         memory = wanted.environment.memory
         limit = f"its limit is {memory / 2**30:.3g} GiB" if memory else "the host had no more"
@@ -29,6 +54,13 @@ def death(wanted: Wanted, host: Host, event: Mapping[str, Any]) -> KernelBridgeE
     how = how_ended(int(event["code"]))
     last_words = str(event["last_words"])
     return KernelDied(environment=wanted.display_name, host=host.name, how=how, last_words=last_words)
+
+
+def dropped_text(event: Mapping[str, Any]) -> str:
+    """Return the line that stands for output which the journal had no room for."""
+    count, size = int(event["messages"]), int(event["bytes"])
+    what = "1 message" if count == 1 else f"{count:,} messages"
+    return f"[kernelbridge: {what} of this output ({size / 1e6:.1f} MB) had no room while nobody took it]\n"
 
 
 def debug_refusal(environment: Environment) -> str:

@@ -14,6 +14,8 @@ DISPLAY_NAME: Final = "Docker-GPU (remote)"
 
 SIZE_UNITS: Final = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 SIZE_PATTERN: Final = r"^([0-9]+(?:\.[0-9]+)?) ?([kmgt]?)(?:i?b)?$"
+DURATION_UNITS: Final = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
+DURATION_PATTERN: Final = r"^([0-9]+(?:\.[0-9]+)?) ?([smhd]?)$"
 ENVIRONMENT_NAME_PATTERN: Final = r"^[a-z0-9][a-z0-9-]*$"
 HOST_NAME_PATTERN: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 VARIABLE_PATTERN: Final = r"^[A-Za-z_][A-Za-z0-9_]*$"
@@ -36,7 +38,7 @@ ENGINE_SOCKET_FOLDERS: Final = frozenset({"/run", "/var/run", "/run/podman", "/r
 GIVEAWAY_VALUE: Final = r"^(hf_|gh[opsur]_|github_pat_|sk-|AKIA|ASIA|glpat-|xox[abpr]-)[A-Za-z0-9_-]{8,}$"
 GIVEAWAY_NAME: Final = r"(^|_)(TOKEN|KEY|SECRET|PASSWORD|PASSWD|CREDENTIALS?)$"
 # Folders of the container that belong to its kernel, the engine or the relay.
-TAKEN_TARGETS: Final = ("/proc", "/sys", "/dev/pts", "/run/kernelbridge")
+TAKEN_TARGETS: Final = ("/proc", "/sys", "/dev/pts", "/run/kernelbridge", "/var/lib/kernelbridge")
 
 
 def parse_size(value: object) -> int:
@@ -54,6 +56,23 @@ def size_text(size_bytes: int) -> str:
     """Write bytes as the config does: the largest unit that divides them."""
     unit = max((unit for unit in SIZE_UNITS if size_bytes % SIZE_UNITS[unit] == 0), key=SIZE_UNITS.__getitem__)
     return f"{size_bytes // SIZE_UNITS[unit]}{unit}"
+
+
+def parse_duration(value: object) -> float:
+    """Say how many seconds `"24h"` is; a plain number is seconds already."""
+    match = re.match(DURATION_PATTERN, str(value).strip().lower())
+    if isinstance(value, bool) or not isinstance(value, int | float | str) or match is None:
+        raise ValueError('must be a time like "24h", "30m" or "90s"')
+    seconds = float(match[1]) * DURATION_UNITS[match[2]]
+    if seconds == 0:
+        raise ValueError("must be more than 0 seconds")
+    return seconds
+
+
+def duration_text(seconds: float) -> str:
+    """Write a time as the config does: hours, minutes or seconds, the largest unit that divides it."""
+    unit = next(unit for unit in "hms" if seconds % DURATION_UNITS[unit] == 0 or unit == "s")
+    return f"{seconds / DURATION_UNITS[unit]:g}{unit}"
 
 
 def parse_gpus(value: object) -> int | Literal["all"] | tuple[str, ...]:

@@ -9,10 +9,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
-from kernelbridge.config import Config
-from kernelbridge.errors import KernelBridgeError, KernelNotFound
-from kernelbridge.fleet import KernelRow, Listing
+from kernelbridge.census import KernelRow, Listing
+from kernelbridge.channels import endpoints
+from kernelbridge.channels.endpoints import Endpoints
+from kernelbridge.checks import Wanted
+from kernelbridge.config import Config, display_names
+from kernelbridge.errors import KernelBridgeError
 from kernelbridge.host.trust import HostKey
+from kernelbridge.kernel_errors import KernelNotFound, OutputUndelivered
+from kernelbridge.records import Records, default_folder
+from kernelbridge.surroundings import KernelState
 
 T = TypeVar("T")
 
@@ -23,7 +29,7 @@ def row(kernel_id: str, **facts: Any) -> KernelRow:
         "environment": "pytorch",
         "host": "lab",
         "image": "pytorch/pytorch:2",
-        "state": "running",
+        "state": "idle",
         "owner": "ada@laptop",
         "is_ours": True,
         "is_orphan": False,
@@ -47,6 +53,29 @@ def host_key(**facts: Any) -> HostKey:
     return HostKey(**{**made_up, **facts})
 
 
+@dataclass(frozen=True)
+class FakeChannels:
+    """Endpoints that nobody answers on."""
+
+    endpoints: Endpoints
+
+
+@dataclass(kw_only=True)
+class FakeKernel:
+    """A kernel that is as a test says."""
+
+    wanted: Wanted
+    channels: FakeChannels
+    state: KernelState = KernelState.RUNNING
+    failure: KernelBridgeError | None = None
+    exit_code: int | None = None
+    is_joined: bool = True
+    signals: list[int] = field(default_factory=list)
+
+    def signal(self, number: int) -> None:
+        self.signals.append(number)
+
+
 @dataclass(kw_only=True)
 class FakeFleet:
     """A fleet whose kernels are a list in memory."""
@@ -59,15 +88,32 @@ class FakeFleet:
     # Faults: it never answers; it does not remember what it was told to trust.
     is_stuck: bool = False
     is_forgetful: bool = False
+    stop_failure: KernelBridgeError | None = None
     # What happened to it, for assertions.
     trusted: list[tuple[str, HostKey]] = field(default_factory=list)
     is_closed: bool = False
-    config: Config | None = None
+    # The kernel that `attach` gives: facts for FakeKernel; and what became of it.
+    kernel_facts: dict[str, Any] = field(default_factory=dict)
+    kernel: FakeKernel | None = None
+    takes: bool = False
+    # detached or dropped
+    ended: str = ""
+    # Set by open.
+    _config: Config | None = None
 
     def open(self, config: Config) -> FakeFleet:
         """Stands where Fleet's constructor stands."""
-        self.config = config
+        self._config = config
         return self
+
+    @property
+    def config(self) -> Config:
+        assert self._config is not None
+        return self._config
+
+    @property
+    def records(self) -> Records:
+        return Records(default_folder())
 
     def run(self, coro: Coroutine[Any, Any, T], seconds: float | None = None) -> T:
         assert seconds is not None and seconds > 0, "every wait has a limit"
@@ -75,6 +121,9 @@ class FakeFleet:
             coro.close()
             raise TimeoutError
         return asyncio.run(coro)
+
+    def submit(self, coro: Coroutine[Any, Any, T]) -> None:
+        asyncio.run(coro)
 
     def close(self) -> None:
         self.is_closed = True
@@ -89,10 +138,12 @@ class FakeFleet:
         return found[0]
 
     def _hosts(self) -> Sequence[str]:
-        return list(self.config.hosts) if self.config else []
+        return list(self.config.hosts)
 
     async def stop(self, prefix: str) -> KernelRow:
         found = self._find(prefix)
+        if self.stop_failure is not None:
+            raise self.stop_failure
         self.rows.remove(found)
         return found
 
@@ -100,11 +151,35 @@ class FakeFleet:
         self._find(prefix)
         return "\n".join(self.log_text.splitlines()[-tail_lines:])
 
-    async def clean(self, *, dry_run: bool) -> Listing:
+    async def clean(self, *, dry_run: bool, discard: bool) -> Listing:
         orphans = tuple(row for row in self.rows if row.is_ours and row.is_orphan)
+        kept = tuple(row for row in orphans if row.undelivered_bytes and not discard)
+        gone = tuple(row for row in orphans if row not in kept)
         if not dry_run:
-            self.rows = [row for row in self.rows if row not in orphans]
-        return Listing(kernels=orphans, problems=self.problems)
+            self.rows = [row for row in self.rows if row not in gone]
+        problems = [OutputUndelivered(kernel=row.kernel_id[:12], host=row.host, megabytes=1.0) for row in kept]
+        return Listing(kernels=gone, problems=(*self.problems, *problems))
+
+    def wanted(self, environment_name: str, *, kernel_id: str, **more: Any) -> Wanted:
+        environment = self.config.environment(environment_name)
+        shown = display_names(self.config)[environment_name]
+        hosts = self.config.hosts_of(environment)
+        return Wanted(kernel_id=kernel_id, environment=environment, display_name=shown, hosts=hosts, **more)
+
+    async def attach(self, wanted: Wanted, given: Endpoints, *, host: str, take: bool) -> FakeKernel:
+        self.takes = take
+        bound = given if given.transport == "ipc" else given.bound(dict.fromkeys(endpoints.NAMES, 9999))
+        self.kernel = FakeKernel(wanted=wanted, channels=FakeChannels(bound), **self.kernel_facts)
+        return self.kernel
+
+    async def detach(self, kernel: FakeKernel, *, end: bool) -> None:
+        assert not end
+        kernel.channels.endpoints.remove()
+        self.ended = "detached"
+
+    async def drop(self, kernel: FakeKernel) -> None:
+        kernel.channels.endpoints.remove()
+        self.ended = "dropped"
 
     async def host_key(self, host_name: str) -> HostKey:
         return self.keys[0] if self.keys else host_key(is_known=True)

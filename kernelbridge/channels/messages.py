@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from kernelbridge.relay.wire import IOPUB, Buffer
+from kernelbridge.relay.wire import IOPUB, SHELL, Buffer
 
 DELIMITER = b"<IDS|MSG>"
 PROTOCOL_VERSION = "5.3"
@@ -62,9 +62,12 @@ class Request:
 
     @property
     def content(self) -> dict[str, Any]:
-        """The content; parsed at each call."""
-        content: dict[str, Any] = json.loads(bytes(self.parts[len(self.identities) + 5]))
-        return content
+        """The content, parsed at each call; empty where it is no table: what that means is the kernel's to say."""
+        try:
+            content = json.loads(bytes(self.parts[len(self.identities) + 5]))
+        except (ValueError, RecursionError):
+            return {}
+        return content if isinstance(content, dict) else {}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +86,7 @@ def parse(channel: int, parts: Sequence[bytes], signer: Signer) -> Request:
         at = list(parts).index(DELIMITER)
         signature, header = parts[at + 1], json.loads(parts[at + 2])
         signed = parts[at + 2 : at + 6]
-    except (ValueError, IndexError) as exc:
+    except (ValueError, IndexError, RecursionError) as exc:
         raise MessageInvalid("not a Jupyter message") from exc
     if len(signed) != 4 or not isinstance(header, dict):
         raise MessageInvalid("not a Jupyter message")
@@ -91,6 +94,12 @@ def parse(channel: int, parts: Sequence[bytes], signer: Signer) -> Request:
         raise MessageInvalid("wrong signature")
     clean = (*parts[: at + 1], b"", *parts[at + 2 :])
     return Request(channel=channel, identities=tuple(parts[:at]), header=header, parts=clean)
+
+
+def recalled(header: Mapping[str, Any]) -> Request:
+    """Return a request of which only the header is known: what is said to it on iopub is heard, replies go nowhere."""
+    parts = (DELIMITER, b"", json.dumps(dict(header)).encode(), b"{}", b"{}", b"{}")
+    return Request(channel=SHELL, identities=(), header=header, parts=parts)
 
 
 def signed(parts: Sequence[Buffer], signer: Signer) -> list[Buffer]:

@@ -1,41 +1,38 @@
-"""This machine's five ZMQ sockets of each kernel: checks and signs with the client's key, moves messages.
+"""This machine's end of one kernel: checks what clients ask, passes it on or answers it, hands out what comes.
 
-The thread that polls them: switchboard.py. What to answer while the kernel is away: waiting.py.
+The thread that polls: switchboard.py. The sockets themselves: bindings.py. What to answer while the kernel is away:
+waiting.py. When what comes may go: handout.py.
 """
 
 from __future__ import annotations
 
 import contextlib
 import enum
-import json
 import logging
+import math
 import time
-from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any, Protocol
 
 import zmq
 
-from kernelbridge.channels import hidden_cells, messages
-from kernelbridge.channels.endpoints import NAMES, Endpoints
+from kernelbridge.channels import messages
+from kernelbridge.channels.bindings import Bindings
+from kernelbridge.channels.endpoints import Endpoints
+from kernelbridge.channels.handout import Handout
+from kernelbridge.channels.hidden_cells import Said
 from kernelbridge.channels.messages import Request, Say, Signer
+from kernelbridge.channels.pacing import Limits
 from kernelbridge.channels.switchboard import IDLE_MS, Reader, Switchboard
 from kernelbridge.channels.waiting import Waiting, Wish, failure_answers, shutdown_answer, without_subshells
 from kernelbridge.errors import KernelBridgeError, LinkLost
 from kernelbridge.relay import wire
 
 _LOG = logging.getLogger(__name__)
-_CHANNEL = {"shell": wire.SHELL, "iopub": wire.IOPUB, "stdin": wire.STDIN, "control": wire.CONTROL}
-_NAME = {number: name for name, number in _CHANNEL.items()}
-# A subscriber that does not read is held back by so many messages; the rest stays in the journal.
-_SUBSCRIBER_MESSAGES = 1000
-_RETRY_MS, _PROGRESS_MS = 5, 250
-STUCK_SECONDS = 60
+_PROGRESS_MS = 250
 # Messages from one socket before the others have their turn.
 _TURN = 100
-# iopub parts that wait for a slow subscriber; above this the owner stops acknowledging.
-BACKLOG_BYTES = 16 * 1024 * 1024
 
 
 class Mode(enum.Enum):
@@ -63,8 +60,17 @@ class Owner(Protocol):
 class Channels:
     """The sockets of one kernel, bound and waiting from the start; its methods may be called from any thread."""
 
-    def __init__(self, board: Switchboard, endpoints: Endpoints, *, session: str, info: dict[str, Any], owner: Owner):
-        """Bind the endpoints. Raises OSError if an address is taken."""
+    def __init__(
+        self,
+        board: Switchboard,
+        endpoints: Endpoints,
+        *,
+        session: str,
+        info: dict[str, Any],
+        owner: Owner,
+        limits: Limits | None = None,
+    ) -> None:
+        """Bind the endpoints. Raises OSError if an address is taken. `limits`: the front-end drops what is faster."""
         self._board = board
         self._signer = Signer(endpoints.key)
         self._session = session
@@ -83,20 +89,12 @@ class Channels:
         self._ended: KernelBridgeError | None = None
         # Requests passed on and not answered yet, by id: who must hear of the kernel's end.
         self._outstanding: dict[str, Request] = {}
-        # The request whose busy was said here already: the kernel's own is swallowed.
-        self._had_busy = ""
-        # Requests that were answered here already: what the kernel says to them is discarded.
-        self._answered: set[str] = set()
-        # VS Code's ipywidgets probe, passed on: its id, its prefix, what it has printed.
-        self._probe: tuple[str, str, list[str]] | None = None
+        # What the kernel says of requests that heard something here already.
+        self._said = Said()
         # Why debugging is refused; empty where it is not.
         self._refuse_debug = ""
-        self._sockets: dict[str, zmq.Socket[bytes]] = {}
-        # iopub messages that a slow subscriber has no room for, oldest first.
-        self._backlog: deque[list[wire.Buffer]] = deque()
-        self._backlog_bytes = 0
-        # When the backlog last moved, or began.
-        self._moved_at = 0.0
+        self._bindings = Bindings(self._signer)
+        self._handout = Handout(self._bindings, limits=limits)
         try:
             board.add(self)
         except zmq.ZMQError as exc:
@@ -104,14 +102,14 @@ class Channels:
         self.endpoints.publish()
 
     def __repr__(self) -> str:
-        return f"<Channels {self._mode.value}, {len(self._outstanding)} outstanding, {self._backlog_bytes} bytes held>"
+        return f"<Channels {self._mode.value}, {len(self._outstanding)} outstanding, {self._handout.bytes} bytes held>"
 
     # -- called from any thread
 
     @property
     def is_congested(self) -> bool:
-        """Whether a slow subscriber holds so much back that nothing more should be acknowledged."""
-        return self._backlog_bytes > BACKLOG_BYTES
+        """Whether what was delivered is not sure to be out of here soon: nothing more should be acknowledged."""
+        return self._handout.is_congested
 
     def deliver(self, packed: Sequence[wire.Buffer]) -> None:
         """Hand the kernel's messages to the clients."""
@@ -129,9 +127,27 @@ class Channels:
         """The kernel is gone for a while (a restart): queue from here on; `told` is what those hear who were served."""
         self._board.post(lambda: self._enter_waiting(why, told))
 
-    def open(self, *, launch: int, info: dict[str, Any], refuse_debug: str = "") -> None:
-        """The kernel of this launch is there: pass the queue on, and all that comes."""
+    def open(
+        self, *, launch: int, info: dict[str, Any], refuse_debug: str = "", busy: Mapping[str, Any] | None = None
+    ) -> None:
+        """The kernel of this launch is there: pass the queue on, and all that comes.
+
+        `busy`: the header of the request that it works on since before we came; it is said to be busy with that.
+        """
         self._board.post(lambda: self._enter_open(launch, info, refuse_debug))
+        if busy is not None:
+            running = messages.recalled(busy)
+            self._board.post(lambda: self._recall(running))
+
+    def hold(self) -> None:
+        """Hold all output until a client is there that hears it (hold.py). Call before the first `deliver`."""
+        self._board.post(self._handout.hold.begin)
+
+    def notice(self, parent: Mapping[str, Any], text: str) -> None:
+        """Print something to stderr in the cell of a request, behind all that was delivered."""
+        stream = {"name": "stderr", "text": text}
+        say = Say(channel=wire.IOPUB, kind="stream", content=stream, parent=messages.recalled(parent))
+        self._board.post(lambda: self._say([say]))
 
     def lose(self, error: LinkLost) -> None:
         """The link is lost: requests wait in the journal, urgent ones are answered here."""
@@ -145,6 +161,12 @@ class Channels:
         """The kernel will not come, or has ended: say why to all who wait, and to all who ask from now on."""
         self._board.post(lambda: self._enter_ended(error))
 
+    def settled(self) -> Future[bool]:
+        """Whether all that was delivered until now is handed out; the future is done when that is known."""
+        known: Future[bool] = Future()
+        self._board.post(lambda: known.set_result(not self._handout.bytes))
+        return known
+
     def close(self) -> Future[None]:
         """Close the sockets; the future is done when they are."""
         return self._board.call(self._close)
@@ -154,47 +176,33 @@ class Channels:
     def bind(self, context: zmq.Context[zmq.Socket[bytes]]) -> None:
         """Bind the five sockets. Raises zmq.ZMQError when an address is taken; none is left open then."""
         try:
-            self.endpoints = self.endpoints.bound({name: self._bind(name, context) for name in NAMES})
+            self.endpoints = self._bindings.bind(context, self.endpoints)
         except zmq.ZMQError:
-            self._close_sockets()
+            self.endpoints.remove()
             raise
-
-    def _bind(self, name: str, context: zmq.Context[zmq.Socket[bytes]]) -> int:
-        sock = context.socket(zmq.XPUB if name == "iopub" else zmq.ROUTER)
-        self._sockets[name] = sock
-        sock.linger = 1000
-        if name == "iopub":
-            sock.setsockopt(zmq.XPUB_NODROP, 1)
-            sock.sndhwm = _SUBSCRIBER_MESSAGES
-        else:
-            # A client that comes back under its routing id takes it over; replies wait for it without bound.
-            sock.setsockopt(zmq.ROUTER_HANDOVER, 1)
-            sock.sndhwm = 0
-        sock.bind(self.endpoints.address(name))
-        return self.endpoints.ports[NAMES.index(name)] or _bound_port(sock)
 
     def sockets(self) -> dict[zmq.Socket[bytes], Reader]:
         """Return the sockets to poll, each with what reads it."""
         readers = {"iopub": self._read_subscriptions, "hb": self._echo}
-        return {sock: readers.get(name, self._read) for name, sock in self._sockets.items()}
+        return {sock: readers.get(name, self._read) for name, sock in self._bindings.by_name.items()}
 
     @property
     def patience_ms(self) -> int:
-        """How long the poll loop may sleep for this kernel."""
-        if self._backlog:
-            return _RETRY_MS
-        return _PROGRESS_MS if self._mode is Mode.WAITING else IDLE_MS
+        """How long the poll loop may sleep for this kernel: until the next thing is due by time, and no less."""
+        longest_ms = _PROGRESS_MS if self._mode is Mode.WAITING else IDLE_MS
+        due = [at for at in (self._handout.due_at, self._bindings.retry_at) if at is not None]
+        return max(0, min(longest_ms, math.ceil((min(due) - time.monotonic()) * 1000))) if due else longest_ms
 
     def tick(self) -> None:
-        """Do what is due by time: show progress, offer held messages again."""
+        """Do what is due by time: show progress, hand out what waited, try those again who were not there."""
         if self._mode is Mode.WAITING:
             self._say(self._waiting.show(time.monotonic() - self._since))
-        self._offer_backlog()
+        self._handout.offer()
+        self._bindings.retry()
 
     def _read_subscriptions(self, sock: zmq.Socket[bytes]) -> None:
-        with contextlib.suppress(zmq.Again):
-            while True:
-                sock.recv(zmq.NOBLOCK)
+        if self._bindings.drain_subscriptions():
+            self._handout.hold.subscribed(time.monotonic())
 
     def _echo(self, sock: zmq.Socket[bytes]) -> None:
         with contextlib.suppress(zmq.Again):
@@ -204,17 +212,22 @@ class Channels:
                     sock.send_multipart(beat)
 
     def _read(self, sock: zmq.Socket[bytes]) -> None:
-        channel = next(_CHANNEL[name] for name, mine in self._sockets.items() if mine is sock)
+        channel = self._bindings.channel_of(sock)
         passed: list[tuple[int, bytes]] = []
         with contextlib.suppress(zmq.Again):
             for _ in range(_TURN):
                 parts = sock.recv_multipart(zmq.NOBLOCK)
                 try:
+                    self._bindings.hear((channel, parts[0]))
                     request = messages.parse(channel, parts, self._signer)
+                    if channel == wire.SHELL:
+                        self._handout.hold.asked(request.identities, time.monotonic())
+                    passed += self._receive(request)
                 except messages.MessageInvalid as exc:
                     _LOG.warning("a message on channel %d is dropped: %s", channel, exc)
-                    continue
-                passed += self._receive(request)
+                except Exception:
+                    # Anybody may send anything: the messages around it must not suffer.
+                    _LOG.exception("a message on channel %d is dropped", channel)
         if passed:
             self._owner.requests(passed)
 
@@ -232,17 +245,19 @@ class Channels:
                 return []
             case Mode.LOST if self._answered_lost(request):
                 return []
+            case Mode.OPEN if self._handout.hold.is_on and request.kind == "kernel_info_request":
+                # The kernel's own answer would be held: no websocket would ever come up, and no client be heard.
+                self._answer_info(request, self._info)
+                return []
         if self._refuse_debug and request.kind == "debug_request":
             self._say(messages.error_answer(request, "DebuggerOff", self._refuse_debug, shown=False))
             return []
         return [self._pack(request)]
 
     def _pack(self, request: Request) -> tuple[int, bytes]:
-        if request.id not in self._answered and request.kind.endswith("_request"):
+        if request.id not in self._said.answered and request.kind.endswith("_request"):
             self._outstanding[request.id] = request
-            prefix = hidden_cells.probe_prefix(request)
-            if prefix is not None:
-                self._probe = (request.id, prefix, [])
+            self._said.expect(request)
         packed = wire.pack(wire.Message(request.channel, self._launch, request.parts))
         return wire.LANE_OF[request.channel], packed
 
@@ -261,10 +276,7 @@ class Channels:
     def _answered_lost(self, request: Request) -> bool:
         match request.kind:
             case "kernel_info_request":
-                says = messages.between_busy_and_idle(request, messages.reply(request, without_subshells(self._info)))
-                # The idle must not hide that a cell is running there.
-                running = [other for other in self._outstanding.values() if other.kind == "execute_request"]
-                self._say(says + [messages.status("busy", other) for other in running[:1]])
+                self._answer_info(request, without_subshells(self._info))
             case "interrupt_request":
                 self._say(messages.error_answer(request, type(self._lost).__name__, str(self._lost), shown=False))
             case "shutdown_request":
@@ -273,64 +285,50 @@ class Channels:
                 return False
         return True
 
-    def _say(self, says: list[Say]) -> None:
+    def _answer_info(self, request: Request, info: Mapping[str, Any]) -> None:
+        self._say(messages.between_busy_and_idle(request, messages.reply(request, info)))
+        # The idle must not hide that a cell is running there.
+        running = [other for other in self._outstanding.values() if other.kind == "execute_request"]
+        self._say([messages.status("busy", other) for other in running[:1]], at_once=True)
+
+    def _say(self, says: list[Say], *, at_once: bool = False) -> None:
+        """Say what is our own, in its place behind what the kernel said, or at once.
+
+        An answer to kernel_info never waits: clients connect only then, and it tells nothing of what the kernel did.
+        """
         for say in says:
-            self._send(say.channel, messages.build(say, self._session))
+            parts = messages.build(say, self._session)
+            if at_once or (say.parent is not None and say.parent.kind == "kernel_info_request"):
+                self._handout.overtake(say.channel, parts)
+            else:
+                self._send(say.channel, parts)
 
     def _deliver(self, packed: Sequence[wire.Buffer]) -> None:
         for one in packed:
-            message = wire.unpack(one)
-            if message.channel == wire.IOPUB:
-                watches = self._had_busy or self._answered or self._probe
-                if watches and not self._passes(message.parts):
-                    continue
-            else:
-                parent = messages.parent_id(message.parts)
-                self._outstanding.pop(parent, None)
-                if parent in self._answered:
-                    continue
-                if self._probe is not None and parent == self._probe[0]:
-                    self._owner.learned(hidden_cells.printed_version(*self._probe[1:]))
-                    self._probe = None
-            self._send(message.channel, message.parts)
+            try:
+                message = wire.unpack(one)
+                if self._passes(message):
+                    self._send(message.channel, message.parts)
+            except Exception:
+                # A kernel may say anything: the messages around it must not suffer.
+                _LOG.exception("a message of the kernel is dropped")
 
-    def _passes(self, parts: Sequence[wire.Buffer]) -> bool:
-        """Whether an iopub message goes on to the clients; some were said here already."""
-        parent, content = messages.parent_id(parts), bytes(parts[messages.delimiter_index(parts) + 5])
-        if parent in self._answered:
-            if b'"idle"' in content:
-                self._answered.discard(parent)
-            return False
-        if self._probe is not None and parent == self._probe[0] and b'"stdout"' in content:
-            self._probe[2].append(str(json.loads(content).get("text", "")))
-        if parent == self._had_busy and b'"busy"' in content:
-            self._had_busy = ""
-            return False
-        return True
+    def _passes(self, message: wire.Message) -> bool:
+        """Whether a message of the kernel's goes on to the clients."""
+        if message.channel == wire.IOPUB:
+            return not self._said or self._said.passes(message.parts)
+        parent = messages.parent_id(message.parts)
+        self._outstanding.pop(parent, None)
+        widgets = self._said.finish(parent)
+        if widgets is not None:
+            self._owner.learned(widgets)
+        return parent not in self._said.answered
 
     def _send(self, channel: int, parts: Sequence[wire.Buffer]) -> None:
-        signed = messages.signed(parts, self._signer)
-        if channel == wire.IOPUB:
-            if not self._backlog:
-                self._moved_at = time.monotonic()
-            self._backlog.append(signed)
-            self._backlog_bytes += sum(map(len, signed))
-            if len(self._backlog) == 1:
-                self._offer_backlog()
-            return
-        self._sockets[_NAME[channel]].send_multipart(signed)
-
-    def _offer_backlog(self) -> None:
-        try:
-            while self._backlog:
-                self._sockets["iopub"].send_multipart(self._backlog[0], zmq.NOBLOCK)
-                self._backlog_bytes -= sum(map(len, self._backlog.popleft()))
-                self._moved_at = time.monotonic()
-        except zmq.Again:
-            if time.monotonic() - self._moved_at > STUCK_SECONDS:
-                # One client that sleeps must not hold the output of all others for ever: from now on it misses some.
-                _LOG.warning("a client has read nothing for %d s; it will miss output", STUCK_SECONDS)
-                self._sockets["iopub"].setsockopt(zmq.XPUB_NODROP, 0)
+        if channel in (wire.IOPUB, wire.SHELL):
+            self._handout.put(channel, parts)
+        else:
+            self._bindings.send(channel, self._bindings.sign(parts))
 
     def _learn_image(self, info: dict[str, Any], widgets: str | None) -> None:
         self._info, self._is_guess = info, False
@@ -341,7 +339,7 @@ class Channels:
         if told is not None:
             self._say(failure_answers(list(self._outstanding.values()), told))
         self._outstanding.clear()
-        self._had_busy = ""
+        self._said.had_busy = ""
         self._ended = None
         if self._mode is not Mode.WAITING:
             self._waiting = Waiting(self._info, is_guess=self._is_guess)
@@ -352,13 +350,18 @@ class Channels:
     def _enter_open(self, launch: int, info: dict[str, Any], refuse_debug: str) -> None:
         self._launch, self._refuse_debug = launch, refuse_debug
         self._info, self._is_guess = info, False
-        says, queue, self._had_busy = self._waiting.release()
-        self._answered = self._waiting.answered
+        says, queue, self._said.had_busy = self._waiting.release()
+        self._said.answered = self._waiting.answered
         self._mode = Mode.OPEN
         self._say(says)
         passed = [packed for request in queue for packed in self._receive(request)]
         if passed:
             self._owner.requests(passed)
+
+    def _recall(self, running: Request) -> None:
+        """A request of before we came is being worked on."""
+        self._outstanding[running.id] = running
+        self._say([messages.status("busy", running)], at_once=True)
 
     def _enter_lost(self, error: LinkLost) -> None:
         if self._mode is Mode.OPEN:
@@ -378,16 +381,5 @@ class Channels:
 
     def _close(self) -> None:
         self._board.forget(self)
-        self._close_sockets()
-
-    def _close_sockets(self) -> None:
-        for sock in self._sockets.values():
-            sock.close()
-        self._sockets.clear()
+        self._bindings.close()
         self.endpoints.remove()
-
-
-def _bound_port(sock: zmq.Socket[bytes]) -> int:
-    endpoint = sock.getsockopt(zmq.LAST_ENDPOINT)
-    assert isinstance(endpoint, bytes)
-    return int(endpoint.rstrip(b"\0").rsplit(b":", 1)[1])

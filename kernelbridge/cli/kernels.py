@@ -1,15 +1,20 @@
-"""`kernelbridge ps`, `stop`, `logs`, `clean`: the kernels on all hosts."""
+"""`kernelbridge ps`, `stop`, `logs`, `clean`: the kernels on all hosts. Using one from here: attach.py."""
 
 from __future__ import annotations
 
 import json
+import time
+from dataclasses import asdict
+from datetime import datetime
 from typing import Annotated, Any
 
 import typer
 
-from kernelbridge.cli.session import Session
-from kernelbridge.errors import KernelBridgeError
-from kernelbridge.fleet import KernelRow, Listing
+from kernelbridge import kernelspecs, running_specs
+from kernelbridge.census import KernelRow, Listing
+from kernelbridge.cli.session import Session, moment
+from kernelbridge.errors import KernelBridgeError, SpecsUnwritable
+from kernelbridge.fleet import Fleet
 
 # A host that does not answer is given up after this; the fleet's own limits are shorter.
 LIST_SECONDS = 60.0
@@ -26,6 +31,7 @@ def list_all(ctx: typer.Context, as_json: JsonOption = False) -> None:
     loaded = session.read_config()
     with session.fleet(loaded) as fleet:
         listing = session.wait(fleet, fleet.list_kernels(), seconds=LIST_SECONDS)
+        offer(session, fleet)
     _tell(session, listing, as_json=as_json, empty="No kernels.")
     if len(listing.problems) >= len(loaded.hosts) and not listing.kernels:
         raise typer.Exit(listing.problems[0].exit_code)
@@ -78,12 +84,13 @@ def logs(
 def clean(
     ctx: typer.Context,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be removed, and remove nothing.")] = False,
+    discard: Annotated[bool, typer.Option("--discard", help="Also those with output that nobody took.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Remove containers of ours that nobody uses any more."""
+    """Remove kernels of this machine that nobody holds and that are not to persist."""
     session: Session = ctx.obj
     with session.fleet(session.read_config()) as fleet:
-        listing = session.wait(fleet, fleet.clean(dry_run=dry_run), seconds=STOP_SECONDS)
+        listing = session.wait(fleet, fleet.clean(dry_run=dry_run, discard=discard), seconds=STOP_SECONDS)
     last = "These would be removed." if dry_run else "These were removed."
     _tell(session, listing, as_json=as_json, empty="Nothing to remove.", last=last, dry_run=dry_run)
     if listing.problems:
@@ -92,18 +99,8 @@ def clean(
 
 def facts(row: KernelRow) -> dict[str, Any]:
     """A kernel as JSON has it."""
-    return {
-        "kernel_id": row.kernel_id,
-        "environment": row.environment,
-        "host": row.host,
-        "image": row.image,
-        "state": row.state,
-        "owner": row.owner,
-        "is_ours": row.is_ours,
-        "is_orphan": row.is_orphan,
-        "created": row.created.isoformat(),
-        "gpus": row.gpus.split(",") if row.gpus else [],
-    }
+    plain = {key: value.isoformat() if isinstance(value, datetime) else value for key, value in asdict(row).items()}
+    return {**plain, "gpus": row.gpus.split(",") if row.gpus else []}
 
 
 def complaint(error: KernelBridgeError) -> dict[str, Any]:
@@ -120,18 +117,19 @@ def _tell(session: Session, listing: Listing, *, as_json: bool, empty: str, last
         return
     # Where a host did not answer nobody knows that there are none.
     if listing.kernels or not listing.problems:
-        _show(session, listing.kernels, empty=empty)
+        show(session, listing.kernels, empty=empty)
     if listing.kernels and last:
         session.say(last)
     for error in listing.problems:
         session.complain_of(error)
 
 
-def _show(session: Session, rows: tuple[KernelRow, ...], *, empty: str) -> None:
+def show(session: Session, rows: tuple[KernelRow, ...], *, empty: str) -> None:
+    """Print kernels as a table."""
     if not rows:
         session.say(empty)
         return
-    columns = ("KERNEL", "ENVIRONMENT", "HOST", "STATE", "GPUS", "OWNER", "CREATED", "IMAGE")
+    columns = ("KERNEL", "ENVIRONMENT", "NOTEBOOK", "HOST", "STATE", "ENDS", "GPUS", "OWNER", "CREATED", "IMAGE")
     session.show_table(columns, [_cells(row) for row in sorted(rows, key=lambda row: (row.host, row.created))])
 
 
@@ -139,10 +137,40 @@ def _cells(row: KernelRow) -> tuple[str, ...]:
     return (
         row.kernel_id[:SHORT_ID_LENGTH],
         row.environment,
+        row.title or "-",
         row.host,
-        f"{row.state}, orphan" if row.is_orphan else row.state,
+        state_text(row),
+        f"{moment(row.deadline)} ({row.deadline_key})" if row.deadline else "-",
         ",".join(gpu_id[:SHORT_ID_LENGTH] for gpu_id in row.gpus.split(",")) or "-",
-        row.owner,
+        row.owner or "-",
         f"{row.created.astimezone():%Y-%m-%d %H:%M}",
         row.image,
     )
+
+
+def state_text(row: KernelRow) -> str:
+    """What `ps` says of a kernel: its state and why, who holds it or since when nobody does, output that waits."""
+    said = [row.state]
+    if row.state == "exited" and row.why:
+        said = [f"exited ({row.why})"]
+    elif row.state == "stopping" and row.why:
+        said += [f"{row.host} cannot be reached"]
+    if row.link == "held" and row.held_by != row.owner:
+        said += [f"held by {row.held_by}"]
+    elif row.link and row.link != "held":
+        said += [f"{row.link} since {moment(row.since)}" if row.since else row.link]
+    if row.undelivered_bytes and row.link != "held":
+        size = row.undelivered_bytes
+        said += [f"{size / 1e6:.1f} MB of output wait" if size > 5e5 else f"{max(1, size // 1000)} kB of output wait"]
+    if row.is_orphan:
+        said += ["orphan"]
+    return ", ".join(said)
+
+
+def offer(session: Session, fleet: Fleet) -> None:
+    """VS Code's picker shows the kernels that run and that nobody holds, as they are now."""
+    root, launcher = kernelspecs.default_root(), kernelspecs.launcher_path()
+    try:
+        running_specs.renew(fleet.records, fleet.config, root, launcher, time.time())
+    except SpecsUnwritable as error:
+        session.complain(f"Warning: {error}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,7 +27,8 @@ class Session:
 
     def __init__(self, *, open_fleet: Callable[[config.Config], Fleet], environ: Mapping[str, str]) -> None:
         self._open_fleet = open_fleet
-        self._environ = environ
+        # The variables of this call.
+        self.environ = environ
         # What --config and --debug say; set once, before the command runs.
         self.named_path: Path | None = None
         self.wants_traceback = False
@@ -39,7 +41,7 @@ class Session:
     @property
     def config_path(self) -> Path:
         """The config file that this call is about."""
-        return config.find_path(self._environ, self.named_path)
+        return config.find_path(self.environ, self.named_path)
 
     def read_config(self) -> config.Config:
         """The config, checked."""
@@ -76,7 +78,7 @@ class Session:
         self.err.print(Text(printable(line)), soft_wrap=True)
 
     def complain_of(self, error: KernelBridgeError) -> None:
-        """Print an error's sentence and what to do next; each problem of a config on a line of its own."""
+        """Print an error's sentence, what to do next, and what is done already; a config's problems line by line."""
         if isinstance(error, ConfigInvalid):
             for problem in error.problems:
                 self.complain(f"{error.path}: {problem}")
@@ -84,6 +86,8 @@ class Session:
             self.complain(error.sentence)
         if error.remedy:
             self.complain(error.remedy)
+        for note in getattr(error, "__notes__", ()):
+            self.complain(note)
 
     def show_table(self, columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
         """Print rows under headings, aligned."""
@@ -91,6 +95,12 @@ class Session:
         for row in rows:
             table.add_row(*(Text(printable(cell)) for cell in row))
         self.out.print(table)
+
+
+def moment(at: datetime, *, now: datetime | None = None) -> str:
+    """A moment in local time: the hour alone on the same day."""
+    local, today = at.astimezone(), (now or datetime.now(UTC)).astimezone()
+    return f"{local:%H:%M}" if local.date() == today.date() else f"{local:%d %b %H:%M}"
 
 
 def printable(text: str) -> str:

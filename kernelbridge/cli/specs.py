@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import time
+
 import typer
 
-from kernelbridge import config, kernelspecs
+from kernelbridge import config, kernelspecs, running_specs
 from kernelbridge.cli.session import Session
+from kernelbridge.records import Records, default_folder
 
 
 def install(ctx: typer.Context) -> None:
@@ -29,6 +32,9 @@ def install(ctx: typer.Context) -> None:
         session.complain(
             f"Warning: {root / folder} belongs to another config and was left alone; rename the environment."
         )
+    running = running_specs.renew(Records(default_folder()), loaded, root, launcher, time.time())
+    for folder in running.written:
+        session.say(f"Wrote {folder}: a kernel that runs and that nobody holds, for VS Code.")
     if not loaded.environments:
         session.say(f"No environments in {loaded.path}: write [environments.NAME] with an image, then install again.")
 
@@ -37,8 +43,10 @@ def uninstall(ctx: typer.Context) -> None:
     """Remove the kernel specs of this config."""
     session: Session = ctx.obj
     # The config itself may be gone or broken by now; its path is enough.
-    changes = kernelspecs.remove(kernelspecs.default_root(), session.config_path)
-    for folder in changes.removed:
+    root = kernelspecs.default_root()
+    removed = kernelspecs.remove(root, session.config_path).removed
+    removed += running_specs.remove(root, session.config_path).removed
+    for folder in removed:
         session.say(f"Removed {folder}.")
-    if not changes.removed:
+    if not removed:
         session.say("No kernel specs to remove.")

@@ -9,12 +9,16 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from kernelbridge import config, errors, values
+from kernelbridge import config, errors, kernel_errors, values
 from kernelbridge.errors import KernelBridgeError, Problem
 
-SIZE_KEYS = frozenset(
-    key for key, field in config.Environment.model_fields.items() if (field.title or "").startswith("size")
-)
+
+def _keys_of(kind: str) -> frozenset[str]:
+    fields = config.Environment.model_fields.items()
+    return frozenset(key for key, field in fields if (field.title or "").startswith(kind))
+
+
+SIZE_KEYS, TIME_KEYS = _keys_of("size"), _keys_of("time")
 
 
 def of_keys() -> str:
@@ -43,7 +47,8 @@ def of_errors() -> str:
 
 def kinds() -> list[type[KernelBridgeError]]:
     """Every kind of error a user can meet."""
-    found = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, KernelBridgeError)]
+    named = [*vars(errors).values(), *vars(kernel_errors).values()]
+    found = [kind for kind in named if isinstance(kind, type) and issubclass(kind, KernelBridgeError)]
     return [kind for kind in found if kind is not KernelBridgeError]
 
 
@@ -77,6 +82,8 @@ def toml(key: str, value: Any) -> str:
     """A value as the user would write it."""
     if key in SIZE_KEYS and isinstance(value, int):
         return json.dumps(values.size_text(value))
+    if key in TIME_KEYS and isinstance(value, float):
+        return json.dumps(values.duration_text(value))
     if isinstance(value, dict):
         pairs = ", ".join(f"{_toml_key(name)} = {toml('', one)}" for name, one in value.items())
         return f"{{ {pairs} }}" if pairs else "{}"

@@ -8,8 +8,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import http.client
+import io
 import logging
 import socket
+import tarfile
 import threading
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -37,6 +39,16 @@ Client = Any
 BASE_URL = "http://docker:80"
 CALL_SECONDS = 900.0
 OPEN_SECONDS = 30.0
+
+
+def open_folder(name: str) -> bytes:
+    """Return the archive of an empty folder that everybody may write to and nobody empty for others."""
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w") as tar:
+        folder = tarfile.TarInfo(f"{name}/")
+        folder.type, folder.mode = tarfile.DIRTYPE, 0o1777
+        tar.addfile(folder)
+    return archive.getvalue()
 
 
 async def in_thread(work: Callable[[], Result], *, name: str, abandon: Callable[[], None] | None = None) -> Result:

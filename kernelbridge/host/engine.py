@@ -14,13 +14,7 @@ from typing import Any, TypeVar
 from urllib.parse import quote
 
 from kernelbridge.config import Host
-from kernelbridge.errors import (
-    EngineFailed,
-    EngineTooOld,
-    ImageMissing,
-    ImagePullFailed,
-    KernelBridgeError,
-)
+from kernelbridge.errors import EngineFailed, EngineTooOld, KernelBridgeError
 from kernelbridge.host.answers import (
     ContainerFacts,
     ContainerState,
@@ -48,6 +42,7 @@ from kernelbridge.host.dockerpy import (
     in_thread,
     is_timeout,
     make_client,
+    open_folder,
 )
 from kernelbridge.host.facts import HostFacts
 from kernelbridge.host.hijack import open_upgraded
@@ -57,6 +52,7 @@ from kernelbridge.host.registry import Credentials, credentials
 from kernelbridge.host.route import Route, command_reason, find_route, reason_of, user_error
 from kernelbridge.host.stream import AnyLink, Collector, CommandError, Receiver, Stream
 from kernelbridge.host.upgrade import UpgradeError
+from kernelbridge.kernel_errors import ImageMissing, ImagePullFailed
 
 __all__ = [
     "ContainerFacts",
@@ -242,6 +238,14 @@ class Engine:
             image = str(spec.get("Image", name))
             raise container_error(host=self.link.name, image=image, message=exc.message) from exc
         return str(answer["Id"])
+
+    async def make_folder(self, name: str, parent: str, folder: str) -> None:
+        """Make a folder that every user of the container may write to, as /tmp; the container need not run."""
+        action = f"make {parent}/{folder} in {name}"
+        try:
+            await self._call(action, lambda client: client.put_archive(name, parent, open_folder(folder)))
+        except _Refused as exc:
+            raise self._failed(action, exc) from exc
 
     async def start(self, name: str) -> None:
         """Start a container; one that runs already is success.

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from kernelbridge.errors import GpuUnavailable
 from kernelbridge.host.stream import AnyLink
+from kernelbridge.kernel_errors import GpuUnavailable
 
 QUERY = ("nvidia-smi", "--query-gpu=index,uuid,name,memory.total", "--format=csv,noheader,nounits")
 # Without persistence mode the first nvidia-smi wakes every card up.

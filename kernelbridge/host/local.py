@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from kernelbridge.errors import StartTimeout
 from kernelbridge.host.facts import FACTS_SCRIPT, HostFacts, SocketFacts, parse_facts
 from kernelbridge.host.stream import HIGH_WATER_BYTES, Collector, CommandError, Completed, Ending, Receiver, Stream
+from kernelbridge.kernel_errors import StartTimeout
 
 # Docker Desktop's. Not tried by us on Windows.
 WINDOWS_PIPE = r"\\.\pipe\docker_engine"

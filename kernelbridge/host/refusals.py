@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 
-from kernelbridge.errors import (
+from kernelbridge.errors import KernelBridgeError
+from kernelbridge.kernel_errors import (
     ContainerFailed,
     GpuToolkitMissing,
     ImageMissing,
     ImagePullFailed,
     ImageUnusable,
-    KernelBridgeError,
     MountMissing,
     UlimitRefused,
 )

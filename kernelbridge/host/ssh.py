@@ -23,11 +23,11 @@ from kernelbridge.errors import (
     HostUnreachable,
     LinkLost,
     SshFailed,
-    StartTimeout,
 )
 from kernelbridge.host.facts import FACTS_SCRIPT, SOCKET_SCRIPT, HostFacts, SocketFacts, parse_facts, parse_socket
 from kernelbridge.host.stream import HIGH_WATER_BYTES, Collector, CommandError, Completed, Ending, Receiver, Stream
 from kernelbridge.host.trust import Dialled, dial
+from kernelbridge.kernel_errors import StartTimeout
 
 log = logging.getLogger(__name__)
 

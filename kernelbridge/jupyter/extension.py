@@ -1,11 +1,15 @@
-"""The Jupyter server extension: kernel specs kept as the config says, progress as Jupyter events.
+"""The Jupyter server extension: kernel specs kept as the config says, kernels' states as events and over REST.
 
-Starting and ending kernels is not here but in provisioner.py, which Jupyter's own kernel managers call.
+Starting and ending kernels is not here but in provisioner.py, which Jupyter's own kernel managers call. Kernels that
+outlive the server: comeback.py.
 """
 
 from __future__ import annotations
 
 import os
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -15,16 +19,32 @@ from tornado.ioloop import PeriodicCallback
 from traitlets import Float, Unicode
 
 from kernelbridge import config as configs
-from kernelbridge import kernelspecs
+from kernelbridge import kernelspecs, running_specs
+from kernelbridge.census import KernelRow
+from kernelbridge.channels.pacing import Limits
+from kernelbridge.config import Config
 from kernelbridge.errors import KernelBridgeError
 from kernelbridge.jupyter import fleets
+from kernelbridge.jupyter.comeback import Comeback
+from kernelbridge.jupyter.handlers import Kernels
+from kernelbridge.records import Records, default_folder
 from kernelbridge.version import __version__
 
-PROGRESS_SCHEMA = "https://kernelbridge.dev/events/kernel_progress/v1"
+PROGRESS_SCHEMA = "https://kernelbridge.dev/events/kernel_progress/v2"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Told:
+    """The last word on one kernel."""
+
+    state: str
+    text: str
+    # When it came into this state.
+    since: datetime
 
 
 class KernelBridge(ExtensionApp):
-    """Provides the kernel specs of kernelbridge.toml and says how their starts go on."""
+    """Provides the kernel specs of kernelbridge.toml, says how their kernels do, keeps those that are to persist."""
 
     name = "kernelbridge"
     app_name = "kernelbridge"
@@ -35,21 +55,65 @@ class KernelBridge(ExtensionApp):
     config_path = Unicode(help="The kernelbridge.toml to use; empty: KERNELBRIDGE_CONFIG, or the usual place.").tag(
         config=True
     )
-    renew_seconds = Float(2.0, help="How often the config file is looked at for changes, in seconds.").tag(config=True)
+    renew_seconds = Float(
+        2.0, help="How often the config file, and what other programs left running, are looked at, in seconds."
+    ).tag(config=True)
 
     def initialize_settings(self) -> None:
         """Called by jupyter_server at load, before its loop runs."""
         # Time and size of the config file that the specs are of; how often in a row it was not there.
         self._seen: tuple[int, int] | None = None
         self._missing_looks = 0
+        # What the file says; None until it could be read.
+        self._config: Config | None = None
+        # By kernel id; dropped when the kernel has stopped.
+        self._told: dict[str, Told] = {}
         self._path = configs.find_path(os.environ, Path(self.config_path) if self.config_path else None)
         assert self.serverapp is not None and self.serverapp.event_logger is not None
         self._server, self._logger = self.serverapp, self.serverapp.event_logger
         self._logger.register_event_schema(Path(str(resources.files(__package__) / "kernel_progress.yaml")))
         self._renew()
-        self._timer = PeriodicCallback(self._renew, self.renew_seconds * 1000)
-        self._timer.start()
+        fleets.limit(self._limits())
         self._stop_observing = fleets.observe(self._observed)
+        self._comeback = Comeback(self._server, self._path)
+        self._comeback.at_load()
+        self._timer = PeriodicCallback(self._look, self.renew_seconds * 1000)
+        self._timer.start()
+
+    def initialize_handlers(self) -> None:
+        """Called by jupyter_server after the settings."""
+        self.handlers.append((r"/kernelbridge/kernels", Kernels, {"config_path": self._path, "held": self._rows}))
+
+    def _limits(self) -> Limits:
+        """What the server's websockets let through."""
+        # Any: another package's own class may have no limits.
+        made: Any = self._server.kernel_websocket_connection_class(config=self._server.config)
+        if not getattr(made, "limit_rate", False):
+            return Limits(messages_per_second=0, stream_bytes_per_second=0, window_seconds=1)
+        return Limits(
+            messages_per_second=made.iopub_msg_rate_limit,
+            stream_bytes_per_second=made.iopub_data_rate_limit,
+            window_seconds=made.rate_limit_window,
+        )
+
+    async def _look(self) -> None:
+        self._renew()
+        try:
+            await self._comeback.look()
+        except Exception:
+            # The edge of the timer: the next look may do better.
+            self.log.exception("kernelbridge: what is remembered of kernels could not be looked at")
+        self._offer()
+
+    def _offer(self) -> None:
+        """VS Code's picker shows the kernels that run and that nobody holds."""
+        if self._config is None:
+            return
+        root, launcher = kernelspecs.default_root(), kernelspecs.launcher_path()
+        try:
+            running_specs.renew(Records(default_folder()), self._config, root, launcher, time.time())
+        except KernelBridgeError as exc:
+            self.log.debug("kernelbridge: %s", exc)
 
     def _renew(self) -> None:
         """Write the kernel specs anew if the config file changed since the last time."""
@@ -64,25 +128,69 @@ class KernelBridge(ExtensionApp):
             return
         self._seen = seen
         try:
-            changes = kernelspecs.write(
-                configs.load(self._path), kernelspecs.default_root(), kernelspecs.launcher_path()
-            )
+            self._config = configs.load(self._path)
+            changes = kernelspecs.write(self._config, kernelspecs.default_root(), kernelspecs.launcher_path())
         except KernelBridgeError as exc:
             # The specs that are there stay: a typing error must not take running notebooks' kernels away.
             self.log.error("kernelbridge: %s", exc)
         else:
             self.log.info("kernelbridge: kernel specs from %s: %s", self._path, changes)
 
+    # -- states
+
     def _observed(self, kernel_id: str, state: str, text: str) -> None:
         """Called on a fleet's thread; events belong on the server's loop."""
-        self._server.io_loop.add_callback(self._emit, {"kernel_id": kernel_id, "state": state, "text": text})
+        self._server.io_loop.add_callback(self._tell, kernel_id, Told(state=state, text=text, since=datetime.now(UTC)))
 
-    def _emit(self, said: dict[str, Any]) -> None:
-        self._logger.emit(schema_id=PROGRESS_SCHEMA, data=said)
+    def _tell(self, kernel_id: str, told: Told) -> None:
+        before = self._told.get(kernel_id)
+        if before is not None and before.state == told.state:
+            told = Told(state=told.state, text=told.text, since=before.since)
+        self._told[kernel_id] = told
+        kernel = self._comeback.kernel(kernel_id)
+        self._logger.emit(
+            schema_id=PROGRESS_SCHEMA,
+            data={
+                "kernel_id": kernel_id,
+                "state": told.state,
+                "text": told.text,
+                "since": told.since.isoformat(),
+                "host": kernel.host.name if kernel is not None else "",
+            },
+        )
+        self._comeback.observed(kernel_id, told.state)
+        if told.state in ("stopped", "detached"):
+            del self._told[kernel_id]
+
+    def _rows(self) -> list[KernelRow]:
+        """The kernels that this server holds, as far as that is known without asking a host."""
+        rows = []
+        for kernel_id, record, kernel, state in self._comeback.held():
+            told = self._told.get(kernel_id)
+            rows.append(
+                KernelRow(
+                    kernel_id=kernel_id,
+                    environment=kernel.wanted.environment.name,
+                    host=kernel.host.name,
+                    image=kernel.wanted.environment.image,
+                    state=state,
+                    link="held" if kernel.is_joined else "link lost",
+                    since=told.since if told else None,
+                    owner="",
+                    is_ours=True,
+                    is_orphan=False,
+                    created=datetime.fromtimestamp(record.started, UTC) if record else datetime.now(UTC),
+                    gpus="",
+                    why=told.text if told else "",
+                    title=record.title if record else "",
+                )
+            )
+        return rows
 
     async def stop_extension(self) -> None:
         """Called by jupyter_server before it ends its kernels."""
         self._timer.stop()
+        await self._comeback.leave()
         self._stop_observing()
 
 

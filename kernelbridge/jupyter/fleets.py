@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from kernelbridge import config as configs
+from kernelbridge.channels.pacing import Limits
 from kernelbridge.fleet import Fleet, Observer
 
 # How long the end of the program may wait for its hosts.
@@ -16,6 +17,8 @@ _LOCK = threading.Lock()
 _FLEETS: dict[Path, Fleet] = {}
 # Told of every kernel of every fleet of this process, those to come too.
 _OBSERVERS: list[Observer] = []
+# What Jupyter Server lets through to its pages; empty in other programs.
+_LIMITS: list[Limits] = []
 
 
 def fleet_of(path: Path) -> Fleet:
@@ -29,18 +32,24 @@ def fleet_of(path: Path) -> Fleet:
             fleet = _FLEETS[path] = Fleet(config)
             fleet.observe(_tell)
         fleet.config = config
+        fleet.limits = _LIMITS[0] if _LIMITS else None
         return fleet
 
 
+def limit(limits: Limits) -> None:
+    """Let the kernels to come say no more in a second than Jupyter Server lets through."""
+    _LIMITS[:] = [limits]
+
+
 def _stop_at_exit() -> None:
-    """End the kernels that a program leaves: `jupyter console` asks for their end and is gone in the same moment.
+    """End or leave the kernels that a program has still: `jupyter console` asks for their end and is gone at once.
 
     A thread that the interpreter waits for, not atexit: by then no thread can be started (Python 3.12), and to end a
     kernel takes some.
     """
     threading.main_thread().join()
     for fleet in list(_FLEETS.values()):
-        fleet.stop_all(EXIT_SECONDS)
+        fleet.leave_all(EXIT_SECONDS)
 
 
 _EXIT = threading.Thread(target=_stop_at_exit, name="kernelbridge-exit")

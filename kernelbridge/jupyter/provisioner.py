@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Coroutine
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, TypeVar, cast
 
 from jupyter_client.connect import KernelConnectionInfo
@@ -16,7 +16,9 @@ from kernelbridge import config as configs
 from kernelbridge.channels import endpoints
 from kernelbridge.fleet import Fleet
 from kernelbridge.jupyter import fleets
-from kernelbridge.kernel import Kernel, KernelState
+from kernelbridge.kernel import Kernel
+from kernelbridge.processes import is_alive
+from kernelbridge.surroundings import KernelState
 
 _T = TypeVar("_T")
 _POLL_SECONDS = 0.1
@@ -48,6 +50,16 @@ class Provisioner(KernelProvisionerBase):
         return await asyncio.wrap_future(fleet.submit(coro))
 
     @property
+    def kernel(self) -> Kernel | None:
+        """The kernel behind this one, for the extension; None before its start and after its end."""
+        return self._kernel
+
+    @property
+    def fleet(self) -> Fleet | None:
+        """Whose kernel it is; None before the first start."""
+        return self._fleet
+
+    @property
     def has_process(self) -> bool:
         """Asked by KernelManager: whether a kernel was started and not cleaned up yet."""
         return self._kernel is not None
@@ -66,20 +78,30 @@ class Provisioner(KernelProvisionerBase):
         fleet = self._fleet = fleets.fleet_of(configs.find_path(os.environ, self._named_path()))
         kernel = self._kernel
         if kernel is None or kernel.state is KernelState.STOPPED:
+            environ = kwargs.get("env") or {}
             wanted = fleet.wanted(
                 self.environment,
                 kernel_id=self.kernel_id,
-                environ=kwargs.get("env") or {},
-                arguments=self._extra_arguments,
+                environ=environ,
+                arguments=tuple(self._extra_arguments),
+                # Only Jupyter Server's multi kernel manager has a root folder.
+                server=getattr(getattr(self.parent, "parent", None), "root_dir", ""),
+                title=PurePath(environ.get("JPY_SESSION_NAME", "")).name,
             )
             # From here on the kernel owns the folder of its endpoints.
             made = endpoints.made(runtime_folder=os.environ.get("XDG_RUNTIME_DIR"))
-            kernel = self._kernel = await self._on_loop(fleet, fleet.start(wanted, made))
+            begun = fleet.attach(wanted, made) if self._is_left(fleet) else fleet.start(wanted, made)
+            kernel = self._kernel = await self._on_loop(fleet, begun)
         else:
             await self._on_loop(fleet, kernel.relaunch())
         kernel.channels.endpoints.publish()
         self.connection_info = cast(KernelConnectionInfo, kernel.channels.endpoints.connection_info())
         return self.connection_info
+
+    def _is_left(self, fleet: Fleet) -> bool:
+        """Whether a kernel of this id runs already and nobody on this machine holds it: comeback.py starts those."""
+        record = fleet.records.kernel(self.kernel_id)
+        return record is not None and not record.stop_wanted and not is_alive(record.process)
 
     def _named_path(self) -> Path | None:
         return Path(self.config_path) if self.config_path else None

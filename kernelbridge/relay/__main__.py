@@ -1,7 +1,7 @@
 """The relay: the container's main process under init. Supervises the kernel process; its ZMQ channels <-> frames.
 
-One thread, one poll loop. What starts and ends the kernel process: child.py; numbers and acknowledgements: replay.py;
-the thin process that joins a link to our socket: bridge.py.
+One thread, one poll loop. What starts and ends the kernel process: child.py; who holds it: door.py; how long it lives
+alone: lifetime.py; numbers and acknowledgements: replay.py; the process that joins a link to our socket: bridge.py.
 """
 
 from __future__ import annotations
@@ -14,50 +14,84 @@ import signal
 import socket
 import sys
 import time
+import uuid
 from typing import Any, Dict, List, Optional, Tuple
 
 from . import wire
 from .child import Child, Ring
-from .line import Line, PlainPoller
+from .door import Door
+from .journal import LIMIT_BYTES, MEMORY_BYTES, Journal
+from .lifetime import EXIT_CODES, Deadline, Lifetime, terms_of
+from .line import PlainPoller
 from .replay import Peer
+from .spool import Spool
 from .talk import Talk
 
 RUN_FOLDER = "/run/kernelbridge"
 SOCKET_NAME = "relay.sock"
-# The bridge pings; a line without a sign of life for so long is given up (design, decision 8).
-SILENCE_SECONDS = 15.0
-LOOK_SECONDS = 0.1
+# What output may take of the container's memory where no file can be had.
+MEMORY_WITHOUT_FILE_BYTES = 64 * 1024 * 1024
+# How often deadlines are looked at, and the kernel process, whose end mostly says so itself.
+LOOK_SECONDS = 1.0
 # Output alone waits so long for more to go with it; a reply takes it along at once.
 GATHER_SECONDS = 0.001
-_DROPPABLE = (b"stream", b"display_data", b"update_display_data")
+# What the container exits with when the engine stops it; else see lifetime.EXIT_CODES.
+EXIT_BY_SIGNAL = 143
 _PR_SET_DUMPABLE = 4
 
 
-class Relay:
-    """The kernel process, its channels, and the line to whoever holds it."""
+def awake_seconds() -> float:
+    """A clock that goes on while the machine sleeps, and that nobody sets."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
-    def __init__(self, kernel: str, folder: str) -> None:
-        self.kernel = kernel
-        self.folder = folder
+
+def _made(folder: Optional[str]) -> Optional[str]:
+    """Return the journal's folder, made where it is missing; None where none may be made."""
+    if folder is None:
+        return None
+    try:
+        os.makedirs(folder, 0o700, exist_ok=True)
+    except OSError:
+        return None
+    return folder if os.access(folder, os.W_OK) else None
+
+
+class Relay:
+    """The kernel process, its channels, and the door to whoever holds it."""
+
+    def __init__(self, order: Dict[str, Any]) -> None:
+        self.kernel: str = order["kernel"]
+        self.folder: str = order["folder"]
         self.ring = Ring()
         self.child: Optional[Child] = None
         # Set when the kernel cannot run here at all: what the image lacks.
         self.lacks = ""
         self.talk = Talk(self._heard, self._ready)
-        self.line: Optional[Line] = None
-        # Lines that said no HELLO yet.
-        self.strangers: List[Line] = []
-        self.peer = Peer()
-        self._peer_stream = ""
-        # When to look next whether the kernel process still lives; its output's end mostly says so before.
+        self.lifetime = Lifetime(terms_of(order.get("terms", {})), awake_seconds())
+        # What its owner said as it left; "" when it did not, or came back.
+        self.claim = ""
+        # What ends it all, and the outcome of the last kernel process; for those who ask.
+        self.deadline: Optional[Deadline] = None
+        self.outcome: Optional[Dict[str, Any]] = None
+        # Set when the container should end: its exit code.
+        self.exit_code: Optional[int] = None
+        # The deadline that ended the kernel process while there was output to deliver; "" if none has.
+        self._ended_by = ""
+        journal = order.get("journal", {})
+        folder = _made(journal.get("folder"))
+        self.spool = Spool(folder)
+        memory_bytes = MEMORY_BYTES if folder else MEMORY_WITHOUT_FILE_BYTES
+        limit_bytes = int(journal.get("bytes", LIMIT_BYTES))
+        self.peer = Peer(Journal(self.spool, limit_bytes=limit_bytes, memory_bytes=memory_bytes))
+        self.door = Door(os.path.join(self.folder, SOCKET_NAME), uuid.uuid4().hex, self.peer, self)
         self._look_at = 0.0
+        # A byte comes in when a child process has ended: see main.
+        self.bell, self.ringer = socket.socketpair()
+        self.bell.setblocking(False)
+        self.ringer.setblocking(False)
         # Since when output waits for more of it; None when it does not. And whether anything waits at all.
         self._gathering_since: Optional[float] = None
         self._has_news = False
-        self.listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.listener.bind(os.path.join(folder, SOCKET_NAME))
-        self.listener.listen(8)
-        self.listener.setblocking(False)
         self.poller: Any = None
         # What the poller looks at.
         self._polled: List[Tuple[Any, int]] = []
@@ -67,6 +101,7 @@ class Relay:
     def spawn(self, order: Dict[str, Any]) -> None:
         """Start the kernel process of a launch; an older one is ended first."""
         self._end_child()
+        self.outcome, self._ended_by = None, ""
         self.lacks = next((name for name in order["needs"] if importlib.util.find_spec(name) is None), "")
         if self.lacks:
             self.tell({"event": "failed", "launch": order["launch"], "lacks": self.lacks})
@@ -76,21 +111,28 @@ class Relay:
         except OSError as exc:
             self.tell({"event": "failed", "launch": order["launch"], "reason": str(exc)})
             return
+        self.lifetime.launched(awake_seconds())
         self.talk.connect(self.child)
 
-    def _end_child(self) -> None:
+    def _end_child(self, why: str = "") -> None:
         if self.child is not None:
             self.child.end()
             self.child.process.wait()
-            self._forget_child(self.child.outcome())
+            if why:
+                self.talk.listen_to_the_end()
+            self._forget_child(why)
 
-    def _forget_child(self, outcome: Optional[Dict[str, Any]]) -> None:
+    def _forget_child(self, why: str = "") -> None:
+        """The kernel process has ended; `why` names the deadline that ended it."""
         self.talk.close()
-        if self.child is not None:
-            self.child.close()
-        self.child = None
-        if outcome is not None:
-            self.tell(outcome)
+        child, self.child = self.child, None
+        if child is not None:
+            self.outcome = child.outcome()
+            child.close()
+        self.lifetime.ended(awake_seconds())
+        if self.outcome is not None:
+            self.outcome["why"] = why
+            self.tell(self.outcome)
 
     def load(self) -> None:
         """Load pyzmq, after the kernel was started: both take their time at once."""
@@ -108,8 +150,7 @@ class Relay:
         elif self._gathering_since is None and not self._has_news:
             self._gathering_since = time.monotonic()
         self._has_news = True
-        may_drop = channel == wire.IOPUB and parts[0].endswith(_DROPPABLE)
-        self.peer.add(wire.LANE_OF[channel], packed, may_drop=may_drop)
+        self.peer.add(wire.LANE_OF[channel], packed)
 
     def _ready(self, info: Dict[str, Any]) -> None:
         assert self.child is not None
@@ -121,117 +162,80 @@ class Relay:
         self._gathering_since, self._has_news = None, True
         self.peer.add(wire.LANE_OF[wire.EVENT], packed)
 
-    # -- messages for the kernel
+    # -- what the door asks
 
     def obey(self, message: wire.Message) -> None:
         """Pass a client's message to the kernel, or do what a command says."""
         if message.channel == wire.COMMAND:
-            command = json.loads(bytes(message.parts[0]))
-            if command["do"] == "spawn":
-                self.spawn(command)
-            elif command["do"] == "signal" and self.child is not None:
-                if command["number"] in (signal.SIGKILL, signal.SIGTERM):
-                    self.child.end(command["number"])
-                else:
-                    self.child.signal_group(command["number"])
+            self._command(json.loads(bytes(message.parts[0])))
         elif self.child is not None and message.launch == self.child.launch:
             self.talk.say(message.channel, list(message.parts))
-
-    # -- lines
-
-    def greet(self, line: Line, hello: Dict[str, Any]) -> None:
-        """Answer a HELLO: a question is answered and done; an owner gets the stream, or hears who has it."""
-        ask = hello.get("ask", "attach")
-        if hello.get("kernel") != self.kernel or hello.get("version") != wire.VERSION:
-            line.write([wire.frame(wire.BUSY, json.dumps({"reason": "other kernel or version"}).encode())])
-        elif ask != "attach":
-            answer = {"text": self.ring.text()} if ask == "logs" else self.status()
-            line.write([wire.frame(wire.ANSWER, json.dumps(answer).encode())])
-        elif self.line is not None and self.line.owner != hello["owner"] and not hello.get("take"):
-            line.write([wire.frame(wire.BUSY, json.dumps({"owner": self.line.owner}).encode())])
         else:
-            self.close_line()
-            self.strangers.remove(line)
-            line.owner = hello["owner"]
-            if hello["stream"] != self._peer_stream:
-                # Another process, or the first: it starts both lanes anew.
-                waiting, self.peer = self.peer, Peer()
-                if not self._peer_stream:
-                    self.peer = waiting
-                self._peer_stream = hello["stream"]
-            self.line = line
-            welcome = dict(self.status(), received=self.peer.received)
-            line.write([wire.frame(wire.WELCOME, json.dumps(welcome).encode())])
-            self.peer.resume(hello["received"])
+            # It was meant for a kernel process that is no more.
+            refused = self.talk.refusal(message)
+            if refused is not None:
+                self.peer.add(wire.LANE_OF[message.channel], wire.pack(refused))
 
-    def status(self) -> Dict[str, Any]:
-        """What a WELCOME and an answer say of the kernel."""
+    def _command(self, command: Dict[str, Any]) -> None:
+        if command["do"] == "spawn":
+            self.spawn(command)
+        elif command["do"] == "signal" and self.child is not None:
+            if command["number"] in (signal.SIGKILL, signal.SIGTERM):
+                self.child.end(command["number"])
+            else:
+                self.child.signal_group(command["number"])
+
+    def answer(self, ask: str) -> Dict[str, Any]:
+        """Return what a WELCOME and an answer say: the log, or the state of the kernel."""
+        if ask == "logs":
+            return {"text": self.ring.text()}
+        now, awake = time.monotonic(), awake_seconds()
+        deadline = self.deadline
         return {
             "version": wire.VERSION,
             "launch": self.child.launch if self.child else 0,
+            "session": self.child.session if self.child else "",
             "ready": self.talk.is_ready,
+            "info": self.talk.info if self.talk.is_ready else None,
+            "running": self.talk.running,
             "lacks": self.lacks,
-            "owner": self.line.owner if self.line else None,
+            "outcome": self.outcome,
+            "state": self._state(),
+            "quiet_seconds": awake - self.lifetime.quiet_since,
+            "alone_seconds": None if self.lifetime.alone_since is None else awake - self.lifetime.alone_since,
+            "undelivered_bytes": self.peer.undelivered_bytes,
+            "deadline": None if deadline is None else {"seconds": deadline.at - awake, "why": deadline.why},
+            "persist": self.lifetime.terms.persist,
+            "claim": bool(self.claim),
+            **self.door.holder_facts(now),
         }
 
-    def close_line(self) -> None:
-        """Give up the line in use, if there is one."""
-        if self.line is not None:
-            self.line.close()
-            self.line = None
+    def _state(self) -> str:
+        if self.child is None:
+            return "exited" if self.outcome is not None or self.lacks else "starting"
+        if not self.talk.is_ready:
+            return "starting"
+        return "busy" if self.talk.is_busy else "idle"
 
-    def read_line(self, line: Line, now: float) -> None:
-        """Take in what came over a line; it is given up when it ends or is not our protocol."""
-        try:
-            if not line.is_adopted:
-                line.adopt()
-                return
-            piece = line.read()
-            line.heard = now
-            for frame in line.decoder.feed(piece):
-                self._take_frame(line, frame, now)
-        except BlockingIOError:
-            return
-        except (OSError, wire.WireError, ValueError, KeyError):
-            self.lose(line)
+    def joined(self) -> None:
+        """Somebody holds the kernel from now on."""
+        self.claim = ""
+        self.lifetime.joined()
 
-    def _take_frame(self, line: Line, frame: wire.Frame, now: float) -> None:
-        if frame.kind == wire.HELLO:
-            self.greet(line, json.loads(bytes(frame.payload)))
-        elif frame.kind == wire.PING:
-            line.write([wire.frame(wire.PONG, bytes(frame.payload))])
-        elif line is self.line:
-            packed = self.peer.accept(frame, now)
-            if packed is not None:
-                self.obey(wire.unpack(packed))
+    def left(self) -> None:
+        """The line ended."""
+        self.lifetime.left(awake_seconds())
 
-    def lose(self, line: Line) -> None:
-        """Forget a line that ended."""
-        if line is self.line:
-            self.close_line()
-        elif line in self.strangers:
-            self.strangers.remove(line)
-            line.close()
+    def goodbye(self, said: Dict[str, Any]) -> None:
+        """The owner leaves in good order: it may end the kernel process, and come again under its claim."""
+        if said.get("end"):
+            self._end_child()
+        self.claim = str(said.get("claim", ""))
+        self.lifetime.goodbye(awake_seconds(), ends=bool(said.get("end")))
 
-    def flush(self, now: float) -> None:
-        """Put on the line what may go."""
-        line = self.line
-        if line is None or self._is_gathering(now):
-            return
-        self._gathering_since, self._has_news = None, False
-        try:
-            if not line.unsent:
-                line.write(self.peer.outgoing(now))
-            else:
-                line.write([])
-        except OSError:
-            self.lose(line)
-
-    def _is_gathering(self, now: float) -> bool:
-        """Whether output waits a moment for more: each piece costs work in five processes up to the client."""
-        if self._gathering_since is None or self.peer.outboxes[wire.ORDERED].waiting_bytes >= wire.FRAME_BYTES:
-            return False
-        return now - self._gathering_since < GATHER_SECONDS
+    def may_claim(self, claim: str) -> bool:
+        """Whether the kernel was left under this claim, and nobody has taken it since."""
+        return bool(self.claim) and claim == self.claim
 
     # -- the loop
 
@@ -240,17 +244,47 @@ class Relay:
         ready = dict(self._poller().poll(self._patience_ms()))
         now = time.monotonic()
         self._serve_kernel(ready, now)
-        self._serve_lines(ready, now)
+        self.door.serve(ready, now)
         self.talk.nudge(now)
-        self.flush(now)
+        if not self._is_gathering(now):
+            self._gathering_since, self._has_news = None, False
+            self.door.flush(now)
+        if now >= self._look_at:
+            self._look_at = now + LOOK_SECONDS
+            self._look_at_the_clock()
+
+    def _look_at_the_clock(self) -> None:
+        """End the kernel, and then the container, when their time has come."""
+        awake = awake_seconds()
+        self.deadline = self.lifetime.look(
+            awake, is_busy=self.talk.is_busy or self.talk.is_asking, is_delivered=self.peer.is_delivered
+        )
+        if self.deadline is None or awake < self.deadline.at:
+            return
+        why = self.deadline.why
+        is_more = self.child is not None and why != "goodbye"
+        has_left = self.lifetime.alone_since is not None and self.peer.is_delivered
+        self.lifetime.is_over = True
+        self._end_child(why)
+        # What it said is delivered first; that it has ended is no output to wait for.
+        if not is_more or has_left:
+            self.exit_code = EXIT_CODES[self._ended_by or why]
+        else:
+            self._ended_by = why
+
+    def _is_gathering(self, now: float) -> bool:
+        """Whether output waits a moment for more: each piece costs work in five processes up to the client."""
+        if self._gathering_since is None or self.peer.outboxes[wire.ORDERED].waiting_bytes >= wire.FRAME_BYTES:
+            return False
+        return now - self._gathering_since < GATHER_SECONDS
 
     def _poller(self) -> Any:
         """The poller of all that may happen; made anew only when that changed."""
         zmq = self.talk.zmq
         read, write = (zmq.POLLIN, zmq.POLLOUT) if zmq is not None else (1, 4)
         wanted: List[Tuple[Any, int]] = [(sock, read) for sock in self.talk.sockets.values()]
-        wanted.append((self.listener.fileno(), read))
-        for line in [*self.strangers, *([self.line] if self.line else [])]:
+        wanted += [(self.door.listener.fileno(), read), (self.bell.fileno(), read)]
+        for line in self.door.lines:
             wanted.append((line.sock.fileno(), read))
             if line.is_adopted:
                 wanted.append((line.source, read))
@@ -270,37 +304,23 @@ class Relay:
             return 1
         if self.talk.is_asking:
             return 50
-        if self.peer.acknowledge_at is not None:
-            return max(1, min(200, int(1000 * (self.peer.acknowledge_at - time.monotonic()))))
-        return 200
+        due = self._look_at if self.peer.acknowledge_at is None else min(self._look_at, self.peer.acknowledge_at)
+        return max(1, int(1000 * (due - time.monotonic())) + 1)
 
     def _serve_kernel(self, ready: Dict[Any, int], now: float) -> None:
         self.talk.listen(ready)
+        has_rung = self.bell.fileno() in ready
+        if has_rung:
+            self.bell.recv(4096)
         child = self.child
         if child is None:
             return
         has_output = child.output in ready
         if has_output and not child.read_output() and child.process.poll() is None:
             time.sleep(0.01)  # It closed its output and lives on: no busy loop.
-        if (has_output or now >= self._look_at) and child.process.poll() is not None:
+        if (has_output or has_rung or now >= self._look_at) and child.process.poll() is not None:
             self.talk.listen_to_the_end()
-            self._forget_child(child.outcome())
-        if now >= self._look_at:
-            self._look_at = now + LOOK_SECONDS
-
-    def _serve_lines(self, ready: Dict[Any, int], now: float) -> None:
-        if self.listener.fileno() in ready:
-            self.strangers.append(Line(self.listener.accept()[0]))
-        for line in [*self.strangers, *([self.line] if self.line else [])]:
-            if line.is_adopted and line.source in ready:
-                self.read_line(line, now)
-            elif line.sock.fileno() in ready:
-                if line.is_adopted:
-                    self.lose(line)  # The bridge says nothing more: it has gone.
-                else:
-                    self.read_line(line, now)
-            elif now - line.heard > SILENCE_SECONDS:
-                self.lose(line)
+            self._forget_child()
 
 
 def main(order: Dict[str, Any]) -> None:
@@ -310,14 +330,20 @@ def main(order: Dict[str, Any]) -> None:
         ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
     except (OSError, AttributeError):
         pass
-    relay = Relay(order["kernel"], order["folder"])
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    relay = Relay(order)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(EXIT_BY_SIGNAL))
+    # A handler of any kind, so that the end of a child rings.
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    signal.set_wakeup_fd(relay.ringer.fileno(), warn_on_full_buffer=False)
     relay.spawn(order["spawn"])
     order.clear()
     relay.load()
     try:
-        while True:
+        while relay.exit_code is None:
             relay.step()
+        relay.door.close()
+        sys.exit(relay.exit_code)
     finally:
         if relay.child is not None:
             relay.child.end()
+        relay.spool.close()

@@ -66,6 +66,8 @@ class Child:
         """Start it. `order` has argv, session, env and cwd; secrets in env are kept by nobody here."""
         self.launch = launch
         self.ring = ring
+        # Which the kernel puts into its headers.
+        self.session: str = order["session"]
         # A fresh temporary folder for each launch: debuggers name a cell's file by it (jupyterlab issue 17836).
         self.temporary = tempfile.mkdtemp(prefix="kernelbridge-")
         self.connection = self._write_connection(folder)

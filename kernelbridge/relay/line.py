@@ -27,6 +27,8 @@ class Line:
         self.heard = time.monotonic()
         # Whether its HELLO was accepted, and who it said it is.
         self.owner: Optional[str] = None
+        # The same for people: login@machine.
+        self.who = ""
         # What the pipe did not take yet.
         self.unsent: List[wire.Buffer] = []
 

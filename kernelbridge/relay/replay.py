@@ -1,20 +1,21 @@
-"""Both ends of the relay's stream: number, acknowledge, send again; how much may be under way. Pure.
+"""Both ends of the relay's stream: two lanes each way, acknowledgements, how much may be under way. Pure.
 
-The journal is in memory here and bounded: over the bound, output that may be dropped goes, oldest first.
+What goes out, how often, and what another process hears again: outbox.py.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from typing import Deque, List, NamedTuple, Optional, Sequence, Tuple
+from typing import List, Optional, Sequence, Tuple
 
+from .outbox import KEPT_SECONDS, Outbox, Queue, Sent, Store
 from .wire import (
     ACK,
     DATA,
-    FRAME_BYTES,
     LANE,
     LANES,
     MORE,
+    ORDERED,
+    QUICK,
     Buffer,
     Frame,
     WireError,
@@ -39,115 +40,6 @@ ROUND_TRIPS = 3
 ACKNOWLEDGE_BYTES = 128 * KIB
 ACKNOWLEDGE_SOON_SECONDS = 0.005
 ACKNOWLEDGE_SECONDS = 0.25
-
-
-class Sent(NamedTuple):
-    """A frame on the wire and not acknowledged yet."""
-
-    number: int
-    flags: int
-    payload: memoryview
-    at_seconds: float
-    delivered_bytes: int
-
-
-class Outbox:
-    """One lane's messages on their way out: numbered when they go on the wire, kept until acknowledged."""
-
-    def __init__(self, lane: int, limit_bytes: int) -> None:
-        self.lane = lane
-        self._limit_bytes = limit_bytes
-        # Messages without a number yet: (packed, may be dropped). The first may be partly sent, up to _offset.
-        self._waiting: Deque[Tuple[memoryview, bool]] = deque()
-        self._offset = 0
-        self.waiting_bytes = 0
-        # On the wire, oldest first; and those of them that a new line has to carry again.
-        self._sent: Deque[Sent] = deque()
-        self._again: Deque[Sent] = deque()
-        self.sent_bytes = 0
-        # Number of the newest frame that was numbered, and of the newest that the other end has.
-        self.newest = 0
-        self.acknowledged = 0
-        self.dropped = 0
-
-    def __repr__(self) -> str:
-        return "<Outbox %d..%d, %d bytes unacknowledged, %d bytes waiting, %d dropped>" % (
-            self.acknowledged + 1, self.newest, self.sent_bytes, self.waiting_bytes, self.dropped,
-        )  # fmt: skip
-
-    def add(self, packed: bytes, *, may_drop: bool = False) -> None:
-        """Queue a message. Over the bound the oldest messages that may be dropped go."""
-        self._waiting.append((memoryview(packed), may_drop))
-        self.waiting_bytes += len(packed)
-        if self.waiting_bytes > self._limit_bytes:
-            self._drop()
-
-    def _drop(self) -> None:
-        kept: Deque[Tuple[memoryview, bool]] = deque()
-        partly_sent = self._offset > 0
-        while self._waiting and self.waiting_bytes > self._limit_bytes:
-            packed, may_drop = self._waiting.popleft()
-            if may_drop and not partly_sent:
-                self.waiting_bytes -= len(packed)
-                self.dropped += 1
-            else:
-                kept.append((packed, may_drop))
-            partly_sent = False
-        self._waiting.extendleft(reversed(kept))
-
-    def take(self, limit_bytes: int, now: float, delivered_bytes: int) -> List[Sent]:
-        """Put up to `limit_bytes` on the wire (a last frame may go over) and return them."""
-        taken: List[Sent] = []
-        taken_bytes = 0
-        while self._again and taken_bytes < limit_bytes:
-            sent = self._again.popleft()._replace(at_seconds=now, delivered_bytes=delivered_bytes)
-            taken.append(sent)
-            taken_bytes += len(sent.payload)
-        while self._waiting and taken_bytes < limit_bytes:
-            packed, _ = self._waiting[0]
-            piece = packed[self._offset : self._offset + FRAME_BYTES]
-            self._offset += len(piece)
-            more = self._offset < len(packed)
-            if not more:
-                self._waiting.popleft()
-                self._offset = 0
-            self.newest += 1
-            self.waiting_bytes -= len(piece)
-            taken.append(Sent(self.newest, self.lane | (MORE if more else 0), piece, now, delivered_bytes))
-            taken_bytes += len(piece)
-        self._sent.extend(taken)
-        self.sent_bytes += taken_bytes
-        return taken
-
-    def acknowledge(self, number: int) -> Tuple[int, Optional[Sent]]:
-        """Forget frames up to `number`; return how many bytes that were and the newest of them."""
-        done_bytes, last = 0, None
-        while self._sent and self._sent[0].number <= number:
-            last = self._sent.popleft()
-            done_bytes += len(last.payload)
-        self.sent_bytes -= done_bytes
-        self.acknowledged = max(self.acknowledged, number)
-        return done_bytes, last
-
-    def rewind(self, number: int) -> None:
-        """A new line is there and the other end has everything up to `number`: the rest goes out again."""
-        self.acknowledge(number)
-        while self._again and self._again[0].number <= number:
-            self._again.popleft()
-        self._again = deque(sorted([*self._sent, *self._again]))
-        self._sent.clear()
-        self.sent_bytes = 0
-
-    def forget_waiting(self) -> None:
-        """Drop the messages that have no number yet, except one that is partly on the wire."""
-        kept = [self._waiting[0]] if self._offset else []
-        self._waiting = deque(kept)
-        self.waiting_bytes = sum(len(packed) for packed, _ in kept) - self._offset
-
-    @property
-    def has_work(self) -> bool:
-        """Whether something waits to be put on the wire."""
-        return bool(self._waiting or self._again)
 
 
 class Inbox:
@@ -208,14 +100,24 @@ class Window:
 class Peer:
     """One end of the stream: two lanes out, two lanes in, over any number of lines one after the other."""
 
-    def __init__(self, *, limit_bytes: int = 256 * MIB) -> None:
-        self.outboxes = tuple(Outbox(lane, limit_bytes) for lane in LANES)
+    def __init__(self, journal: Optional[Store] = None) -> None:
+        """The kernel's end has a journal, in which its output waits, and keeps what was acknowledged for a while."""
+        keeps = journal is not None
+        self.outboxes = (
+            Outbox(QUICK, Queue(), keeps=keeps),
+            Outbox(ORDERED, Queue() if journal is None else journal, keeps=keeps),
+        )
+        self._start()
+
+    def _start(self) -> None:
         self.inboxes = tuple(Inbox() for _ in LANES)
         self.window = Window()
         self._delivered_bytes = 0
-        # Received and not yet acknowledged by us.
+        # Received and not yet acknowledged by us; the newest of the ordered lane that is; what this line heard of it.
         self._unacknowledged_bytes = 0
-        # When an acknowledgement is due; None while none is owed. And when the last one went out.
+        self._acknowledged_ordered = 0
+        self._told: Optional[Tuple[int, int]] = None
+        # When it is to be looked whether one can be sent; None while none is owed. And when that was done last.
         self.acknowledge_at: Optional[float] = None
         self._acknowledged_at = float("-inf")
 
@@ -228,19 +130,44 @@ class Peer:
         return [inbox.received for inbox in self.inboxes]
 
     @property
-    def owes_acknowledgement(self) -> bool:
-        """Whether frames arrived that were not acknowledged yet."""
-        return self.acknowledge_at is not None
+    def undelivered_bytes(self) -> int:
+        """How much of the ordered lane waits or is not acknowledged."""
+        return self.outboxes[ORDERED].undelivered_bytes
 
-    def add(self, lane: int, packed: bytes, *, may_drop: bool = False) -> None:
+    @property
+    def is_delivered(self) -> bool:
+        """Whether the other end has acknowledged all of the ordered lane."""
+        outbox = self.outboxes[ORDERED]
+        return not outbox.sent_bytes and not outbox.has_work
+
+    def add(self, lane: int, packed: bytes) -> None:
         """Queue a packed message for the other end."""
-        self.outboxes[lane].add(packed, may_drop=may_drop)
+        self.outboxes[lane].waiting.add(packed)
 
     def resume(self, received: Sequence[int]) -> None:
         """A new line is there; `received` is what the other end says it has of each lane."""
         for outbox, number in zip(self.outboxes, received):
             outbox.rewind(number)
         self.window = Window()
+        if any(self.received):
+            # The last acknowledgement may have been lost with the line.
+            self._told, self.acknowledge_at = None, 0.0
+
+    def alive(self, now: float) -> None:
+        """The other end lives: what it has had for KEPT_SECONDS is safe there."""
+        for outbox in self.outboxes:
+            outbox.forget_kept(now - KEPT_SECONDS)
+
+    def forget_kept(self) -> None:
+        """The other end has left in good order: it lacks nothing that it acknowledged."""
+        for outbox in self.outboxes:
+            outbox.forget_kept()
+
+    def hand_over(self) -> None:
+        """Another process takes over: all numbers start anew, and what it may lack goes out again."""
+        for outbox in self.outboxes:
+            outbox.hand_over()
+        self._start()
 
     def forget_waiting(self) -> None:
         """Drop every message that has no number yet, except one that is partly on the wire."""
@@ -251,7 +178,7 @@ class Peer:
         """Take a DATA or ACK frame in; return the message that it completes, if any."""
         if frame.kind == ACK:
             for outbox, number in zip(self.outboxes, acknowledged(frame.payload)):
-                done_bytes, last = outbox.acknowledge(number)
+                done_bytes, last = outbox.acknowledge(number, now)
                 self._delivered_bytes += done_bytes
                 if last is not None:
                     self.window.observe(last, self._delivered_bytes, now)
@@ -271,17 +198,14 @@ class Peer:
             return True
         return any(outbox.has_work for outbox in self.outboxes)
 
-    def outgoing(self, now: float, *, acknowledge: bool = False, may_acknowledge: bool = True) -> List[Buffer]:
+    def outgoing(self, now: float, *, may_acknowledge: bool = True) -> List[Buffer]:
         """Return what may go on the wire now.
 
-        `acknowledge` wants an acknowledgement before its time; `may_acknowledge` holds it back while what came in
-        cannot be handed on.
+        Without `may_acknowledge` the ordered lane is not acknowledged: what came in it cannot be handed on yet.
         """
         buffers: List[Buffer] = []
-        if self.acknowledge_at is not None and may_acknowledge and (acknowledge or now >= self.acknowledge_at):
-            buffers.append(acknowledgement(*self.received))
-            self._unacknowledged_bytes = 0
-            self.acknowledge_at, self._acknowledged_at = None, now
+        if self.acknowledge_at is not None and now >= self.acknowledge_at:
+            buffers += self._acknowledgement(now, may_acknowledge)
         for outbox in self.outboxes:
             if not outbox.has_work:
                 continue
@@ -293,3 +217,14 @@ class Peer:
                     buffers.append(head(DATA, len(sent.payload), sent.flags, sent.number))
                     buffers.append(sent.payload)
         return buffers
+
+    def _acknowledgement(self, now: float, may_acknowledge: bool) -> List[Buffer]:
+        """Return the acknowledgement that is due, if there is anything that may be said."""
+        quick, ordered = self.received
+        self.acknowledge_at, self._acknowledged_at = None, now
+        if may_acknowledge:
+            self._unacknowledged_bytes, self._acknowledged_ordered = 0, ordered
+        elif ordered > self._acknowledged_ordered:
+            self.acknowledge_at = now + ACKNOWLEDGE_SOON_SECONDS
+        before, self._told = self._told, (quick, self._acknowledged_ordered)
+        return [acknowledgement(*self._told)] if may_acknowledge or self._told != before else []

@@ -12,7 +12,25 @@ from typing import Any, Dict, List, Sequence
 from . import wire
 
 FOLDER = "/run/kernelbridge/relay"
-_FILES = ("__init__.py", "__main__.py", "bridge.py", "child.py", "line.py", "replay.py", "talk.py", "wire.py")
+# The journal's folder, in the volume that is made for it.
+JOURNAL_NAME = "journal"
+_FILES = (
+    "__init__.py",
+    "__main__.py",
+    "bridge.py",
+    "child.py",
+    "door.py",
+    "ipykernel_launcher.py",
+    "journal.py",
+    "lifetime.py",
+    "line.py",
+    "outbox.py",
+    "replay.py",
+    "spool.py",
+    "talk.py",
+    "trimming.py",
+    "wire.py",
+)
 
 # sys.path[0] is the working folder, and a json.py of the user's there would be imported.
 _BOOT = f"""\
@@ -53,11 +71,14 @@ def bridge_argv(python: str) -> List[str]:
     return [python, "-I", "-S", "-c", _JOIN, f"{FOLDER}/relay.sock"]
 
 
-def order_line(kernel: str, spawn: Dict[str, Any]) -> bytes:
-    """Return the line for the container's stdin: the relay's own code, the kernel's id, its first launch."""
+def order_line(kernel: str, spawn: Dict[str, Any], terms: Dict[str, Any], journal: Dict[str, Any]) -> bytes:
+    """Return the line for the container's stdin: the relay's own code, the kernel's id, its first launch, its terms.
+
+    `terms` are lifetime.Terms by name; `journal` has the folder of its file and its bound in bytes.
+    """
     here = resources.files(__package__)
     files = {name: here.joinpath(name).read_text("utf-8") for name in _FILES}
-    order = {"kernel": kernel, "folder": FOLDER, "spawn": spawn, "files": files}
+    order = {"kernel": kernel, "folder": FOLDER, "spawn": spawn, "files": files, "terms": terms, "journal": journal}
     return json.dumps(order).encode() + b"\n"
 
 
@@ -65,7 +86,8 @@ def spawn_order(
     *, launch: int, session: str, env: Dict[str, str], cwd: str, arguments: Sequence[str] = ()
 ) -> Dict[str, Any]:
     """Return the order to start a Python kernel; `env` holds what the kernel process alone may see, secrets too."""
-    argv = ["{python}", "-Xfrozen_modules=off", "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+    starter = f"{FOLDER}/kernelbridge_relay/ipykernel_launcher.py"
+    argv = ["{python}", "-Xfrozen_modules=off", starter, "-f", "{connection_file}"]
     return {
         "do": "spawn",
         "launch": launch,
@@ -79,8 +101,13 @@ def spawn_order(
 
 
 def hello(
-    *, kernel: str, owner: str, stream: str, received: List[int], ask: str = "attach", take: bool = False
+    *, kernel: str, owner: str = "", who: str = "", stream: str = "", received: Sequence[int] = (), **wish: Any
 ) -> bytes:
-    """Return a HELLO frame; `ask` is attach, logs or status."""
-    said = dict(kernel=kernel, owner=owner, stream=stream, received=received, ask=ask, take=take, version=wire.VERSION)
+    """Return a HELLO frame; `wish` is ask (logs or status; else the kernel itself), take, claim."""
+    said = dict(wish, kernel=kernel, owner=owner, who=who, stream=stream, received=received, version=wire.VERSION)
     return wire.frame(wire.HELLO, json.dumps(said).encode())
+
+
+def goodbye(*, end: bool, claim: str = "") -> bytes:
+    """Return a GOODBYE frame; `end` unless the kernel is to run on without its owner."""
+    return wire.frame(wire.GOODBYE, json.dumps({"end": end, "claim": claim}).encode())

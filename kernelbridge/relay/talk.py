@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import time
 from typing import Any, Callable, Dict, List, Optional
 
@@ -38,7 +39,11 @@ class Talk:
         # Both parts of a kernel_info answer must have come: the reply and something on iopub.
         self._nudge_at = 0.0
         self._iopub_seen = False
-        self._info: Optional[Dict[str, Any]] = None
+        self.info: Optional[Dict[str, Any]] = None
+        # Requests that the kernel works on: id -> parent header as it came; changed by its own busy and idle.
+        self._at_work: Dict[str, Dict[str, Any]] = {}
+        # Whose header.session our own messages carry.
+        self._session = ""
 
     def load(self) -> None:
         """Load pyzmq; without it in the image nothing is ever heard, and the relay says what is missing."""
@@ -68,7 +73,8 @@ class Talk:
                 sock.routing_id = b"kernelbridge-%d" % child.launch
             sock.connect(child.address(port))
             self.sockets[channel] = sock
-        self._iopub_seen, self._info, self._nudge_at = False, None, 0.0
+        self._iopub_seen, self.info, self._nudge_at = False, None, 0.0
+        self._session = child.session
 
     def close(self) -> None:
         """Talk to nobody."""
@@ -76,6 +82,37 @@ class Talk:
             sock.close()
         self.sockets = {}
         self.is_ready = False
+        self._at_work = {}
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether the kernel works on a request."""
+        return bool(self._at_work)
+
+    @property
+    def running(self) -> Optional[Dict[str, Any]]:
+        """The header of the cell that runs; None while none does."""
+        cells = (parent for parent in self._at_work.values() if parent.get("msg_type") == "execute_request")
+        return next(cells, None)
+
+    def refusal(self, message: wire.Message) -> Optional[wire.Message]:
+        """Return the answer to a request for a kernel process that is no more; None where none is wanted."""
+        parts = [bytes(part) for part in message.parts]
+        try:
+            at = parts.index(_DELIMITER)
+            header = json.loads(parts[at + 2])
+            kind = str(header["msg_type"])
+        except (ValueError, LookupError, TypeError):
+            return None
+        if not kind.endswith("_request"):
+            return None
+        own = {"msg_id": os.urandom(16).hex(), "session": self._session, "username": "kernel", "version": "5.3"}
+        own.update(
+            msg_type=kind[: -len("_request")] + "_reply", date=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        )
+        content = {"status": "aborted", "execution_count": 0}
+        said = [json.dumps(own).encode(), parts[at + 2], b"{}", json.dumps(content).encode()]
+        return wire.Message(message.channel, message.launch, [*parts[:at], _DELIMITER, b"", *said])
 
     @property
     def is_asking(self) -> bool:
@@ -128,8 +165,8 @@ class Talk:
     def _is_ours(self, channel: int, parts: List[bytes]) -> bool:
         """Whether the message answers our nudge, or comes before the kernel is ready."""
         if channel == wire.SHELL and parts[0] == _NUDGE:
-            if self._info is None:
-                self._info = json.loads(parts[6])
+            if self.info is None:
+                self.info = json.loads(parts[6])
             self._check_ready()
             return True
         if channel != wire.IOPUB:
@@ -140,10 +177,21 @@ class Talk:
             return True
         at = parts.index(_DELIMITER)
         # The kernel's own `starting` comes late or not at all: the client has been told long before.
-        is_starting = parts[0].endswith(b".status") and b'"starting"' in parts[at + 5]
-        return is_starting or _NUDGE in parts[at + 3] or b"iopub_welcome" in parts[at + 2]
+        if parts[0].endswith(b".status"):
+            self._note(parts[at + 3], parts[at + 5])
+            if b'"starting"' in parts[at + 5]:
+                return True
+        return _NUDGE in parts[at + 3] or b"iopub_welcome" in parts[at + 2]
+
+    def _note(self, parent: bytes, content: bytes) -> None:
+        """Take in a status of the kernel's: which requests it works on."""
+        header = json.loads(parent)
+        if b'"busy"' in content:
+            self._at_work[header.get("msg_id", "")] = header
+        elif b'"idle"' in content:
+            self._at_work.pop(header.get("msg_id", ""), None)
 
     def _check_ready(self) -> None:
-        if self._iopub_seen and self._info is not None and not self.is_ready:
+        if self._iopub_seen and self.info is not None and not self.is_ready:
             self.is_ready = True
-            self._told_ready(self._info)
+            self._told_ready(self.info)

@@ -11,11 +11,11 @@ from typing import List, NamedTuple, Sequence, Tuple, Union
 
 Buffer = Union[bytes, memoryview]
 
-VERSION = 1
+VERSION = 2
 FRAME_BYTES = 64 * 1024
 
 # Kinds of frames.
-HELLO, WELCOME, BUSY, DATA, ACK, PING, PONG, ANSWER = range(1, 9)
+HELLO, WELCOME, BUSY, DATA, ACK, PING, PONG, ANSWER, GOODBYE = range(1, 10)
 
 # Flags of a DATA frame: its lane (0 or 1), and whether more frames of the same message follow.
 LANE, MORE = 1, 2

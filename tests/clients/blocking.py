@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from queue import Empty
 from typing import Any
 
+import zmq
 from jupyter_client.blocking.client import BlockingKernelClient
 from jupyter_client.manager import KernelManager
 
@@ -124,6 +125,12 @@ class Client:
                 return found
             if not self._take() and time.monotonic() > limit:
                 raise TimeoutError(f"no such message in {seconds} s; seen: {[one['msg_type'] for one in self._seen]}")
+
+    def listen(self, seconds: float) -> Message | None:
+        """The next message on shell or iopub, which then nobody else gets; None if none comes in that time."""
+        channels = {one.socket: one for one in (self.kernel.iopub_channel, self.kernel.shell_channel)}
+        ready, _, _ = zmq.select(list(channels), [], [], seconds)
+        return channels[ready[0]].get_msg(timeout=1) if ready else None
 
     def seen(self) -> list[Message]:
         """All iopub messages so far, of all clients' requests."""

@@ -78,6 +78,15 @@ class ServerKernel:
                 return cell
             self._take(limit, f"reply and idle of {request}; so far {cell}")
 
+    def listen(self, seconds: float) -> Message | None:
+        """The next message, which then nobody else gets; None if none comes in that time."""
+        self._socket.settimeout(max(seconds, 0.001))
+        try:
+            message: Message = json.loads(self._socket.recv())
+        except websocket.WebSocketTimeoutException:
+            return None
+        return message
+
     def states(self) -> list[str]:
         """All status messages that this page has got."""
         return [one["content"]["execution_state"] for one in self._seen if one["msg_type"] == "status"]

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from kernelbridge import errors
+from kernelbridge import errors, kernel_errors
 from kernelbridge.errors import KernelBridgeError
 from tests.clients.notebook import CellFailed, notebook, write_specs
 from tests.clients.refusals import (
@@ -35,11 +35,11 @@ pytestmark = pytest.mark.usefixtures("nothing_left")
 AT_ONCE: dict[str, tuple[dict[str, Any], Callable[[Rig], KernelBridgeError]]] = {
     "a mount whose source is missing": (
         {"mounts": ["/no/such/folder:/data"]},
-        lambda rig: errors.MountMissing(host="lab", path="/no/such/folder"),
+        lambda rig: kernel_errors.MountMissing(host="lab", path="/no/such/folder"),
     ),
     "a mount below home whose source is missing": (
         {"mounts": ["/etc:/etc2:ro", "~/none:/data"]},
-        lambda rig: errors.MountMissing(host="lab", path=f"{rig.lab.home('kbtest')}/none"),
+        lambda rig: kernel_errors.MountMissing(host="lab", path=f"{rig.lab.home('kbtest')}/none"),
     ),
     "a secret that is not set here": (
         {"secrets": ["KERNEL_TOKEN"]},
@@ -47,19 +47,19 @@ AT_ONCE: dict[str, tuple[dict[str, Any], Callable[[Rig], KernelBridgeError]]] = 
     ),
     "more cards than there are": (
         {"gpus": 3},
-        lambda rig: errors.GpuUnavailable(
+        lambda rig: kernel_errors.GpuUnavailable(
             host="lab", wanted="3 GPUs", found="2 GPUs: 0 (Stand-in GPU, 80 GiB), 1 (Stand-in GPU, 80 GiB)"
         ),
     ),
     "a card that is not there": (
         {"gpus": ["7"]},
-        lambda rig: errors.GpuUnavailable(
+        lambda rig: kernel_errors.GpuUnavailable(
             host="lab", wanted="GPU 7", found="2 GPUs: 0 (Stand-in GPU, 80 GiB), 1 (Stand-in GPU, 80 GiB)"
         ),
     ),
     "an image that may not be pulled": (
         {"image": "kernelbridge-test/none:1", "pull": "never"},
-        lambda rig: errors.ImageMissing(host="lab", image="kernelbridge-test/none:1", reason="`pull` is never"),
+        lambda rig: kernel_errors.ImageMissing(host="lab", image="kernelbridge-test/none:1", reason="`pull` is never"),
     ),
 }
 
@@ -79,7 +79,7 @@ def test_an_image_that_no_registry_gives_is_told_by_its_name(rig: Rig, bridge_en
     write_specs(bridge_env)
     with launched(bridge_env) as launcher:
         refusal = refusal_of_manager(bridge_env)
-        assert type(refusal) is errors.ImageMissing
+        assert type(refusal) is kernel_errors.ImageMissing
         assert refusal.sentence.startswith("lab: there is no image kernelbridge-test/none:1 (")
         assert "Check the name" in refusal.remedy
         ended = launcher.finish()
@@ -89,10 +89,10 @@ def test_an_image_that_no_registry_gives_is_told_by_its_name(rig: Rig, bridge_en
 def test_missing_cards_and_a_missing_gpu_toolkit_are_told_apart(rig: Rig, bridge_env: Laptop) -> None:
     bridge_env.write_environment(rig.image, gpus=1)
     with rig.engine.without_gpus():
-        expect_at_start(bridge_env, errors.GpuUnavailable(host="lab", wanted="1 GPU", found="no GPU"))
+        expect_at_start(bridge_env, kernel_errors.GpuUnavailable(host="lab", wanted="1 GPU", found="no GPU"))
         # The driver is there now, and the engine was started without the toolkit.
         rig.engine.gpus.insert()
-        expect_in_first_cell(bridge_env, errors.GpuToolkitMissing(host="lab"))
+        expect_in_first_cell(bridge_env, kernel_errors.GpuToolkitMissing(host="lab"))
 
 
 def test_a_limit_that_the_engine_may_not_set_is_told(rig: Rig, bridge_env: Laptop) -> None:

@@ -27,6 +27,15 @@ from kernelbridge.host.engine import (
 from kernelbridge.host.registry import credentials
 from kernelbridge.host.ssh import open_link
 from kernelbridge.host.stream import Collector
+from kernelbridge.kernel_errors import (
+    ContainerFailed,
+    GpuToolkitMissing,
+    ImageMissing,
+    ImagePullFailed,
+    ImageUnusable,
+    MountMissing,
+    UlimitRefused,
+)
 from tests.rig.laptop import Laptop
 from tests.rig.standin_gpu import UUIDS
 from tests.rig.whole import Rig
@@ -270,21 +279,29 @@ async def test_an_error_of_the_engine_is_not_taken_for_a_container_that_is_gone(
 @pytest.mark.parametrize(
     ("change", "kind", "words"),
     [
-        ({"Image": "kernelbridge-test/none:1"}, errors.ImageMissing, "there is no image kernelbridge-test/none:1"),
+        (
+            {"Image": "kernelbridge-test/none:1"},
+            ImageMissing,
+            "there is no image kernelbridge-test/none:1",
+        ),
         # With Init it is a start that succeeds and a container that ends with 127.
-        ({"Cmd": ["kernelbridge-no-such"], "HostConfig": {}}, errors.ImageUnusable, "has no `kernelbridge-no-such`"),
+        (
+            {"Cmd": ["kernelbridge-no-such"], "HostConfig": {}},
+            ImageUnusable,
+            "has no `kernelbridge-no-such`",
+        ),
         (
             {"HostConfig": {"Mounts": [{"Type": "bind", "Source": "/no/such", "Target": "/x"}]}},
-            errors.MountMissing,
+            MountMissing,
             "the mount source /no/such does not exist",
         ),
-        ({"HostConfig": {"Runtime": "nvidia"}}, errors.GpuToolkitMissing, "cannot hand GPUs"),
+        ({"HostConfig": {"Runtime": "nvidia"}}, GpuToolkitMissing, "cannot hand GPUs"),
         (
             {"HostConfig": {"Ulimits": [{"Name": "memlock", "Soft": -1, "Hard": -1}]}},
-            errors.UlimitRefused,
+            UlimitRefused,
             "may not set the limits",
         ),
-        ({"User": "nobody-there"}, errors.ContainerFailed, "nobody-there"),
+        ({"User": "nobody-there"}, ContainerFailed, "nobody-there"),
     ],
 )
 async def test_a_container_that_cannot_be_says_why(
@@ -303,16 +320,16 @@ async def test_an_engine_without_gpus_is_told_at_the_start(rig: Rig, bridge_env:
     with rig.engine.without_gpus():
         async with engine_of() as engine:
             await engine.create(NAME, spec(rig, DeviceRequests=[request]))
-            with pytest.raises(errors.GpuToolkitMissing):
+            with pytest.raises(GpuToolkitMissing):
                 await engine.start(NAME)
             await engine.remove(NAME)
 
 
 async def test_an_image_that_no_registry_has_is_missing(engine: Engine) -> None:
     seen: list[PullProgress] = []
-    with pytest.raises(errors.ImageMissing, match="kernelbridge-test/none:1"):
+    with pytest.raises(ImageMissing, match="kernelbridge-test/none:1"):
         await engine.check_pullable("kernelbridge-test/none:1", seconds=20)
-    with pytest.raises((errors.ImageMissing, errors.ImagePullFailed)):
+    with pytest.raises((ImageMissing, ImagePullFailed)):
         await engine.pull("kernelbridge-test/none:1", seen.append)
 
 

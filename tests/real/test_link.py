@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from kernelbridge import errors
+from kernelbridge import errors, kernel_errors
 from kernelbridge.config import Host
 from kernelbridge.host import trust
 from kernelbridge.host.local import open_local
@@ -60,7 +60,7 @@ async def test_a_command_has_stdin_both_outputs_and_an_exit_code(link: Link) -> 
 
 
 async def test_a_command_without_an_end_is_given_up(link: Link) -> None:
-    with pytest.raises(errors.StartTimeout, match=r"lab: `sleep` took longer than 0\.3 s\."):
+    with pytest.raises(kernel_errors.StartTimeout, match=r"lab: `sleep` took longer than 0\.3 s\."):
         await link.run(["sleep", "60"], seconds=0.3)
     assert link.is_open
 
@@ -111,7 +111,7 @@ async def test_this_machine_is_a_host_too(tmp_path: Path) -> None:
     assert link.facts.home == str(Path.home())
     with pytest.raises(FileNotFoundError):
         await link.open_socket(str(tmp_path / "none"), Collector())
-    with pytest.raises(errors.StartTimeout):
+    with pytest.raises(kernel_errors.StartTimeout):
         await link.run(["sleep", "60"], seconds=0.2)
 
 

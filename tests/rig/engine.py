@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
+import signal
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import docker
+import psutil
 from docker.models.containers import Container
 
-from tests.rig.daemon import SLOW, Daemon, run, tail
+from tests.rig.daemon import SLOW, Daemon, RigError, run, tail, wait_until
 from tests.rig.lab import USERS, Lab
 from tests.rig.standin_gpu import StandInGpus
 
 LABEL = "kernelbridge.kernel"
+# The last word of the command that joins an exec stream to a relay ends so.
+BRIDGE_END = "/relay.sock"
 ROOTLESS_UID = next(user.uid for user in USERS if user.name == "kbrootless")
 
 
@@ -40,6 +45,7 @@ class EngineRig:
         self.host_socket = "/run/docker.sock"
         self.gpus = StandInGpus(lab.path / "standin-gpus")
         self._daemon: Daemon | None = None
+        self._write_config(live_restore=False)
         self.start()
 
     def __repr__(self) -> str:
@@ -70,8 +76,9 @@ class EngineRig:
             (self.lab.path / stale).unlink(missing_ok=True)
         hosts = [f"unix://{self.socket}", f"unix://{self.host_socket}", *(f"unix://{path}" for path in sockets)]
         words = ["dockerd", "--log-level", "warn", "--group", "docker", "--cgroup-parent", f"/{self.lab.cgroup}"]
-        for option, name in (("--data-root", "engine"), ("--exec-root", "engine-run"), ("--pidfile", "docker.pid")):
-            words += [option, str(self.lab.path / name)]
+        paths = {"data-root": "engine", "exec-root": "engine-run", "pidfile": "docker.pid"}
+        for option, name in (paths | {"config-file": "daemon.json"}).items():
+            words += [f"--{option}", str(self.lab.path / name)]
         for host in hosts:
             words += ["-H", host]
         path = f"{self.gpus.folder}:{os.environ['PATH']}"
@@ -104,6 +111,46 @@ class EngineRig:
         """Stop and start; the arguments are those of start()."""
         self.stop()
         self.start(gpus=gpus, sockets=sockets, options=options)
+
+    @property
+    def pid(self) -> int:
+        """The process id of the dockerd of now, as seen from here."""
+        if self._daemon is None:
+            raise RigError("dockerd is stopped")
+        return self._daemon.main().pid
+
+    def restart_alive(self) -> None:
+        """Stop and start it while its containers run on, as an update of its package does under `live-restore`."""
+        self._set_live_restore(True)
+        self.restart()
+        self._set_live_restore(False)
+
+    def _write_config(self, *, live_restore: bool) -> None:
+        (self.lab.path / "daemon.json").write_text(json.dumps({"live-restore": live_restore}))
+
+    def _set_live_restore(self, wanted: bool) -> None:
+        """It reads its config file again; nothing else changes."""
+        self._write_config(live_restore=wanted)
+        os.kill(self.pid, signal.SIGHUP)
+        with self.client(seconds=10) as client:
+            wait_until(lambda: client.info()["LiveRestoreEnabled"] is wanted, "dockerd to take its config", 10)
+
+    def bridges(self) -> list[psutil.Process]:
+        """The processes in containers that join an exec stream to a relay."""
+        found = []
+        for process in self.lab.processes():
+            with suppress(psutil.Error):
+                if process.cmdline()[-1:] and process.cmdline()[-1].endswith(BRIDGE_END):
+                    found.append(process)
+        return found
+
+    def kill_bridges(self) -> None:
+        """End every exec stream from inside its container, without a word: SIGKILL to its process."""
+        bridges = self.bridges()
+        if not bridges:
+            raise RigError("there is no bridge to kill")
+        for process in bridges:
+            process.kill()
 
     @contextmanager
     def stopped(self) -> Iterator[None]:

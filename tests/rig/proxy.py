@@ -50,6 +50,11 @@ class TcpProxy:
         """Bytes carried so far, both ways together."""
         return self._tell()["carried_bytes"]
 
+    @property
+    def accepted(self) -> int:
+        """How many connections were accepted so far."""
+        return self._tell()["accepted"]
+
     @contextmanager
     def cut(self) -> Iterator[None]:
         """Every connection is reset and new ones are refused; listens again at the end."""
@@ -61,6 +66,13 @@ class TcpProxy:
         """Bytes stop in both directions and nobody is told; connections that survive go on at the end."""
         with self._fault("blackhole"):
             yield
+
+    @contextmanager
+    def blackhole_then_reset(self) -> Iterator[None]:
+        """Bytes stop in both directions; at the end what was under way is gone, every connection reset."""
+        with self._fault("blackhole"):
+            yield
+            self.reset()
 
     @contextmanager
     def accept_then_close(self) -> Iterator[None]:
@@ -76,6 +88,15 @@ class TcpProxy:
             yield
         finally:
             self._tell(one_way_seconds=0)
+
+    @contextmanager
+    def rate(self, bytes_per_second: float) -> Iterator[None]:
+        """Each connection carries so many bytes a second each way; the line itself holds at most 64 KiB of them."""
+        self._tell(bytes_per_second=bytes_per_second)
+        try:
+            yield
+        finally:
+            self._tell(bytes_per_second=0)
 
     def reset(self) -> None:
         """Reset the connections of now, once; new ones are welcome."""

@@ -12,11 +12,18 @@ import struct
 import sys
 import time
 from collections import deque
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 CHUNK_BYTES = 1 << 18
 # What may be under way in one direction: a long fat line (16 MiB window) is never narrower for the proxy's sake.
 LINE_BYTES = 64 << 20
+# A slow line holds little itself: what it does not carry must wait at its sender, as before a slow modem.
+SLOW_LINE_BYTES = 16 << 10
+SLOW_PIECE_BYTES = 4 << 10
+SLOW_SOCKET_BYTES = 16 << 10  # Linux makes it twice that, its own book-keeping included.
+# Linux's SO_BUF_LOCK; 0 lets it size the buffers by itself again.
+_BUFFER_LOCK = 72
 
 
 @dataclass
@@ -33,11 +40,18 @@ class Lane:
     is_finished: bool = False
     # Set while the sink takes no more; the loop waits until it does.
     is_full: bool = False
+    # Until when a slow line is taken by what went last; moved by write().
+    taken_until: float = 0.0
 
-    def read(self, one_way_seconds: float) -> None:
+    @property
+    def due(self) -> float:
+        """When the next piece may go."""
+        return max(self.queue[0][0], self.taken_until)
+
+    def read(self, one_way_seconds: float, most_bytes: int) -> None:
         """Take what the source has."""
         try:
-            received = self.source.recv(CHUNK_BYTES)
+            received = self.source.recv(most_bytes)
         except BlockingIOError:
             return
         due = time.monotonic() + one_way_seconds
@@ -48,24 +62,30 @@ class Lane:
         self.waiting_bytes += len(received)
         self.queue.append((due, memoryview(received)))
 
-    def write(self) -> int:
-        """Hand on what is due; the number of bytes that went."""
+    def write(self, bytes_per_second: float) -> int:
+        """Hand on what is due, no faster than told (0: as fast as it can); the number of bytes that went."""
         sent_bytes = 0
-        while self.queue and self.queue[0][0] <= time.monotonic():
+        while self.queue and self.due <= time.monotonic():
             due, chunk = self.queue.popleft()
             if chunk is None:
                 self.is_finished = True
                 self.sink.shutdown(socket.SHUT_WR)
                 break
             try:
-                sent = self.sink.send(chunk)
+                sent = self.sink.send(chunk[:SLOW_PIECE_BYTES] if bytes_per_second else chunk)
             except BlockingIOError:
                 sent = 0
+                self.is_full = True
             sent_bytes += sent
             self.waiting_bytes -= sent
             if sent < len(chunk):
                 self.queue.appendleft((due, chunk[sent:]))
+            if bytes_per_second:
+                # A pause of this machine's is made up for, up to 10 ms of it.
+                self.taken_until = max(self.taken_until, time.monotonic() - 0.01) + sent / bytes_per_second
+            elif sent < len(chunk):
                 self.is_full = True
+            if self.is_full:
                 break
         return sent_bytes
 
@@ -81,8 +101,12 @@ class Proxy:
         self.lanes: list[Lane] = []
         # What the line does at this moment; changed by the control socket only.
         self.one_way_seconds = 0.0
+        # Of each connection, each way; 0 is no limit.
+        self.bytes_per_second = 0.0
         self.mode = "open"
         self.carried_bytes = 0
+        # Connections accepted so far.
+        self.accepted = 0
         self._listen()
 
     def _listen(self) -> None:
@@ -107,6 +131,11 @@ class Proxy:
         """Change what the line does; the answer tells what it is now."""
         if "one_way_seconds" in wish:
             self.one_way_seconds = float(str(wish["one_way_seconds"]))
+        if "bytes_per_second" in wish:
+            self.bytes_per_second = float(str(wish["bytes_per_second"]))
+            for lane in self.lanes:
+                lane.taken_until = 0.0
+                self._fit_buffers(lane.source)
         if "mode" in wish:
             self.mode = str(wish["mode"])
             if self.mode == "cut":
@@ -117,7 +146,21 @@ class Proxy:
                 self._reset_all()
         if wish.get("reset"):
             self._reset_all()
-        return {"port": self.port, "connections": len(self.lanes) // 2, "carried_bytes": self.carried_bytes}
+        return {
+            "port": self.port,
+            "connections": len(self.lanes) // 2,
+            "carried_bytes": self.carried_bytes,
+            "accepted": self.accepted,
+        }
+
+    def _fit_buffers(self, one: socket.socket) -> None:
+        """Keep little in the sockets of a slow line; let Linux size those of a fast one."""
+        if self.bytes_per_second:
+            for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
+                one.setsockopt(socket.SOL_SOCKET, option, SLOW_SOCKET_BYTES)
+        else:
+            with suppress(OSError):  # Linux before 5.14 does not know it: small they stay.
+                one.setsockopt(socket.SOL_SOCKET, _BUFFER_LOCK, 0)
 
     def _accept(self) -> None:
         if self.listener is None:
@@ -126,6 +169,7 @@ class Proxy:
             near, _ = self.listener.accept()
         except BlockingIOError:
             return
+        self.accepted += 1
         if self.mode == "accept_then_close":
             near.close()
             return
@@ -138,6 +182,8 @@ class Proxy:
         for one in (near, far):
             one.setblocking(False)
             one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if self.bytes_per_second:
+                self._fit_buffers(one)
         self.lanes += [Lane(near, far), Lane(far, near)]
 
     def _drop(self, ended: Lane) -> None:
@@ -149,7 +195,7 @@ class Proxy:
     def _pause_seconds(self) -> float:
         if self.mode == "blackhole":
             return 1.0
-        dues = [lane.queue[0][0] for lane in self.lanes if lane.queue and not lane.is_full]
+        dues = [lane.due for lane in self.lanes if lane.queue and not lane.is_full]
         return max(0.0, min([due - time.monotonic() for due in dues], default=1.0))
 
     def turn(self) -> bool:
@@ -159,7 +205,8 @@ class Proxy:
         if self.listener is not None and self.mode != "blackhole":
             readers.append(self.listener)
         if self.mode != "blackhole":
-            readers += [lane.source for lane in self.lanes if not lane.is_drained and lane.waiting_bytes < LINE_BYTES]
+            most = SLOW_LINE_BYTES if self.bytes_per_second else LINE_BYTES
+            readers += [lane.source for lane in self.lanes if not lane.is_drained and lane.waiting_bytes < most]
             writers += [lane.sink for lane in self.lanes if lane.is_full]
         # select, not epoll: its time limit is exact to microseconds, epoll's to milliseconds.
         readable, writable, _ = select.select(readers, writers, [], self._pause_seconds())
@@ -183,9 +230,9 @@ class Proxy:
                 lane.is_full = False
             try:
                 if lane.source in readable and not lane.is_drained:
-                    lane.read(self.one_way_seconds)
+                    lane.read(self.one_way_seconds, SLOW_PIECE_BYTES if self.bytes_per_second else CHUNK_BYTES)
                 if not lane.is_full:
-                    self.carried_bytes += lane.write()
+                    self.carried_bytes += lane.write(self.bytes_per_second)
             except OSError:
                 self._drop(lane)
                 continue

@@ -22,7 +22,8 @@ from kernelbridge.channels.endpoints import Endpoints
 from kernelbridge.channels.sockets import Channels
 from kernelbridge.channels.switchboard import Switchboard
 from kernelbridge.channels.waiting import DEFAULT_INFO, Wish
-from kernelbridge.errors import KernelDied, LinkLost
+from kernelbridge.errors import LinkLost
+from kernelbridge.kernel_errors import KernelDied
 from kernelbridge.relay.wire import CONTROL, IOPUB, STDIN, Message
 from tests.clients.blocking import Client
 from tests.clients.server import is_free
@@ -315,6 +316,18 @@ def say(channels: Channels, message: Message, text: str) -> None:
 
 
 # -- binding
+
+
+def test_what_comes_after_the_end_goes_nowhere_and_is_no_error(
+    board: Switchboard, kernel: MadeKernel, caplog: pytest.LogCaptureFixture
+) -> None:
+    channels = Channels(board, loopback(), session="s", info={}, owner=kernel)
+    channels.close().result(5)
+    asked = Message(IOPUB, 1, [b"me", messages.DELIMITER, b"", b"{}", b"{}", b"{}", b"{}"])
+    channels.deliver(cell_of(asked, "out"))
+    channels.end(DIED)
+    board.call(lambda: None).result(5)
+    assert caplog.text == ""
 
 
 def test_ports_that_are_taken_are_an_error_and_none_stays_bound(board: Switchboard, kernel: MadeKernel) -> None:

@@ -14,7 +14,8 @@ from jupyter_client.session import Session
 from kernelbridge.channels import hidden_cells, messages
 from kernelbridge.channels.messages import MessageInvalid, Request, Say, Signer
 from kernelbridge.channels.waiting import DEFAULT_INFO, Waiting, Wish
-from kernelbridge.errors import LinkLost, StartCancelled
+from kernelbridge.errors import LinkLost
+from kernelbridge.kernel_errors import StartCancelled
 from kernelbridge.relay.wire import CONTROL, IOPUB, SHELL
 
 KEY = b"a key"

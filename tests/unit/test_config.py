@@ -279,6 +279,25 @@ def test_the_schema_accepts_the_example_and_refuses_unknown_keys() -> None:
     jsonschema.validate({}, schema)
 
 
+def test_how_long_a_kernel_lives_without_its_owner_is_written_as_people_say_times() -> None:
+    given = 'persist = true\nlost_grace = "36h"\nmax_lifetime = "7d"\nidle_timeout = "90m"\nkeep_exited = 60\n'
+    environment = with_environment(given + 'journal_size = "1g"')
+    assert environment.persist
+    assert (environment.lost_grace, environment.max_lifetime) == (129600, 604800)
+    assert (environment.idle_timeout, environment.keep_exited) == (5400, 60)
+    assert environment.journal_size == 1 << 30
+    untold = with_environment("")
+    assert (untold.persist, untold.lost_grace, untold.keep_exited) == (False, 86400, 259200)
+    assert (untold.max_lifetime, untold.idle_timeout, untold.journal_size) == (None, None, 256 << 20)
+
+
+@pytest.mark.parametrize(("value", "is_right"), [("24h", True), (90, True), (0.5, True), ("24x", False), (0, False)])
+def test_the_schema_knows_what_a_time_is(value: object, is_right: bool) -> None:
+    written = {"environments": {"a": {"image": "x", "lost_grace": value}}}
+    found = list(jsonschema.Draft202012Validator(config.schema()).iter_errors(written))
+    assert (found == []) is is_right
+
+
 def test_every_key_says_what_it_is() -> None:
     for model in (Host, Environment):
         for name, field in model.model_fields.items():

@@ -42,6 +42,7 @@ def test_the_whole_body_of_a_plain_environment() -> None:
         "AttachStdout": False,
         "AttachStderr": False,
         "Tty": False,
+        "Volumes": {"/var/lib/kernelbridge": {}},
         "Healthcheck": {"Test": ["NONE"]},
         "HostConfig": {
             "Init": True,
@@ -199,6 +200,7 @@ def test_all_our_label_keys_are_written_the_empty_ones_too() -> None:
         "kernelbridge.version": "",
         "kernelbridge.config": "",
         "kernelbridge.gpus": "",
+        "kernelbridge.keep_exited": "",
     }
 
 

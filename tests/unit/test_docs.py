@@ -22,10 +22,11 @@ COMMANDS = {
     "kernelbridge trust": "tests/unit/cli/test_cli.py",
     "kernelbridge install": "tests/unit/cli/test_settings.py",
     "kernelbridge uninstall": "tests/unit/cli/test_settings.py",
-    "kernelbridge ps": "tests/unit/cli/test_cli.py",
-    "kernelbridge stop": "tests/unit/cli/test_cli.py",
-    "kernelbridge logs": "tests/unit/cli/test_cli.py",
-    "kernelbridge clean": "tests/unit/cli/test_cli.py",
+    "kernelbridge ps": "tests/unit/cli/test_kernels.py",
+    "kernelbridge stop": "tests/unit/cli/test_kernels.py",
+    "kernelbridge logs": "tests/unit/cli/test_kernels.py",
+    "kernelbridge attach": "tests/unit/cli/test_attach.py",
+    "kernelbridge clean": "tests/unit/cli/test_kernels.py",
 }
 
 
@@ -98,7 +99,8 @@ def test_each_command_of_the_readme_is_tested_and_exists() -> None:
 def test_each_option_in_the_table_of_commands_exists() -> None:
     commands = get_command(app.app).commands  # type: ignore[attr-defined]
     for name, text in re.findall(r"^\| `kernelbridge ([a-z]+)[^`]*` \| (.*) \|$", README, re.MULTILINE):
-        options = {option for parameter in commands[name].params for option in parameter.opts}
+        named = ([*parameter.opts, *parameter.secondary_opts] for parameter in commands[name].params)
+        options = {option for options in named for option in options}
         assert set(re.findall(r"`(--[a-z-]+)", text)) <= options, name
 
 

@@ -6,13 +6,12 @@ import re
 
 import pytest
 
-from kernelbridge import errors
+from kernelbridge import errors, kernel_errors
 from kernelbridge.cli import tables
 from kernelbridge.errors import (
     ConfigInvalid,
     ConfigMissing,
     ConnectionFileInvalid,
-    ContainerFailed,
     EndpointTaken,
     EngineDenied,
     EngineDown,
@@ -20,34 +19,41 @@ from kernelbridge.errors import (
     EngineMissing,
     EngineTooOld,
     ForwardingForbidden,
-    GpuToolkitMissing,
-    GpuUnavailable,
     HostKeyChanged,
     HostKeyUnknown,
     HostNameUnknown,
     HostRefused,
     HostUnreachable,
-    ImageMissing,
-    ImagePullFailed,
-    ImageUnusable,
     KernelBridgeError,
-    KernelDied,
-    KernelEnded,
-    KernelNotFound,
-    KernelOutOfMemory,
     LinkLost,
     LoginRefused,
-    MountMissing,
     Problem,
     SecretMissing,
     SpecsUnwritable,
     SshConfigInvalid,
     SshFailed,
+    UnknownEnvironment,
+    UnknownHost,
+)
+from kernelbridge.kernel_errors import (
+    ContainerFailed,
+    GpuToolkitMissing,
+    GpuUnavailable,
+    ImageMissing,
+    ImagePullFailed,
+    ImageUnusable,
+    KernelDied,
+    KernelEnded,
+    KernelExpired,
+    KernelHeld,
+    KernelNotFound,
+    KernelOutOfMemory,
+    KernelTaken,
+    MountMissing,
+    OutputUndelivered,
     StartCancelled,
     StartTimeout,
     UlimitRefused,
-    UnknownEnvironment,
-    UnknownHost,
 )
 
 # Each error with facts; its exit code; what failed, and where; what to do next.
@@ -282,6 +288,30 @@ TABLE: list[tuple[KernelBridgeError, int, str, str]] = [
         "The container of pytorch on lab was stopped from elsewhere.",
         "Start the kernel again.",
     ),
+    (
+        KernelHeld(kernel="aabb1111", host="lab", who="ada@laptop", since="12:04"),
+        56,
+        "The kernel aabb1111 on lab is held by ada@laptop since 12:04.",
+        "`kernelbridge attach --take aabb1111` takes it over; the other then loses it.",
+    ),
+    (
+        KernelTaken(environment="pytorch", host="lab", who="ada@desk"),
+        57,
+        "The kernel of pytorch on lab was taken over by ada@desk.",
+        "It runs on there; `kernelbridge ps` shows it, `kernelbridge attach --take` takes it back.",
+    ),
+    (
+        KernelExpired(environment="pytorch", host="lab", key="idle_timeout"),
+        58,
+        "The kernel of pytorch on lab was ended by `idle_timeout` of its environment.",
+        "Start the kernel again; raise `idle_timeout` if it came too soon.",
+    ),
+    (
+        OutputUndelivered(kernel="aabb1111", host="lab", megabytes=3.24),
+        59,
+        "The kernel aabb1111 on lab has output that nobody took yet (3.2 MB): it stays.",
+        "`kernelbridge attach aabb1111` fetches it, `kernelbridge clean --discard` throws it away.",
+    ),
 ]
 
 
@@ -320,7 +350,9 @@ def test_no_two_kinds_have_one_exit_code_and_none_has_a_shells() -> None:
 
 def test_the_tree_at_the_top_of_the_file_is_whole() -> None:
     """The first digit of the exit code is the branch."""
-    branches = re.findall(r"^    (\d)x .*?:((?:.|\n        )*)", errors.__doc__ or "", re.MULTILINE)
+    branches = re.findall(
+        r"^    (\d)x .*?:((?:.|\n        )*)", f"{errors.__doc__}{kernel_errors.__doc__}", re.MULTILINE
+    )
     written = {name: int(digit) for digit, names in branches for name in re.findall(r"\b[A-Z]\w+", names)}
     assert written == {kind.__name__: kind.exit_code // 10 for kind in tables.kinds()}
 
@@ -336,9 +368,9 @@ def test_each_kind_has_a_docstring_and_one_root(kind: type[KernelBridgeError]) -
     [
         (errors.LinkLost(host="lab"), "lab: the link is lost."),
         (errors.UnknownHost(name="x", path="/k.toml"), "no host `x`."),
-        (errors.KernelDied(environment="a", host="lab", how="exit code 3"), "ended: exit code 3."),
-        (errors.KernelNotFound(kernel="a", hosts=["lab"], count=2), "2 kernels begin with `a` on lab."),
-        (errors.ImageUnusable(image="x", lacks="python3", remedy="Use another."), "Use another."),
+        (kernel_errors.KernelDied(environment="a", host="lab", how="exit code 3"), "ended: exit code 3."),
+        (kernel_errors.KernelNotFound(kernel="a", hosts=["lab"], count=2), "2 kernels begin with `a` on lab."),
+        (kernel_errors.ImageUnusable(image="x", lacks="python3", remedy="Use another."), "Use another."),
     ],
 )
 def test_facts_that_are_not_known_leave_no_gap(error: KernelBridgeError, part: str) -> None:

@@ -12,12 +12,13 @@ import pytest
 
 from kernelbridge import errors
 from kernelbridge.config import Host
-from kernelbridge.errors import GpuUnavailable, KernelBridgeError
+from kernelbridge.errors import KernelBridgeError
 from kernelbridge.host import gpus, pool
 from kernelbridge.host.address import Address, parse_address
 from kernelbridge.host.facts import HostFacts, SocketFacts, parse_facts, parse_socket
 from kernelbridge.host.ssh import is_transient
 from kernelbridge.host.stream import Completed, Receiver, Stream
+from kernelbridge.kernel_errors import GpuUnavailable
 
 # -- address
 

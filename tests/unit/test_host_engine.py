@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from kernelbridge import errors
+from kernelbridge import errors, kernel_errors
 from kernelbridge.errors import KernelBridgeError
 from kernelbridge.host import answers, refusals, route
 from kernelbridge.host.facts import SocketFacts
@@ -206,14 +206,14 @@ def test_a_pull_adds_up_its_layers() -> None:
 
 
 REFUSALS = {
-    'could not select device driver "" with capabilities: [[gpu]]': errors.GpuToolkitMissing,
-    "Unknown runtime specified nvidia": errors.GpuToolkitMissing,
-    "CDI device injection failed: unresolvable CDI devices nvidia.com/gpu=0": errors.GpuToolkitMissing,
-    "runc: error setting rlimit type 8: operation not permitted": errors.UlimitRefused,
-    'invalid mount config for type "bind": bind source path does not exist: /data/a b': errors.MountMissing,
-    'runc: exec: "python3": executable file not found in $PATH: unknown': errors.ImageUnusable,
-    "No such image: nope:1": errors.ImageMissing,
-    "no space left on device": errors.ContainerFailed,
+    'could not select device driver "" with capabilities: [[gpu]]': kernel_errors.GpuToolkitMissing,
+    "Unknown runtime specified nvidia": kernel_errors.GpuToolkitMissing,
+    "CDI device injection failed: unresolvable CDI devices nvidia.com/gpu=0": kernel_errors.GpuToolkitMissing,
+    "runc: error setting rlimit type 8: operation not permitted": kernel_errors.UlimitRefused,
+    'invalid mount config for type "bind": bind source path does not exist: /data/a b': kernel_errors.MountMissing,
+    'runc: exec: "python3": executable file not found in $PATH: unknown': kernel_errors.ImageUnusable,
+    "No such image: nope:1": kernel_errors.ImageMissing,
+    "no space left on device": kernel_errors.ContainerFailed,
 }
 
 
@@ -221,19 +221,19 @@ REFUSALS = {
 def test_the_engines_refusals_get_a_name(message: str, kind: type[KernelBridgeError]) -> None:
     error = refusals.container_error(host="lab", image="i", message=message)
     assert type(error) is kind
-    if isinstance(error, errors.MountMissing):
+    if isinstance(error, kernel_errors.MountMissing):
         assert "/data/a b does not exist" in error.sentence
-    if isinstance(error, errors.ImageUnusable):
+    if isinstance(error, kernel_errors.ImageUnusable):
         assert "`python3`" in error.sentence
 
 
 @pytest.mark.parametrize(
     ("message", "kind"),
     [
-        ("manifest for nope:1 not found: manifest unknown: manifest unknown", errors.ImageMissing),
-        ("pull access denied for x, repository does not exist", errors.ImageMissing),
-        ("dial tcp: i/o timeout", errors.ImagePullFailed),
-        ("write /var/lib/docker/tmp/x: no space left on device", errors.ImagePullFailed),
+        ("manifest for nope:1 not found: manifest unknown: manifest unknown", kernel_errors.ImageMissing),
+        ("pull access denied for x, repository does not exist", kernel_errors.ImageMissing),
+        ("dial tcp: i/o timeout", kernel_errors.ImagePullFailed),
+        ("write /var/lib/docker/tmp/x: no space left on device", kernel_errors.ImagePullFailed),
     ],
 )
 def test_a_pull_that_cannot_come_right_is_told_from_one_that_broke(message: str, kind: type[Exception]) -> None:

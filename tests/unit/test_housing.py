@@ -11,8 +11,9 @@ import pytest
 from kernelbridge.checks import Wanted
 from kernelbridge.config import Environment, Host
 from kernelbridge.container import Labels
-from kernelbridge.errors import ContainerFailed, HostUnreachable, LinkLost
+from kernelbridge.errors import HostUnreachable, LinkLost
 from kernelbridge.housing import Housing
+from kernelbridge.kernel_errors import ContainerFailed
 
 WANTED = Wanted(
     kernel_id="k1",
@@ -31,6 +32,7 @@ class SlowEngine:
         self.failure = failure
         self.asked: list[str] = []
         self.there: set[str] = set()
+        self.image_user = ""
         self.goes_on = asyncio.Event()
         self.facts: Any = type("Facts", (), {"uid": 1, "gid": 1, "home": "/home/ada"})()
 
@@ -41,6 +43,12 @@ class SlowEngine:
             raise self.failure
         self.there.add(name)
         return "id"
+
+    async def image(self, name: str) -> Any:
+        return type("Image", (), {"user": self.image_user})()
+
+    async def make_folder(self, name: str, parent: str, folder: str) -> None:
+        self.asked.append(f"make {parent}/{folder}")
 
     async def remove(self, name: str) -> None:
         self.asked.append("remove")
@@ -130,3 +138,25 @@ async def test_a_host_that_cannot_be_reached_keeps_it_and_is_asked_again(caplog:
     assert "[lab k=k1] container not removed: lab: lab:22 cannot be reached" in caplog.text
     assert await housing.remove("lab", engine.reach())
     assert engine.there == set()
+
+
+@pytest.mark.parametrize(("image_user", "is_made"), [("", False), ("root", False), ("0:0", False), ("jovyan", True)])
+async def test_a_user_who_is_not_root_gets_a_folder_for_the_journal(image_user: str, is_made: bool) -> None:
+    engine = slow_engine()
+    engine.image_user = image_user
+    engine.goes_on.set()
+    await Housing(WANTED).create(engine, labels=LABELS, gpu_ids=())
+    made = ["make /var/lib/kernelbridge/journal"] if is_made else []
+    assert engine.asked == ["create", *made]
+
+
+async def test_a_container_that_is_anothers_now_is_left_alone_and_one_that_was_there_before_is_ours() -> None:
+    engine = slow_engine()
+    housing = Housing(WANTED)
+    housing.is_there()
+    housing.leave()
+    assert await housing.remove("lab", engine.reach())
+    assert engine.asked == []
+    housing.is_there()
+    assert await housing.remove("lab", engine.reach())
+    assert engine.asked == ["remove"]

@@ -11,9 +11,9 @@ import pytest
 from kernelbridge import outcome
 from kernelbridge.checks import Wanted
 from kernelbridge.config import Environment, Host
-from kernelbridge.errors import ContainerFailed, ImageUnusable, KernelDied, KernelOutOfMemory
 from kernelbridge.exits import ShownExit
 from kernelbridge.host.engine import PullProgress
+from kernelbridge.kernel_errors import ContainerFailed, ImageUnusable, KernelDied, KernelExpired, KernelOutOfMemory
 
 HOST = Host(name="lab", ssh="lab")
 
@@ -53,6 +53,24 @@ def test_a_death_for_lack_of_memory_names_the_limit(memory: str | None, limit: s
     error = outcome.death(wanted(memory=memory), HOST, exited(code=-9, out_of_memory=True))
     assert isinstance(error, KernelOutOfMemory)
     assert limit in error.sentence
+
+
+def test_an_end_by_a_limit_names_the_key_that_set_it() -> None:
+    error = outcome.death(wanted(), HOST, exited(code=-9, wanted=True, why="max_lifetime"))
+    assert isinstance(error, KernelExpired)
+    assert error.sentence == "The kernel of Torch on lab was ended by `max_lifetime` of its environment."
+    assert isinstance(outcome.death(wanted(), HOST, exited(why="")), KernelDied)
+
+
+@pytest.mark.parametrize(
+    ("messages", "size", "text"),
+    [
+        (1, 2_000_000, "[kernelbridge: 1 message of this output (2.0 MB) had no room while nobody took it]\n"),
+        (12_345, 40_000, "[kernelbridge: 12,345 messages of this output (0.0 MB) had no room while nobody took it]\n"),
+    ],
+)
+def test_a_line_stands_for_output_that_had_no_room(messages: int, size: int, text: str) -> None:
+    assert outcome.dropped_text({"event": "dropped", "messages": messages, "bytes": size}) == text
 
 
 def test_an_image_that_lacks_something_is_told_from_a_container_that_failed() -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import stat
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from kernelbridge.records import ImageRecord, Records
+from kernelbridge.records import ImageRecord, KernelRecord, Records, SessionRecord
 
 INFO = {"status": "ok", "implementation": "ipython"}
 
@@ -67,3 +69,69 @@ def test_a_folder_that_cannot_be_written_is_no_error(tmp_path: Path, caplog: pyt
     records = Records(tmp_path / "file")
     assert len(records.machine_id()) == 16
     assert "cannot be written" in caplog.text
+
+
+# -- kernels
+
+
+def record(kernel_id: str = "k-1", **facts: Any) -> KernelRecord:
+    made_up: dict[str, Any] = {"environment": "torch", "config": "/k.toml", "host": "lab", "image": "x"}
+    made_up |= {"python": "python3", "session": "s", "started": 5.0}
+    return KernelRecord(kernel_id=kernel_id, **{**made_up, **facts})
+
+
+def test_a_kernel_is_remembered_with_all_its_facts(folder: Path) -> None:
+    sessions = (SessionRecord(session_id="1", path="a/train.ipynb", name="train.ipynb", type="notebook"),)
+    kept = record(left=7.0, process="1@2.00", server="/home/ada", sessions=sessions, title="train.ipynb", persist=True)
+    kept = replace(kept, claim="c", stop_wanted=True, connection_file="/run/k.json")
+    Records(folder).keep(kept)
+    assert Records(folder).kernel("k-1") == kept
+    assert Records(folder).kernel("k-2") is None
+    assert stat.S_IMODE((folder / "kernels" / "k-1.json").stat().st_mode) == 0o600
+    assert stat.S_IMODE((folder / "kernels").stat().st_mode) == 0o700
+
+
+def test_kernels_come_the_oldest_first(folder: Path) -> None:
+    records = Records(folder)
+    assert records.kernels() == []
+    records.keep(record("young", started=9.0))
+    records.keep(record("old", started=1.0))
+    assert [one.kernel_id for one in records.kernels()] == ["old", "young"]
+
+
+def test_what_is_remembered_can_change_and_be_forgotten(folder: Path) -> None:
+    records = Records(folder)
+    records.change("k-1", title="nobody remembers it")
+    assert records.kernels() == []
+    records.keep(record())
+    records.change("k-1", left=7.0, stop_wanted=True)
+    assert records.kernel("k-1") == record(left=7.0, stop_wanted=True)
+    records.forget("k-1")
+    records.forget("k-1")
+    assert records.kernel("k-1") is None
+
+
+def test_a_kernels_id_cannot_leave_the_folder(folder: Path) -> None:
+    records = Records(folder)
+    records.keep(record("../../outside/x"))
+    assert [path.name for path in (folder / "kernels").iterdir()] == ["outsidex.json"]
+    assert [path.name for path in folder.iterdir()] == ["kernels"]
+
+
+@pytest.mark.parametrize(
+    "broken", ["", "{", "[]", "{}", '{"kernel_id": "k-1"}', '{"sessions": [1]}', '{"sessions": 3}']
+)
+def test_a_record_that_cannot_be_read_is_none(folder: Path, broken: str) -> None:
+    records = Records(folder)
+    records.keep(record())
+    (folder / "kernels" / "k-1.json").write_text(broken)
+    assert records.kernel("k-1") is None
+    assert records.kernels() == []
+
+
+def test_a_record_of_a_newer_version_is_read_as_far_as_it_is_known(folder: Path) -> None:
+    records = Records(folder)
+    records.keep(record())
+    path = folder / "kernels" / "k-1.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "colour": "green"}))
+    assert records.kernel("k-1") == record()

@@ -270,11 +270,12 @@ def test_no_word_of_a_user_stands_in_the_commands_that_the_host_can_see() -> Non
 
 def test_the_line_for_the_container_has_the_whole_relay_and_the_order() -> None:
     spawn = shipping.spawn_order(launch=1, session="s", env={"TOKEN": "x"}, cwd="/w")
-    line = shipping.order_line("k1", spawn)
+    line = shipping.order_line("k1", spawn, {"persist": True}, {"folder": "/j", "bytes": 9})
     assert line.endswith(b"\n")
     assert line.count(b"\n") == 1
     said = json.loads(line)
     assert (said["kernel"], said["spawn"]["env"]) == ("k1", {"TOKEN": "x"})
+    assert (said["terms"], said["journal"]) == ({"persist": True}, {"folder": "/j", "bytes": 9})
     package = Path(shipping.__file__).parent
     assert set(said["files"]) == {path.name for path in package.glob("*.py")} - {"shipping.py"}
     for name, text in said["files"].items():
@@ -282,14 +283,20 @@ def test_the_line_for_the_container_has_the_whole_relay_and_the_order() -> None:
 
 
 def test_a_hello_says_who_asks_for_what() -> None:
-    [frame] = wire.Decoder().feed(shipping.hello(kernel="k", owner="o", stream="s", received=[1, 2], ask="logs"))
+    [frame] = wire.Decoder().feed(shipping.hello(kernel="k", owner="o", stream="s", received=[1, 2], ask="logs", take=True))
     assert frame.kind == wire.HELLO
     assert json.loads(bytes(frame.payload)) == {
         "kernel": "k",
         "owner": "o",
+        "who": "",
         "stream": "s",
         "received": [1, 2],
         "ask": "logs",
-        "take": False,
+        "take": True,
         "version": wire.VERSION,
     }
+
+
+def test_a_goodbye_says_whether_the_kernel_is_to_end_and_who_may_come_again() -> None:
+    [frame] = wire.Decoder().feed(shipping.goodbye(end=True, claim="c"))
+    assert (frame.kind, json.loads(bytes(frame.payload))) == (wire.GOODBYE, {"end": True, "claim": "c"})

@@ -55,6 +55,29 @@ def test_what_is_no_size_is_refused(written: object) -> None:
         values.parse_size(written)
 
 
+@pytest.mark.parametrize(
+    ("written", "seconds"),
+    [("24h", 86400), ("30m", 1800), ("90s", 90), ("2 d", 172800), ("1.5H", 5400), ("7", 7), (90, 90), (0.5, 0.5)],
+)
+def test_a_time_is_seconds_whatever_its_unit(written: object, seconds: float) -> None:
+    assert values.parse_duration(written) == seconds
+
+
+@pytest.mark.parametrize(
+    "written",
+    ["24x", "", "h", "-1h", "0", "0s", 0, 0.0, -5, True, None, "1e3", ["24h"], "inf", float("inf"), float("nan")],
+)
+def test_what_is_no_time_is_refused(written: object) -> None:
+    with pytest.raises(ValueError, match=r"must be"):
+        values.parse_duration(written)
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(86400.0, "24h"), (5400.0, "90m"), (90.0, "90s"), (0.5, "0.5s")])
+def test_a_time_is_written_with_its_largest_whole_unit(seconds: float, text: str) -> None:
+    assert values.duration_text(seconds) == text
+    assert values.parse_duration(text) == seconds
+
+
 @pytest.mark.parametrize(("size_bytes", "text"), [(8 << 30, "8g"), (3 << 29, "1536m"), (1 << 40, "1t"), (1000, "1000")])
 def test_a_size_is_written_with_its_largest_whole_unit(size_bytes: int, text: str) -> None:
     assert values.size_text(size_bytes) == text
@@ -109,6 +132,12 @@ def test_a_limit_is_one_number_or_two(written: str, meant: tuple[int, int]) -> N
         ("pids_limit = 2", "pids_limit", "wanted: number, at least 16"),
         ("start_seconds = nan", "start_seconds", "wanted: seconds"),
         ("core_dumps = 1", "core_dumps", "wanted: true or false"),
+        ('persist = "yes"', "persist", "wanted: true or false"),
+        ('lost_grace = "24x"', "lost_grace", 'must be a time like "24h", "30m" or "90s"'),
+        ("max_lifetime = -1", "max_lifetime", "must be a time"),
+        ("idle_timeout = 0", "idle_timeout", "must be more than 0 seconds"),
+        ("keep_exited = true", "keep_exited", "must be a time"),
+        ('journal_size = "8q"', "journal_size", 'must be a size like "8g"'),
         ('ipc = "shareable"', "ipc", 'wanted: "private" or "host"'),
         ('network = "container:x"', "network", "a network's name"),
         ("cull_idle_timeout = -1", "cull_idle_timeout", "wanted: seconds, at least 0"),

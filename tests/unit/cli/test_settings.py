@@ -11,6 +11,7 @@ import pytest
 
 from kernelbridge import config
 from kernelbridge.cli import app, tables
+from kernelbridge.records import KernelRecord, Records
 from tests.fakes import FakeFleet
 from tests.unit.cli.conftest import Call
 
@@ -84,6 +85,9 @@ def test_the_schema_and_the_tables_need_no_config(call: Call, config_path: Path)
         ("gpus", ("0", "1"), '["0", "1"]'),
         ("cpus", 1.5, "1.5"),
         ("start_seconds", 60.0, "60"),
+        ("lost_grace", 86400.0, '"24h"'),
+        ("max_lifetime", 5400.0, '"90m"'),
+        ("journal_size", 256 << 20, '"256m"'),
         ("env", {"A": 'say "hi"'}, '{ A = "say \\"hi\\"" }'),
         ("labels", {"a.b": "x"}, '{ "a.b" = "x" }'),
         ("env", {}, "{}"),
@@ -110,6 +114,28 @@ def test_install_writes_renews_and_removes_kernel_specs(call: Call, config_path:
     assert call("uninstall").out == "Removed kernelbridge-jax.\n"
     assert call("uninstall").out == "No kernel specs to remove.\n"
     assert list(root.iterdir()) == []
+
+
+def test_install_writes_specs_of_kernels_that_run_and_uninstall_removes_them(
+    call: Call, config_path: Path, tmp_path: Path
+) -> None:
+    record = KernelRecord(
+        kernel_id="aabb1111-0000",
+        environment="pytorch",
+        config=str(config_path),
+        host="lab",
+        image="x",
+        python="python3",
+        session="s",
+        started=0.0,
+        persist=True,
+    )
+    Records(tmp_path / "data" / "kernelbridge").keep(record)
+    name = "kernelbridge-running-aabb1111"
+    assert f"Wrote {name}: a kernel that runs and that nobody holds, for VS Code." in call("install").out
+    assert name not in call("install").out
+    assert call("uninstall").out.splitlines() == ["Removed kernelbridge-pytorch.", f"Removed {name}."]
+    assert list((tmp_path / "data" / "kernels").iterdir()) == []
 
 
 def test_install_leaves_a_foreign_spec_alone_and_says_so(call: Call, tmp_path: Path) -> None:

@@ -1,0 +1,252 @@
+"""`kernelbridge attach`: a kernel that runs, used from this terminal. Which there are: kernels.py.
+
+A kernel that another program of this machine holds is used through that program's own connection file. Any other is
+held here until Ctrl-C, and runs on afterwards.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import json
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Any
+
+import typer
+from jupyter_core.paths import jupyter_runtime_dir
+
+from kernelbridge.census import KernelRow
+from kernelbridge.channels import endpoints
+from kernelbridge.cli import kernels
+from kernelbridge.cli.session import Session, moment
+from kernelbridge.errors import KernelBridgeError
+from kernelbridge.fleet import Fleet
+from kernelbridge.kernel import Kernel
+from kernelbridge.kernel_errors import KernelEnded, KernelHeld, KernelNotFound, StartTimeout
+from kernelbridge.processes import is_alive
+from kernelbridge.surroundings import KernelState
+
+BIND_SECONDS, LEAVE_SECONDS = 10.0, 30.0
+LOOK_SECONDS = 0.1
+CONSOLE = "jupyter_console"
+# The output that nobody took answers cells of others.
+SHOW_ALL = "--ZMQTerminalInteractiveShell.include_other_output=True"
+
+
+def attach(
+    ctx: typer.Context,
+    kernel_id: Annotated[
+        str | None, typer.Argument(metavar="ID", help="The kernel's id, or its beginning; else the one nobody holds.")
+    ] = None,
+    take: Annotated[bool, typer.Option("--take", help="Take it from whoever holds it, who loses it.")] = False,
+    console: Annotated[
+        bool | None,
+        typer.Option("--console/--no-console", help="Start `jupyter console` on it; where this is a terminal."),
+    ] = None,
+) -> None:
+    """Use a kernel that runs: prints its connection file, starts a console on it, leaves it running at the end."""
+    session: Session = ctx.obj
+    loaded = session.read_config()
+    with session.fleet(loaded) as fleet:
+        shared = _shared_file(fleet, kernel_id) if kernel_id and not take else None
+        if shared is None:
+            row = _chosen(session, fleet, kernel_id, takes=take)
+            # Asked without an id, or held by a program that began a moment ago.
+            shared = _shared_file(fleet, row.kernel_id) if not take else None
+        if shared is not None:
+            _show(session, shared)
+            if _wants_console(console):
+                _run_console(shared)
+            return
+        if row.link == "held" and not take:
+            raise KernelHeld(
+                kernel=row.kernel_id[: kernels.SHORT_ID_LENGTH],
+                host=row.host,
+                who=row.held_by,
+                since=moment(row.since) if row.since else "a moment ago",
+            )
+        _hold(session, fleet, row, takes=take, with_console=_wants_console(console))
+
+
+# -- which one
+
+
+def _shared_file(fleet: Fleet, prefix: str) -> Path | None:
+    """Return the connection file of a program of this machine that holds the kernel."""
+    files = [
+        Path(record.connection_file)
+        for record in fleet.records.kernels()
+        if record.kernel_id.startswith(prefix) and record.connection_file and is_alive(record.process)
+    ]
+    return files[0] if len(files) == 1 and files[0].is_file() else None
+
+
+def _chosen(session: Session, fleet: Fleet, prefix: str | None, *, takes: bool) -> KernelRow:
+    listing = session.wait(fleet, fleet.list_kernels(), seconds=kernels.LIST_SECONDS)
+    if prefix:
+        found = [row for row in listing.kernels if row.kernel_id.startswith(prefix)]
+        if not found and listing.problems:
+            raise listing.problems[0]
+        if len(found) != 1:
+            raise KernelNotFound(kernel=prefix, hosts=list(fleet.config.hosts), count=len(found))
+    else:
+        found = [row for row in listing.kernels if row.is_ours and row.link in ("detached", "link lost")]
+        if len(found) != 1:
+            kernels.show(session, tuple(found) or listing.kernels, empty="No kernels.")
+            how_many = f"{len(found)} kernels of this machine run" if found else "No kernel of this machine runs"
+            raise KernelBridgeError(f"{how_many} that nobody holds.", "Name one: `kernelbridge attach ID`.")
+    (row,) = found
+    for problem in listing.problems:
+        if row.state in ("unknown", "stopping") and row.why == problem.sentence:
+            raise problem
+    return row
+
+
+# -- holding it
+
+
+def _hold(session: Session, fleet: Fleet, row: KernelRow, *, takes: bool, with_console: bool) -> None:
+    """Be the kernel's owner until the user leaves."""
+    path = Path(jupyter_runtime_dir()) / f"kernelbridge-{row.kernel_id}.json"
+    record = fleet.records.kernel(row.kernel_id)
+    wanted = fleet.wanted(
+        row.environment,
+        kernel_id=row.kernel_id,
+        environ=session.environ,
+        server=record.server if record else "",
+        connection_file=str(path),
+    )
+    made = endpoints.made(runtime_folder=session.environ.get("XDG_RUNTIME_DIR"))
+    kernel = session.wait(fleet, fleet.attach(wanted, made, host=row.host, take=takes), seconds=BIND_SECONDS)
+    is_over = False
+    try:
+        with _until_told_to_leave():
+            is_dead = _await_answer(session, kernel, row)
+            kernel.channels.endpoints.publish()
+            with _connection_file(path, kernel):
+                _show(session, path)
+                session.say(f"{_leaving(with_console)} the kernel running.")
+                if with_console:
+                    _run_console(path, SHOW_ALL, on_interrupt=lambda: _interrupt(fleet, kernel))
+                else:
+                    _stay(kernel, is_dead=is_dead)
+            is_over = kernel.exit_code == 0 and kernel.failure is None
+    except KeyboardInterrupt:
+        pass
+    finally:
+        ending: Coroutine[Any, Any, None] = fleet.drop(kernel) if is_over else fleet.detach(kernel, end=False)
+        session.wait(fleet, ending, seconds=LEAVE_SECONDS)
+    if kernel.failure is not None:
+        raise kernel.failure
+    session.say("The kernel has ended." if is_over else f"The kernel runs on: {row.kernel_id}.")
+
+
+def _leaving(with_console: bool) -> str:
+    return "Ctrl-D leaves the console and" if with_console else "Ctrl-C leaves"
+
+
+def _await_answer(session: Session, kernel: Kernel, row: KernelRow) -> bool:
+    """Return when the kernel answers; True if it has ended, and there is output still that nobody took.
+
+    Raises why there is no such kernel any more.
+    """
+    seconds = kernel.wanted.environment.start_seconds
+    until = time.monotonic() + seconds
+    while kernel.state is KernelState.STARTING:
+        if time.monotonic() > until:
+            raise StartTimeout(host=row.host, what="the answer of the kernel", seconds=seconds)
+        time.sleep(LOOK_SECONDS)
+    if kernel.state is KernelState.RUNNING:
+        return False
+    failure = kernel.failure or KernelEnded(
+        environment=kernel.wanted.display_name, host=row.host, how="has no kernel process any more: it has ended"
+    )
+    if not (kernel.is_joined and row.undelivered_bytes):
+        raise failure
+    session.complain_of(failure)
+    return True
+
+
+def _stay(kernel: Kernel, *, is_dead: bool) -> None:
+    while is_dead or kernel.exit_code is None:
+        time.sleep(LOOK_SECONDS)
+
+
+@contextmanager
+def _until_told_to_leave() -> Iterator[None]:
+    """A closed terminal and a SIGTERM are Ctrl-C too: the kernel is left in good order."""
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    names = [name for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    before = {name: signal.signal(getattr(signal, name), leave) for name in names}
+    try:
+        yield
+    finally:
+        for name, handler in before.items():
+            signal.signal(getattr(signal, name), handler)
+
+
+@contextmanager
+def _connection_file(path: Path, kernel: Kernel) -> Iterator[None]:
+    """The file that tells clients of this login where the endpoints are; gone at the end."""
+    info = kernel.channels.endpoints.connection_info()
+    text = json.dumps({**info, "key": info["key"].decode(), "kernel_name": ""}, indent=1)
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    fresh = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
+    with open(fresh, "x", encoding="utf-8", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
+        file.write(text)
+    fresh.replace(path)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            # Who took the kernel from us on this machine has written its own there.
+            if path.read_text("utf-8") == text:
+                path.unlink()
+
+
+# -- the console
+
+
+def _show(session: Session, path: Path) -> None:
+    session.say(str(path))
+    session.say(f"jupyter console --existing {path}")
+
+
+def _wants_console(asked: bool | None) -> bool:
+    has_one = importlib.util.find_spec(CONSOLE) is not None
+    if asked and not has_one:
+        raise KernelBridgeError("There is no `jupyter console` here.", "`pip install jupyter-console`.")
+    return (sys.stdin.isatty() and has_one) if asked is None else asked
+
+
+def _run_console(path: Path, *words: str, on_interrupt: Callable[[], None] = lambda: None) -> None:
+    """Run a console to its end. Ctrl-C while a cell runs is the kernel's: the console itself does nothing with it."""
+    console = subprocess.Popen([sys.executable, "-m", CONSOLE, "--existing", str(path), *words])  # noqa: S603
+    before = signal.signal(signal.SIGINT, lambda *_: on_interrupt())
+    try:
+        console.wait()
+    finally:
+        signal.signal(signal.SIGINT, before)
+        if console.poll() is None:
+            console.terminate()
+            console.wait()
+
+
+def _interrupt(fleet: Fleet, kernel: Kernel) -> None:
+    fleet.submit(_signal(kernel))
+
+
+async def _signal(kernel: Kernel) -> None:
+    kernel.signal(signal.SIGINT)

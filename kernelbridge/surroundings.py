@@ -1,0 +1,48 @@
+"""What a kernel needs of its fleet, and the states it can be in."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from kernelbridge import container
+from kernelbridge.attachment import Owner
+from kernelbridge.channels.pacing import Limits
+from kernelbridge.channels.switchboard import Switchboard
+from kernelbridge.checks import Wanted
+from kernelbridge.config import Host
+from kernelbridge.records import Records
+
+if TYPE_CHECKING:
+    from kernelbridge.host.engine import Engine  # loads docker-py: see fleet.py
+
+
+class KernelState(enum.Enum):
+    """What is known of the kernel process."""
+
+    STARTING = "starting"
+    RUNNING = "running"
+    EXITED = "exited"  # the process; a restart starts another in the same container
+    FAILED = "failed"  # it will not come, and nothing should try by itself
+    STOPPED = "stopped"  # not ours any more: removed, or left
+
+
+@dataclass(frozen=True, kw_only=True)
+class Surroundings:
+    """What a kernel needs of its fleet."""
+
+    switchboard: Switchboard
+    records: Records
+    owner: Owner
+    # The process's own mark, and the config's path: what a record says of a kernel.
+    process: str
+    config: str
+    # What Jupyter Server lets through; None where nobody limits.
+    limits: Limits | None
+    labels: Callable[[Wanted, tuple[str, ...]], container.Labels]
+    reach: Callable[[Host], Awaitable[Engine]]
+    rest: Callable[[float], Coroutine[Any, Any, None]]
+    # Told of every state and progress text: (kernel id, state, text).
+    observe: Callable[[str, str, str], None]

@@ -1,0 +1,139 @@
+"""Hosts made up for the tests of the census: engines with containers in them, and what their relays answer."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from kernelbridge import container
+from kernelbridge.census import Census, KernelRow
+from kernelbridge.config import Config, Environment, Host
+from kernelbridge.container import Labels
+from kernelbridge.errors import HostRefused, KernelBridgeError
+from kernelbridge.host.answers import ContainerFacts, Exited, Running
+from kernelbridge.records import KernelRecord, Records
+from kernelbridge.relay import wire
+
+PATH = Path("/home/ada/kernelbridge.toml")
+LAB, TWO = Host(name="lab", ssh="lab"), Host(name="two", ssh="two")
+FIRST = "aabb1111-0000-4000-8000-000000000001"
+# Of a process that is no more.
+DEAD = "1@0.00"
+
+
+@dataclass(kw_only=True)
+class Box:
+    """A container: what its relay answers (None: nothing), or how it has ended."""
+
+    labels: dict[str, str]
+    state: str = "running"
+    status: Mapping[str, Any] | None = None
+    ended: Exited | None = None
+    log: str = ""
+
+
+@dataclass(kw_only=True)
+class Stream:
+    """The exec stream to a relay that answers at once."""
+
+    box: Box
+    heard: Any
+    decoder: wire.Decoder = field(default_factory=wire.Decoder)
+
+    def write(self, data: bytes) -> None:
+        for frame in self.decoder.feed(data):
+            asked = json.loads(bytes(frame.payload))["ask"]
+            said = {"text": self.box.log} if asked == "logs" else self.box.status
+            if said is None:
+                self.heard.closed(None)
+            else:
+                self.heard.data_received(wire.frame(wire.ANSWER, json.dumps(said).encode()))
+
+    def close(self) -> None:
+        self.heard.closed(None)
+
+
+@dataclass(kw_only=True)
+class Engine:
+    """The engine of a host that has these containers, by kernel id."""
+
+    boxes: dict[str, Box] = field(default_factory=dict)
+    removed: list[str] = field(default_factory=list)
+    failure: KernelBridgeError | None = None
+
+    async def list(self, label: str) -> Any:
+        return [
+            ContainerFacts(
+                id="1", name=container.name(kernel), image="x", labels=box.labels, state=box.state, created=1.0
+            )
+            for kernel, box in self.boxes.items()
+            if label in box.labels
+        ]
+
+    async def state(self, name: str) -> Any:
+        box = self.boxes[name.removeprefix(container.NAME_PREFIX)]
+        return box.ended or Running(is_paused=False, started_at="")
+
+    async def exec_stream(self, name: str, argv: Any, heard: Any) -> Stream:
+        return Stream(box=self.boxes[name.removeprefix(container.NAME_PREFIX)], heard=heard)
+
+    async def remove(self, name: str) -> None:
+        if self.failure is not None:
+            raise self.failure
+        kernel = name.removeprefix(container.NAME_PREFIX)
+        self.removed.append(kernel)
+        self.boxes.pop(kernel, None)
+
+    async def logs(self, name: str, tail: int) -> str:
+        return "\n".join(self.boxes[name.removeprefix(container.NAME_PREFIX)].log.splitlines()[-tail:])
+
+
+class Hosts:
+    """The hosts of a test: `lab` can be reached, `two` only if the test says so."""
+
+    def __init__(self, folder: Path) -> None:
+        self.records = Records(folder)
+        self.config = Config(
+            path=PATH,
+            hosts={"lab": LAB, "two": TWO},
+            environments={"torch": Environment(name="torch", image="x", hosts=("lab",))},
+        )
+        self.lab = Engine()
+        self.two: Engine | None = Engine()
+        self.census = Census(self.records, self._reach, asyncio.sleep)  # type: ignore[arg-type]
+
+    async def _reach(self, host: Host) -> Engine:
+        engine = self.lab if host.name == "lab" else self.two
+        if engine is None:
+            raise HostRefused(host="two", address="two:22")
+        return engine
+
+    def add(self, kernel: str = FIRST, *, owner: str = "", engine: Engine | None = None, **facts: Any) -> Box:
+        labels = Labels(
+            kernel=kernel,
+            environment="torch",
+            owner=owner or self.records.machine_id(),
+            process=DEAD,
+            user="ada@laptop",
+            image="x",
+            keep_exited="7200",
+        )
+        box = Box(labels=labels.to_dict(), **facts)
+        (engine or self.lab).boxes[kernel] = box
+        return box
+
+    def remember(self, kernel: str = FIRST, **facts: Any) -> None:
+        made_up: dict[str, Any] = {"environment": "torch", "config": str(PATH), "host": "lab", "image": "x"}
+        made_up |= {"python": "python3", "session": "s", "started": 5.0, "process": DEAD}
+        self.records.keep(KernelRecord(kernel_id=kernel, **{**made_up, **facts}))
+
+    async def rows(self) -> list[KernelRow]:
+        return list((await self.census.look(self.config)).kernels)
+
+    async def row(self) -> KernelRow:
+        (row,) = await self.rows()
+        return row
