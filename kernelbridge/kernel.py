@@ -28,6 +28,7 @@ from kernelbridge.familiarity import Familiarity
 from kernelbridge.handover import Handover
 from kernelbridge.housing import Housing
 from kernelbridge.joint import Joint
+from kernelbridge.processes import is_alive
 from kernelbridge.surroundings import KernelState, Surroundings
 
 _LOG = logging.getLogger(__name__)
@@ -54,7 +55,7 @@ class Kernel:
         # The start or restart under way; None when there is none.
         self._starting: asyncio.Task[None] | None = None
         self._housing = Housing(wanted)
-        # What a failed start leaves is being removed.
+        # What a failed start leaves is being removed, or was; None unless the newest start has failed.
         self._removal: asyncio.Task[bool] | None = None
         self._image = Familiarity(around.records, wanted.environment)
         self.channels = Channels(
@@ -103,6 +104,7 @@ class Kernel:
 
     def begin(self) -> None:
         """Start behind the waiting channels; the outcome is heard by whoever waits there."""
+        self._removal = None
         self._joint.expect(1)
         self._starting = asyncio.create_task(self._begun(self._start()))
 
@@ -156,9 +158,12 @@ class Kernel:
 
     async def _find_again(self) -> None:
         self._say("joining the kernel again")
-        self._remember()
+        known = self._around.records.kernel(self.wanted.kernel_id)
+        if known is None or not is_alive(known.process):
+            self._remember()  # Otherwise who holds it would be forgotten if we are refused.
         assert self._joint.found is not None
         welcome = await self._joint.found
+        self._remember()
         if self._joint.is_settled:
             return
         if welcome["outcome"] is not None:
@@ -274,9 +279,10 @@ class Kernel:
     async def leave(self, *, end: bool, claim: str = "") -> None:
         """End this process's part in the kernel: it runs on, or, with `end`, may be taken up for a moment."""
         joint = self._joint
-        is_there = joint.is_there and (joint.is_settled or (joint.found is not None and not end))
-        if not is_there and self.state is not KernelState.FAILED:
-            # It was only about to come.
+        is_found = joint.found is not None and (joint.found.done() or not end)
+        is_there = joint.is_there and (joint.is_settled or is_found)
+        if not is_there and (self.state is not KernelState.FAILED or self._removal is not None):
+            # It was only about to come, or what its failed start left is being removed.
             await self.stop()
             return
         joint.take_no_more()
@@ -284,9 +290,10 @@ class Kernel:
         attachment = await self._let_go(state="detached")
         is_heard = attachment is None or await attachment.goodbye(end=end, claim=claim, acknowledge=has_handed_on)
         self._housing.leave()
-        self._around.records.change(
-            self.wanted.kernel_id, left=time.time(), claim=claim, process="", stop_wanted=end and not is_heard
-        )
+        # Another process of this machine may have taken it, and written that down.
+        left: dict[str, Any] = {"left": time.time(), "process": "", "claim": claim, "connection_file": ""}
+        left["stop_wanted"] = end and not is_heard
+        self._around.records.change(self.wanted.kernel_id, of=self._around.process, **left)
 
     async def _let_go(self, *, state: str) -> Attachment | None:
         """Close this end, for people `state`; return what is joined still."""
@@ -310,7 +317,7 @@ class Kernel:
             await attachment.aclose()
         is_gone = await self._housing.remove(self.host.name, partial(self._around.reach, self.host))
         if is_gone:
-            self._around.records.forget(self.wanted.kernel_id)
+            self._around.records.forget(self.wanted.kernel_id, of=self._around.process)
         else:
             self._around.records.change(self.wanted.kernel_id, stop_wanted=True, left=time.time())
             self.tell("stopping", f"{self.host.name} cannot be reached")

@@ -131,14 +131,17 @@ class Records:
         """Remember a kernel; what was known of it before is replaced."""
         self._write(self._kernel_path(record.kernel_id), json.dumps(asdict(record)))
 
-    def change(self, kernel_id: str, **changed: Any) -> None:
-        """Change what is remembered of a kernel, if anything is."""
+    def change(self, kernel_id: str, *, of: str | None = None, **changed: Any) -> None:
+        """Change what is remembered of a kernel, if anything is; with `of`, only if that process has it still."""
         record = self.kernel(kernel_id)
-        if record is not None:
+        if record is not None and of in (None, record.process):
             self.keep(replace(record, **changed))
 
-    def forget(self, kernel_id: str) -> None:
-        """Remember nothing of a kernel any more. Safe to call twice."""
+    def forget(self, kernel_id: str, *, of: str | None = None) -> None:
+        """Remember nothing of a kernel any more; with `of`, only if that process has it still. Safe to call twice."""
+        record = self.kernel(kernel_id) if of is not None else None
+        if record is not None and record.process != of:
+            return
         with contextlib.suppress(OSError):
             self._kernel_path(kernel_id).unlink(missing_ok=True)
 

@@ -87,6 +87,7 @@ class Provisioner(KernelProvisionerBase):
                 # Only Jupyter Server's multi kernel manager has a root folder.
                 server=getattr(getattr(self.parent, "parent", None), "root_dir", ""),
                 title=PurePath(environ.get("JPY_SESSION_NAME", "")).name,
+                connection_file=getattr(self.parent, "connection_file", ""),
             )
             # From here on the kernel owns the folder of its endpoints.
             made = endpoints.made(runtime_folder=os.environ.get("XDG_RUNTIME_DIR"))

@@ -38,6 +38,8 @@ GATHER_SECONDS = 0.001
 # What the container exits with when the engine stops it; else see lifetime.EXIT_CODES.
 EXIT_BY_SIGNAL = 143
 _PR_SET_DUMPABLE = 4
+# Topics of iopub messages that show nobody anything.
+_NO_OUTPUT = (b"status", b"execute_input")
 
 
 def awake_seconds() -> float:
@@ -92,6 +94,8 @@ class Relay:
         # Since when output waits for more of it; None when it does not. And whether anything waits at all.
         self._gathering_since: Optional[float] = None
         self._has_news = False
+        # Whether some of what is not delivered yet is for people to see: only that keeps a lost kernel alive.
+        self._has_output = False
         self.poller: Any = None
         # What the poller looks at.
         self._polled: List[Tuple[Any, int]] = []
@@ -150,6 +154,7 @@ class Relay:
         elif self._gathering_since is None and not self._has_news:
             self._gathering_since = time.monotonic()
         self._has_news = True
+        self._has_output = self._has_output or (channel == wire.IOPUB and not parts[0].endswith(_NO_OUTPUT))
         self.peer.add(wire.LANE_OF[channel], packed)
 
     def _ready(self, info: Dict[str, Any]) -> None:
@@ -203,7 +208,7 @@ class Relay:
             "state": self._state(),
             "quiet_seconds": awake - self.lifetime.quiet_since,
             "alone_seconds": None if self.lifetime.alone_since is None else awake - self.lifetime.alone_since,
-            "undelivered_bytes": self.peer.undelivered_bytes,
+            "undelivered_bytes": self.peer.undelivered_bytes if self._has_output else 0,
             "deadline": None if deadline is None else {"seconds": deadline.at - awake, "why": deadline.why},
             "persist": self.lifetime.terms.persist,
             "claim": bool(self.claim),
@@ -245,6 +250,8 @@ class Relay:
         now = time.monotonic()
         self._serve_kernel(ready, now)
         self.door.serve(ready, now)
+        if self._has_output and self.peer.is_delivered:
+            self._has_output = False
         self.talk.nudge(now)
         if not self._is_gathering(now):
             self._gathering_since, self._has_news = None, False
@@ -257,13 +264,13 @@ class Relay:
         """End the kernel, and then the container, when their time has come."""
         awake = awake_seconds()
         self.deadline = self.lifetime.look(
-            awake, is_busy=self.talk.is_busy or self.talk.is_asking, is_delivered=self.peer.is_delivered
+            awake, is_busy=self.talk.is_busy or self.talk.is_asking, is_delivered=not self._has_output
         )
         if self.deadline is None or awake < self.deadline.at:
             return
         why = self.deadline.why
         is_more = self.child is not None and why != "goodbye"
-        has_left = self.lifetime.alone_since is not None and self.peer.is_delivered
+        has_left = self.lifetime.alone_since is not None and not self._has_output
         self.lifetime.is_over = True
         self._end_child(why)
         # What it said is delivered first; that it has ended is no output to wait for.

@@ -28,13 +28,17 @@ KIB = 1024
 MIB = 1024 * KIB
 
 # Bytes under way: what the line delivers in QUEUE_SECONDS, or in ROUND_TRIPS (more than one, so that the rate seen can
-# grow), between these bounds. A reply on the quick lane waits behind at most that much.
+# grow) but in no more than QUEUE_SECONDS beyond one, between these bounds. A reply on the quick lane waits behind that.
 LEAST_WINDOW_BYTES = 256 * KIB
 MOST_WINDOW_BYTES = 16 * MIB
 # What may be under way before anything was measured: a far host costs fewer round trips to get going.
 FIRST_WINDOW_BYTES = 1 * MIB
 QUEUE_SECONDS = 0.1
 ROUND_TRIPS = 3
+# A full line never shows its round trip, only its queue: the least that was seen counts, and every so often the queue
+# is drained for a moment to see it anew.
+RENEW_SECONDS = 30.0
+DRAIN_SECONDS = 0.3
 # An acknowledgement goes out after so many bytes, though not again before the shorter time has passed, and after the
 # longer time in any case: each one costs a round of system calls in five processes.
 ACKNOWLEDGE_BYTES = 128 * KIB
@@ -72,11 +76,14 @@ class Window:
     def __init__(self) -> None:
         self.limit_bytes = FIRST_WINDOW_BYTES
         self._rate = 0.0
-        self._round_trip_seconds = float("inf")
         self._since_seconds = 0.0
-        # The best figures of the period before this one, so that a period's start forgets nothing.
+        # The best rate of the period before this one, so that a period's start forgets nothing.
         self._rate_before = 0.0
-        self._round_trip_before = float("inf")
+        self._round_trip_seconds = float("inf")
+        # When the round trip was last looked for; and since when it is looked for now, with the least of it so far.
+        self._renewed_at = float("-inf")
+        self._draining_since: Optional[float] = None
+        self._least_seconds = float("inf")
 
     def __repr__(self) -> str:
         return "<Window %d KiB>" % (self.limit_bytes // KIB)
@@ -87,14 +94,28 @@ class Window:
         if took <= 0:
             return
         if now - self._since_seconds > 5:
-            self._rate_before, self._round_trip_before = self._rate, self._round_trip_seconds
-            self._rate, self._round_trip_seconds, self._since_seconds = 0.0, float("inf"), now
+            self._rate_before, self._rate, self._since_seconds = self._rate, 0.0, now
         self._rate = max(self._rate, (delivered_bytes - sent.delivered_bytes) / took)
         self._round_trip_seconds = min(self._round_trip_seconds, took)
+        self._renew(sent, took, now)
         rate = max(self._rate, self._rate_before)
-        round_trip = min(self._round_trip_seconds, self._round_trip_before)
-        wanted = rate * max(QUEUE_SECONDS, ROUND_TRIPS * round_trip)
+        queued_seconds = min(ROUND_TRIPS * self._round_trip_seconds, self._round_trip_seconds + QUEUE_SECONDS)
+        wanted = rate * max(QUEUE_SECONDS, queued_seconds)
+        if self._draining_since is not None:
+            wanted = LEAST_WINDOW_BYTES
         self.limit_bytes = int(min(MOST_WINDOW_BYTES, max(LEAST_WINDOW_BYTES, wanted)))
+
+    def _renew(self, sent: Sent, took: float, now: float) -> None:
+        """Look for the round trip anew, now and then: it grows when a laptop goes from one network to another."""
+        if self._renewed_at == float("-inf"):
+            self._renewed_at = now
+        if self._draining_since is None and now - self._renewed_at > RENEW_SECONDS:
+            self._draining_since, self._least_seconds = now, float("inf")
+        elif self._draining_since is not None:
+            if sent.at_seconds >= self._draining_since:
+                self._least_seconds = min(self._least_seconds, took)
+            if now - self._draining_since > DRAIN_SECONDS and self._least_seconds < float("inf"):
+                self._round_trip_seconds, self._draining_since, self._renewed_at = self._least_seconds, None, now
 
 
 class Peer:

@@ -6,100 +6,26 @@ python -m tests.bench [--pairs N] [--only WORD]
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
-from tests.bench import measures, server, ways
-from tests.bench.ways import Place, Reached, Way
+from tests.bench import cuts, idle, server
+from tests.bench.figures import FIGURES, Figure
+from tests.bench.ways import Place
 from tests.rig.whole import missing, open_rig
 
-FAR_SECONDS = 0.05
-
-
-@dataclass(frozen=True, kw_only=True)
-class Figure:
-    """One figure: what is measured on which two ways, how they are compared, and what was aimed at."""
-
-    name: str
-    unit: str
-    ours: Way
-    baseline: Way
-    measure: Callable[[Reached], float]
-    compare: Callable[[float, float], float]
-    aim: str
-    met: Callable[[float], bool]
-    is_far: bool = False
-
-
-def ratio(ours: float, baseline: float) -> float:
-    """How many times the baseline ours is."""
-    return ours / baseline
-
-
-def difference(ours: float, baseline: float) -> float:
-    """How much more ours is than the baseline."""
-    return ours - baseline
-
-
-def start(reached: Reached) -> float:
-    """Launch to first execute reply, in seconds."""
-    return reached.start_seconds
-
-
-def trip(reached: Reached) -> float:
-    """Execute round trip, p50 in ms."""
-    return measures.round_trip_ms(reached.client)
-
-
-def output(reached: Reached) -> float:
-    """iopub in 1 MB messages, in MB/s."""
-    return measures.output_mb_per_second(reached.client)
-
-
-def at_most(limit: float) -> Callable[[float], bool]:
-    """Whether a figure is small enough."""
-    return lambda found: found <= limit
-
-
-def at_least(limit: float) -> Callable[[float], bool]:
-    """Whether a figure is large enough."""
-    return lambda found: found >= limit
-
-
-FIGURES = [
-    Figure(
-        name="start, modules loaded and link open / docker run", unit="s", ours=ways.provisioner,
-        baseline=ways.docker_run, measure=start, compare=ratio, aim="at most 1.35 times", met=at_most(1.35),
-    ),
-    Figure(
-        name="start, cold launcher / docker run", unit="s", ours=ways.launcher,
-        baseline=ways.docker_run, measure=start, compare=ratio, aim="at most 1.9 times", met=at_most(1.9),
-    ),
-    Figure(
-        name="round trip, launcher - ssh -L", unit="ms", ours=ways.launcher,
-        baseline=ways.ssh_tunnel, measure=trip, compare=difference, aim="at most 1.0 ms more", met=at_most(1.0),
-    ),
-    Figure(
-        name="round trip, jupyter_server - ssh -L under jupyter_server", unit="ms", ours=server.ours,
-        baseline=server.ssh_tunnel, measure=trip, compare=difference, aim="at most 0.8 ms more", met=at_most(0.8),
-    ),
-    Figure(
-        name="1 MB iopub messages, launcher / ssh -L", unit="MB/s", ours=ways.launcher,
-        baseline=ways.ssh_tunnel, measure=output, compare=ratio, aim="at least 0.6 times", met=at_least(0.6),
-    ),
-    Figure(
-        name="1 MB iopub messages at 50 ms, launcher / ssh -L", unit="MB/s", ours=ways.launcher,
-        baseline=ways.ssh_tunnel, measure=output, compare=ratio, aim="at least 2.5 times", met=at_least(2.5),
-        is_far=True,
-    ),
-]  # fmt: skip
+# The first line after a cut: so soon, after the longest pause between two attempts.
+FIRST_LINE_SECONDS = 1.0
+PAUSE_SECONDS = 2.0
+Row = list[str]
 
 
 @contextmanager
@@ -113,38 +39,95 @@ def _opened() -> Iterator[Place]:
         yield Place(rig=rig, laptop=laptop)
 
 
-def _measure(figure: Figure, place: Place, pairs: int) -> list[tuple[float, float]]:
-    far: AbstractContextManager[object] = nullcontext()
-    if figure.is_far:
-        far = place.rig.proxy.delay(FAR_SECONDS)
-        place = replace(place, alias="lab-proxied")
+@contextmanager
+def _line(place: Place, *, is_proxied: bool, far_seconds: float = 0.0) -> Iterator[Place]:
+    """The line of a figure: straight, or through the proxy."""
+    place = replace(place, alias="lab-proxied" if is_proxied else "lab")
     place.laptop.write_environment(place.rig.image, host={"ssh": place.alias})
-    found = []
+    far: AbstractContextManager[object] = place.rig.proxy.delay(far_seconds) if far_seconds else nullcontext()
     with far:
+        yield place
+
+
+def _measure(figure: Figure, place: Place, pairs: int) -> list[tuple[float, float]]:
+    found = []
+    with _line(place, is_proxied=figure.is_proxied, far_seconds=figure.far_seconds) as reached:
         for number in range(pairs + 1):
-            pair = []
-            for way in (figure.ours, figure.baseline):
-                with way(place) as reached:
-                    pair.append(figure.measure(reached))
+            pair = figure.ours(reached), figure.baseline(reached)
             # The first pair warms caches and opens the link of this process.
             if number:
-                found.append((pair[0], pair[1]))
+                found.append(pair)
     return found
 
 
-def _row(figure: Figure, found: list[tuple[float, float]]) -> list[str]:
+def _verdict(aim: str, is_met: bool) -> str:
+    return f"{aim}: {'met' if is_met else 'MISSED'}"
+
+
+def _row(figure: Figure, found: list[tuple[float, float]]) -> Row:
     compared = [figure.compare(*pair) for pair in found]
     middle = statistics.median(compared)
-    verdict = "met" if figure.met(middle) else "MISSED"
     medians = [statistics.median(values) for values in zip(*found, strict=True)]
+    spread = f"{middle:.2f} ({min(compared):.2f} .. {max(compared):.2f})"
+    digits = 0 if medians[0] > 1000 else 2
+    values = [f"{median:.{digits}f}" for median in medians]
+    return [figure.name, *values, figure.unit, spread, _verdict(figure.aim, figure.met(middle))]
+
+
+def _just_opened(place: Place, pairs: int) -> list[Row]:
+    fresh = server.just_opened_ms(place)
+    return [["round trip, link just opened", f"{fresh:.2f}", "-", "ms", "-", _verdict("below 15 ms", fresh < 15)]]
+
+
+def _cuts(place: Place, pairs: int) -> list[Row]:
+    with _line(place, is_proxied=True) as reached:
+        seen = list(cuts.cuts(reached, pairs))
+    lost, by_hand = [one.lost for one in seen], [one.lost_by_hand for one in seen]
+    replies, replies_by_hand = sum(one.replies for one in seen), sum(one.replies_by_hand for one in seen)
+    is_met = not any(lost) and replies == 2 * len(seen)
+    first = [one.first_seconds for one in seen]
+    limit = FIRST_LINE_SECONDS + PAUSE_SECONDS
     return [
-        figure.name,
-        f"{medians[0]:.2f}",
-        f"{medians[1]:.2f}",
-        figure.unit,
-        f"{middle:.2f} ({min(compared):.2f} .. {max(compared):.2f})",
-        f"{figure.aim}: {verdict}",
-    ]
+        [
+            "lines lost in a cut of 5 s, two cells / ssh -L", f"{statistics.median(lost):.0f}",
+            f"{statistics.median(by_hand):.0f}", "lines",
+            f"{min(lost)} .. {max(lost)} / {min(by_hand)} .. {max(by_hand)}", _verdict("none", is_met),
+        ],
+        [
+            "replies that came of them", str(replies), str(replies_by_hand), "replies", f"of {2 * len(seen)}",
+            _verdict("all", is_met),
+        ],
+        [
+            "first line after a cut of 5 s", f"{statistics.median(first):.2f}", "-", "s",
+            f"{statistics.median(first):.2f} ({min(first):.2f} .. {max(first):.2f})",
+            _verdict(f"at most {limit:.0f} s", max(first) <= limit),
+        ],
+    ]  # fmt: skip
+
+
+def _idle(place: Place, pairs: int) -> list[Row]:
+    seen = idle.idle(place)
+    there = ", ".join(f"{kind} {percent:.2f}" for kind, percent in seen.percent_there.items())
+    return [
+        [
+            "idle, memory here for each kernel", f"{seen.mib_per_kernel:.2f}", "-", "MiB",
+            f"from {idle.FEW} to {idle.MANY} kernels", _verdict("at most 2 MiB", seen.mib_per_kernel <= 2),
+        ],
+        [
+            f"idle, {idle.MOST} kernels, processor here", f"{seen.percent:.2f}", "-", "% of a core",
+            f"over {idle.WATCHED_SECONDS:.0f} s", _verdict("below 1 %", seen.percent < 1),
+        ],
+        [f"idle, {idle.MOST} kernels, processor there", f"{sum(seen.percent_there.values()):.2f}", "-", "% of a core",
+         there, "-"],
+    ]  # fmt: skip
+
+
+# What is no pair of figures: the names of its rows, and what measures it.
+OTHERS: dict[str, Callable[[Place, int], list[Row]]] = {
+    "round trip, link just opened": _just_opened,
+    "lines lost in a cut, first line after a cut": _cuts,
+    "idle, memory, processor": _idle,
+}
 
 
 def main() -> None:
@@ -153,18 +136,21 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=5, help="pairs for each figure")
     parser.add_argument("--only", default="", help="only figures whose name has this in it")
     wanted = parser.parse_args()
-    console = Console(width=200)
+    console = Console(width=220)
     table = Table("figure", "ours", "baseline", "unit", f"median of {wanted.pairs} pairs (spread)", "aim")
+
+    def tell(row: Row) -> None:
+        console.print("  ".join(row), f"  [load {os.getloadavg()[0]:.1f}]", markup=False)
+        table.add_row(*row)
+
     with _opened() as place:
         for figure in FIGURES:
             if wanted.only in figure.name:
-                row = _row(figure, _measure(figure, place, wanted.pairs))
-                console.print("  ".join(row))
-                table.add_row(*row)
-        if wanted.only in "round trip, link just opened":
-            fresh = server.just_opened_ms(place)
-            verdict = "met" if fresh < 15 else "MISSED"
-            table.add_row("round trip, link just opened", f"{fresh:.2f}", "-", "ms", "-", f"below 15 ms: {verdict}")
+                tell(_row(figure, _measure(figure, place, wanted.pairs)))
+        for name, rows in OTHERS.items():
+            if wanted.only in name:
+                for row in rows(place, wanted.pairs):
+                    tell(row)
     console.print(table)
 
 

@@ -1,4 +1,4 @@
-"""What is measured on a kernel: an execute round trip, and output in large messages. All in one unit each."""
+"""What is measured on a kernel: an execute round trip, output in large and in small messages. All in one unit each."""
 
 from __future__ import annotations
 
@@ -9,9 +9,13 @@ import time
 
 from jupyter_client.blocking.client import BlockingKernelClient
 
+from tests.clients.numbered import displaying
+
 ROUND_TRIPS = 100
 LARGE_MESSAGES = 200
 LARGE_BYTES = 1_000_000
+SMALL_MESSAGES = 20_000
+SMALL_BYTES = 200
 ANSWER_SECONDS = 120.0
 
 
@@ -23,18 +27,23 @@ def _reply(client: BlockingKernelClient, code: str) -> None:
 
 def _idle(client: BlockingKernelClient, wanted: str, seconds: float = ANSWER_SECONDS) -> int:
     """Read iopub until the request is done; return the characters of display data seen."""
-    seen = 0
+    return sum(len(text) for text in shown(client, wanted, seconds))
+
+
+def shown(client: BlockingKernelClient, wanted: str, seconds: float = ANSWER_SECONDS) -> list[str]:
+    """Read iopub until the request is done; return the display data seen."""
+    seen: list[str] = []
     while True:
         message = client.get_iopub_msg(timeout=seconds)
         if message["parent_header"].get("msg_id") != wanted:
             continue
         if message["msg_type"] == "display_data":
-            seen += len(message["content"]["data"]["text/plain"])
+            seen.append(message["content"]["data"]["text/plain"])
         if message["msg_type"] == "status" and message["content"]["execution_state"] == "idle":
             return seen
 
 
-def _settle(client: BlockingKernelClient) -> None:
+def settle(client: BlockingKernelClient) -> None:
     """Return when output comes too: a subscription takes longer to arrive than a request."""
     for _ in range(50):
         wanted = client.execute("1")
@@ -50,7 +59,7 @@ def _settle(client: BlockingKernelClient) -> None:
 
 def round_trip_ms(client: BlockingKernelClient) -> float:
     """The median time from an execute request to its reply, in milliseconds; iopub is read meanwhile, as clients do."""
-    _settle(client)
+    settle(client)
     times = []
     for _ in range(ROUND_TRIPS + 10):
         began = time.perf_counter()
@@ -64,7 +73,7 @@ def round_trip_ms(client: BlockingKernelClient) -> float:
 
 def output_mb_per_second(client: BlockingKernelClient, count: int = LARGE_MESSAGES) -> float:
     """How fast iopub messages of 1 MB come, in MB/s."""
-    _settle(client)
+    settle(client)
     _reply(client, f"text = {{'text/plain': 'x' * {LARGE_BYTES}}}")
     _idle(client, client.execute("display(text, raw=True)"))
     began = time.perf_counter()
@@ -73,3 +82,21 @@ def output_mb_per_second(client: BlockingKernelClient, count: int = LARGE_MESSAG
     if seen != count * LARGE_BYTES:
         raise AssertionError(f"{seen} of {count * LARGE_BYTES} characters came")
     return seen / took / 1e6
+
+
+def small_messages_per_second(client: BlockingKernelClient, count: int = SMALL_MESSAGES) -> float:
+    """How many display_data messages of 200 bytes come in a second; those that a plain kernel loses do not count."""
+    settle(client)
+    _reply(client, f"text = {{'text/plain': 'x' * {SMALL_BYTES}}}")
+    _idle(client, client.execute("for _ in range(1000): display(text, raw=True)"))
+    began = time.perf_counter()
+    seen = _idle(client, client.execute(f"for _ in range({count}): display(text, raw=True)")) / SMALL_BYTES
+    return seen / (time.perf_counter() - began)
+
+
+def delivery_seconds(client: BlockingKernelClient, count: int) -> float:
+    """How long so many small displays take from the request to the idle behind them."""
+    settle(client)
+    began = time.perf_counter()
+    shown(client, client.execute(displaying(count)))
+    return time.perf_counter() - began

@@ -17,6 +17,7 @@ from tests.clients.numbered import Count, printing
 from tests.clients.rest import ServerKernel, started_by
 from tests.clients.server import JupyterServer
 from tests.clients.specs import installed_spec
+from tests.clients.swept import sweep_ended
 from tests.clients.tunnel import tunnelled
 from tests.clients.watched import AnyClient, WatchedCell, watch
 from tests.rig.daemon import SLOW, wait_until
@@ -96,7 +97,7 @@ def scene(rig: Rig, laptop: Laptop) -> Iterator[Scene]:
     spec = installed_spec(laptop)
     clients: dict[Key, AnyClient] = {}
     with ExitStack() as undo:
-        undo.callback(wait_until, lambda: not rig.engine.kernels(), "all containers to be gone", 20)
+        undo.callback(sweep_ended, rig, laptop)
         undo.enter_context(fleet_closed_after(laptop))
         folder = laptop.home / "server"
         server = undo.enter_context(JupyterServer(folder, lab=False, env=laptop.variables))

@@ -202,9 +202,8 @@ def test_a_kernel_whose_holder_was_killed_is_shown_with_its_deadline_and_attache
 def test_output_that_nobody_took_is_shown_kept_by_clean_and_fetched(rig: Rig, bridge_env: Laptop) -> None:
     bridge_env.write_environment(rig.image)
     with launched(bridge_env) as one, used(one) as client:
-        client.send("import time; time.sleep(4); print('y' * 300_000); print('the end')")
-        time.sleep(1)
-        assert row_of(bridge_env)["state"] == "busy"
+        client.send("import time; time.sleep(8); print('y' * 300_000); print('the end')")
+        wait_until(lambda: row_of(bridge_env)["state"] == "busy", "the cell to run", 8)
         one.kill()
     assert "busy, link lost since" in kernelbridge(bridge_env, "ps").out
     wait_until(lambda: row_of(bridge_env)["undelivered_bytes"] > 300_000, "the output", 20)
@@ -227,8 +226,8 @@ def test_output_that_nobody_took_is_shown_kept_by_clean_and_fetched(rig: Rig, br
 def test_clean_throws_output_away_only_when_told_so(rig: Rig, bridge_env: Laptop) -> None:
     bridge_env.write_environment(rig.image)
     with launched(bridge_env) as one, used(one) as client:
-        client.send("import time; time.sleep(2); print('y' * 300_000)")
-        time.sleep(1)
+        client.send("import time; time.sleep(8); print('y' * 300_000)")
+        wait_until(lambda: row_of(bridge_env)["state"] == "busy", "the cell to run", 8)
         one.kill()
     wait_until(lambda: row_of(bridge_env)["undelivered_bytes"] > 300_000, "the output", 20)
     assert kernelbridge(bridge_env, "clean").code == kernel_errors.OutputUndelivered.exit_code

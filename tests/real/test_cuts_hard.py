@@ -18,6 +18,7 @@ from tests.clients.numbered import displaying, printing
 from tests.clients.rest import started_by
 from tests.clients.server import JupyterServer
 from tests.clients.specs import Spec, installed_spec
+from tests.clients.swept import sweep_ended
 from tests.clients.tunnel import tunnelled
 from tests.clients.watched import AnyClient, WatchedCell, watch
 from tests.rig.daemon import SLOW, wait_until
@@ -40,7 +41,7 @@ def spec(rig: Rig, module_env: Laptop) -> Iterator[Spec]:
     module_env.write_environment(rig.image, host={"ssh": "lab-proxied"})
     with fleet_closed_after(module_env):
         yield installed_spec(module_env)
-    wait_until(lambda: not rig.engine.kernels(), "all containers to be gone", 20)
+    sweep_ended(rig, module_env)
 
 
 def test_sixty_thousand_displays_all_come_in_order_though_the_line_stalls_among_them(rig: Rig, spec: Spec) -> None:

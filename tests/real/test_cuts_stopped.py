@@ -18,6 +18,7 @@ from tests.clients.numbered import Count, printing
 from tests.clients.rest import started_by
 from tests.clients.server import JupyterServer
 from tests.clients.specs import installed_spec
+from tests.clients.swept import sweep_ended
 from tests.clients.watched import AnyClient, watch
 from tests.rig.daemon import SLOW, wait_until
 from tests.rig.laptop import Laptop
@@ -36,7 +37,7 @@ def counts(rig: Rig, module_env: Laptop) -> Iterator[Mapping[str, Count]]:
     module_env.write_environment(rig.image, host={"ssh": "lab-proxied"})
     spec = installed_spec(module_env)
     with ExitStack() as undo:
-        undo.callback(wait_until, lambda: not rig.engine.kernels(), "all containers to be gone", 20)
+        undo.callback(sweep_ended, rig, module_env)
         clients: dict[str, AnyClient] = {}
         stopped: list[psutil.Process] = []
         for name in WHO[:2]:

@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from tests.clients.driver import Answer, NodeClient
+from tests.clients.goodbyes import expect_gone, expect_left, kernel_processes
 from tests.clients.specs import Spec, installed_spec, stock_spec
 from tests.rig.daemon import SLOW, wait_until
 from tests.rig.laptop import Laptop
@@ -43,11 +44,11 @@ def spec(bridge_env: Laptop) -> Spec:
 
 
 @pytest.fixture
-def code(rig: Rig, spec: Spec, tmp_path: Path) -> Iterator[NodeClient]:
-    """VS Code with a notebook open; nothing is started yet. When it has closed, no container is left."""
+def code(rig: Rig, spec: Spec, bridge_env: Laptop, tmp_path: Path) -> Iterator[NodeClient]:
+    """VS Code with a notebook open; nothing is started yet. When it has closed, its kernel was left in good order."""
     with NodeClient("vscode_raw.mjs", spec.settings(cwd=str(tmp_path))) as client:
         yield client
-    expect_no_container(rig)
+    expect_left(rig, bridge_env)
 
 
 def expect_no_container(rig: Rig, seconds: float = 20) -> None:
@@ -65,7 +66,9 @@ def is_running(pid: int) -> bool:
         return False
 
 
-def test_vscode_starts_a_kernel_runs_cells_and_leaves_nothing_after_sigterm(rig: Rig, code: NodeClient) -> None:
+def test_vscode_starts_a_kernel_runs_cells_and_leaves_nothing_after_sigterm(
+    rig: Rig, code: NodeClient, bridge_env: Laptop
+) -> None:
     started = code.ask("start")
     assert started["bound"] < 1.5 * SLOW  # Within a second, seen by polling every 200 ms.
     assert started["info"]["language_info"]["name"] == "python"
@@ -78,8 +81,10 @@ def test_vscode_starts_a_kernel_runs_cells_and_leaves_nothing_after_sigterm(rig:
     assert (asked["prompts"], asked["screen"]) == (["who? "], "'ada'"[::-1])
     assert code.execute("1/0")["ename"] == "ZeroDivisionError"
     stopped = code.ask("stop")
-    assert stopped["seconds"] < 5 * SLOW
-    expect_no_container(rig)
+    assert (stopped["code"], stopped["stderr"]) == (0, "")
+    assert stopped["seconds"] < 1.5 * SLOW
+    assert kernel_processes(rig) == []
+    expect_gone(rig, bridge_env)
 
 
 def test_vscode_debug_cell_stops_at_the_breakpoint_steps_and_goes_on(code: NodeClient) -> None:
@@ -121,13 +126,16 @@ def test_vscode_interrupts_a_sleep_by_message(code: NodeClient) -> None:
 
 def test_vscode_restart_gives_a_fresh_kernel_and_ends_the_old_one(rig: Rig, code: NodeClient) -> None:
     first = code.ask("start")
-    code.execute("kept = 1")
+    code.execute("kept = 1; open('/tmp/kept', 'w').write('here')")
+    before = [one.id for one in rig.engine.kernels()]
     again = code.ask("restart", timeout=90)
     assert not set(first["ports"]) & set(again["ports"])
-    assert again["old_exit"]["seconds"] < 5 * SLOW
+    assert again["old_exit"]["seconds"] < 1.5 * SLOW
     assert not is_running(first["pid"])
-    assert code.execute("'kept' in globals()")["screen"] == "False"
-    expect_one_container(rig)
+    assert code.execute("'kept' in globals(), open('/tmp/kept').read()")["screen"] == "(False, 'here')"
+    # In place: same container, new kernel.
+    assert [one.id for one in rig.engine.kernels()] == before
+    assert len(kernel_processes(rig)) == 1
     code.ask("debug", cells=[FUNCTION], lines=[5])
     assert code.ask("continue")["finished"]
 
@@ -144,7 +152,7 @@ def test_vscode_waits_for_a_start_of_90_seconds_under_its_limit_of_60(rig: Rig, 
             assert code.execute("6 * 7")["screen"] == "42"
             assert started["prepared"] > 60
             code.ask("stop")
-            expect_no_container(rig)
+            expect_left(rig, bridge_env)
 
 
 def test_vscode_shows_progress_in_the_waiting_cell_and_then_only_its_result(
@@ -152,13 +160,14 @@ def test_vscode_shows_progress_in_the_waiting_cell_and_then_only_its_result(
 ) -> None:
     code.ask("start")  # From now on this image's answers to VS Code's hidden cells are known here.
     code.ask("stop")
+    expect_left(rig, bridge_env)
     with rig.slow_engine() as engine:
         bridge_env.write_environment(rig.image, host={"socket": str(engine.path)})
         with engine.delays(r"POST /containers/create", 8), NodeClient("vscode_raw.mjs", spec.settings()) as second:
             assert second.ask("start")["prepared"] < 5 * SLOW
             cell = second.execute("6 * 7")
             second.ask("stop")
-            expect_no_container(rig)
+            expect_left(rig, bridge_env)
     assert cell["screen"] == "42"
     kinds = [output["type"] for output in cell["outputs"]]
     assert kinds[0] == "stream"
@@ -180,12 +189,15 @@ def test_the_launcher_refuses_what_it_is_not_asked_for_at_once_and_silently(
     assert not rig.engine.kernels()
 
 
-def test_the_launcher_ends_and_removes_its_container_when_vscode_is_killed(rig: Rig, code: NodeClient) -> None:
+def test_the_launcher_ends_and_its_container_is_gone_when_vscode_is_killed(
+    rig: Rig, code: NodeClient, bridge_env: Laptop
+) -> None:
     launcher = code.ask("start")["pid"]
     expect_one_container(rig)
     code.kill()
-    wait_until(lambda: not is_running(launcher), "the launcher to end", 10)
-    expect_no_container(rig)
+    wait_until(lambda: not is_running(launcher), "the launcher to end", 2)
+    assert kernel_processes(rig) == []
+    expect_gone(rig, bridge_env)
 
 
 def test_the_launcher_ends_when_vscode_is_killed_during_the_start(rig: Rig, spec: Spec, bridge_env: Laptop) -> None:
@@ -265,12 +277,17 @@ def test_a_failed_start_is_one_sentence_in_the_cell_and_the_last_line_of_stderr(
     expect_no_container(rig)
 
 
-def test_a_kernel_that_dies_takes_the_launcher_with_it_and_says_why(rig: Rig, code: NodeClient) -> None:
+def test_a_kernel_that_dies_takes_the_launcher_with_it_says_why_and_a_restart_finds_its_files(
+    rig: Rig, code: NodeClient
+) -> None:
     code.ask("start")
-    dead = code.begin("execute", code="import os; os._exit(3)", timeout_ms=20_000)
+    before = [one.id for one in rig.engine.kernels()]
+    dying = "import os; open('/tmp/kept', 'w').write('here'); os._exit(3)"
+    dead = code.begin("execute", code=dying, timeout_ms=20_000)
     ended = code.ask("exit", timeout_ms=20_000)
     assert ended["code"] not in (0, None)
     assert "3" in ended["shown"]
     code.finish(dead, check=False)
-    assert [one.status for one in rig.engine.kernels()] in ([], ["exited"])
-    rig.engine.sweep()
+    code.ask("start")
+    assert code.execute("open('/tmp/kept').read()")["screen"] == "'here'"
+    assert [one.id for one in rig.engine.kernels()] == before

@@ -203,7 +203,7 @@ class EngineRig:
         with self.client() as client:
             everything = client.containers.list(all=True, ignore_removed=True)
             for container in everything:
-                container.remove(force=True, v=True)
+                _remove(container)
             return [container.name or "" for container in everything if LABEL in container.labels]
 
     def report(self) -> str:
@@ -231,3 +231,24 @@ class EngineRig:
         except Exception as error:  # what is left dies with the made machine
             print(f"the engine could not be swept: {error}")
         self.stop()
+
+
+def _remove(container: Container) -> None:
+    """Remove a container, unless somebody else has done so or does so now; gone when this returns."""
+    try:
+        container.remove(force=True, v=True)
+    except docker.errors.NotFound:
+        return
+    except docker.errors.APIError as error:
+        # 409: "removal of container ... is already in progress".
+        if error.status_code != 409:
+            raise
+        wait_until(lambda: _is_gone(container), f"{container.name} to be removed by another", 10)
+
+
+def _is_gone(container: Container) -> bool:
+    try:
+        container.reload()
+    except docker.errors.NotFound:
+        return True
+    return False

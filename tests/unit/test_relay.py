@@ -48,7 +48,8 @@ def sent_at(seconds: float, delivered_bytes: int = 0) -> Sent:
     [
         (1e6, 0.01, replay.LEAST_WINDOW_BYTES),
         (20e6, 0.01, 2_000_000),  # what the line delivers in QUEUE_SECONDS
-        (20e6, 0.2, 12_000_000),  # or in three round trips
+        (20e6, 0.04, 2_400_000),  # or in three round trips
+        (20e6, 0.2, 6_000_000),  # but in no more than QUEUE_SECONDS beyond one
         (1e9, 0.2, replay.MOST_WINDOW_BYTES),
     ],
 )
@@ -69,6 +70,26 @@ def test_the_best_rate_of_the_last_period_counts_for_one_more() -> None:
     assert window.limit_bytes == replay.LEAST_WINDOW_BYTES
     window.observe(sent_at(23.0), 10**9, 23.0)  # No time has passed: that says nothing.
     assert window.limit_bytes == replay.LEAST_WINDOW_BYTES
+
+
+def test_a_line_that_is_full_all_the_time_makes_no_queue_that_grows() -> None:
+    window, rate, now, delivered = Window(), 1e6, 0.0, 0
+    window.observe(sent_at(0), 128_000, 0.128)  # What one acknowledgement covers.
+    for _ in range(1000):
+        # All that is under way stands in front of what is sent now.
+        took = window.limit_bytes / rate
+        now += 0.1
+        delivered += int(0.1 * rate)
+        window.observe(Sent(1, 0, memoryview(b""), now, delivered), delivered + int(took * rate), now + took)
+    assert window.limit_bytes <= 0.4 * rate
+
+
+def test_a_round_trip_that_has_become_longer_is_seen_after_a_while() -> None:
+    window = Window()
+    for tenth in range(10 * 60):
+        round_trip = 0.05 if tenth < 100 else 0.5
+        window.observe(sent_at(tenth / 10), int(1e7 * round_trip), tenth / 10 + round_trip)
+    assert window.limit_bytes == pytest.approx(1e7 * 0.6)
 
 
 # -- both ends

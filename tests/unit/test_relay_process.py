@@ -283,7 +283,8 @@ def test_the_line_for_the_container_has_the_whole_relay_and_the_order() -> None:
 
 
 def test_a_hello_says_who_asks_for_what() -> None:
-    [frame] = wire.Decoder().feed(shipping.hello(kernel="k", owner="o", stream="s", received=[1, 2], ask="logs", take=True))
+    said = shipping.hello(kernel="k", owner="o", stream="s", received=[1, 2], ask="logs", take=True)
+    [frame] = wire.Decoder().feed(said)
     assert frame.kind == wire.HELLO
     assert json.loads(bytes(frame.payload)) == {
         "kernel": "k",
