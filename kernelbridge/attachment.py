@@ -333,8 +333,11 @@ class Attachment:
         """Ping until the line ends or is silent."""
         loop = asyncio.get_running_loop()
         while not line.ended.done():
-            await asyncio.wait([line.ended], timeout=PING_SECONDS)
-            if loop.time() - line.heard > SILENCE_SECONDS:
+            # All lines of the process at the same moments: they share the wake-ups, here and on the way.
+            ping_seconds = PING_SECONDS - loop.time() % PING_SECONDS
+            silent_seconds = line.heard + SILENCE_SECONDS - loop.time()
+            await asyncio.wait([line.ended], timeout=min(ping_seconds, silent_seconds))
+            if loop.time() - line.heard >= SILENCE_SECONDS:
                 _LOG.info("kernel %s: no word from %s, joining again", self._place.kernel[:8], self._place.host)
                 return
             if self._stream is not None:

@@ -150,5 +150,5 @@ run_in_scratch() {
     chmod 711 "$scratch"
     # shellcheck disable=SC2064  # the folder of now
     trap "rm -rf '$scratch'" EXIT
-    TMPDIR=$scratch "$@"
+    (export TMPDIR=$scratch && "$@")
 }

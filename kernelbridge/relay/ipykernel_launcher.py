@@ -6,14 +6,16 @@ time for a moment (seen with 60,000 displays beside a second busy kernel).
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Any
 
 
 def main() -> None:
     """Run the kernel; the arguments are those of ipykernel_launcher."""
-    # Our own folder, in which nothing is for the kernel; a module's folder is taken away in the same way there.
-    del sys.path[0]
+    # Our own folder, in which nothing is for the kernel; with PYTHONSAFEPATH it is not there.
+    if sys.path[0] == os.path.dirname(os.path.abspath(__file__)):
+        del sys.path[0]
     from ipykernel import kernelapp
 
     app: Any = kernelapp.IPKernelApp

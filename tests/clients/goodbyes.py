@@ -27,7 +27,7 @@ def kernel_processes(rig: Rig) -> list[str]:
     found: list[str] = []
     for one in rig.engine.kernels():
         if one.status == "running":
-            found += [args for args, *_ in one.top(ps_args="-eo args:400,pid")["Processes"]]
+            found += [args for _, args in one.top(ps_args="-eo pid,args")["Processes"]]
     return [line for line in found if "ipykernel" in line]
 
 

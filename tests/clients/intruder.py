@@ -187,9 +187,11 @@ def try_process(pid: str) -> None:
     count("processes")
     if WISH.get("only_kernels") and not (Path(base) / "root" / FOLDER).is_dir():
         return
-    who = "relay" if b"kernelbridge_relay" in read(base + "cmdline") else "process"
-    who = "bridge" if b"bridge.py" in read(base + "cmdline") else who
-    note(who + " cmdline", read(base + "cmdline"))
+    cmdline = read(base + "cmdline")
+    # The kernel process runs a file of the relay's folder.
+    who = "relay" if b"kernelbridge_relay" in cmdline and b"ipykernel_launcher" not in cmdline else "process"
+    who = "bridge" if b"bridge.py" in cmdline else who
+    note(who + " cmdline", cmdline)
     environ = read(base + "environ")
     if environ:
         count("environments read")

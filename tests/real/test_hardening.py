@@ -5,12 +5,13 @@ Who can read it: test_security.py. What is refused before a start: test_bad_inpu
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any
 
 import pytest
 
 from kernelbridge import records
-from kernelbridge.container import LABEL_PREFIX
+from kernelbridge.container import LABEL_PREFIX, Labels
 from kernelbridge.errors import ConfigInvalid
 from tests.clients.notebook import CellFailed, notebook
 from tests.clients.terminal import kernelbridge
@@ -48,6 +49,11 @@ def build(rig: Rig, name: str, recipe: str) -> None:
     folder.mkdir(exist_ok=True)
     (folder / "Dockerfile").write_text(f"FROM {rig.image}\n{recipe}\n")
     rig.engine.cli("build", "-q", "-t", name, folder)
+
+
+def statuses(rig: Rig) -> dict[str, str]:
+    """The containers with our label, by name."""
+    return {str(one.name): one.status for one in rig.engine.kernels()}
 
 
 def test_capabilities_privileges_processes_core_files_and_shared_memory_are_limited_as_promised(
@@ -133,27 +139,36 @@ def test_a_container_is_ours_only_if_its_name_and_all_its_labels_say_so(rig: Rig
         "user": "you",
         "gpus": UUIDS[0],
     }
-    facts |= {"image": "x", "version": "1", "config": "", "lease": "all"}
+    facts |= {"image": "x", "version": "1", "config": "", "keep_exited": "0", "lease": "all"}
+    assert facts.keys() >= {field.name for field in fields(Labels)}
     build(rig, HOSTILE, "\n".join(f'LABEL {LABEL_PREFIX}{key}="{text}"' for key, text in facts.items()))
     rig.engine.cli("run", "-d", "--name", "innocent", HOSTILE, "sleep", "600")
-    # The engine's own search does find it, and so would we by labels alone.
-    assert [one.name for one in rig.engine.kernels()] == ["innocent"]
+    rig.engine.cli("run", "--name", "ended", HOSTILE, "true")
+    # The engine's own search does find them, and so would we by labels alone.
+    assert statuses(rig) == {"innocent": "running", "ended": "exited"}
     listed = kernelbridge(bridge_env, "ps", "--json").json
     assert listed == {"kernels": [], "problems": []}
     assert kernelbridge(bridge_env, "clean", "--json").json["kernels"] == []
     assert kernelbridge(bridge_env, "stop", "--all").code == 0
     assert kernelbridge(bridge_env, "stop", "evil").code == 52
-    assert [one.status for one in rig.engine.kernels()] == ["running"]
+    assert statuses(rig) == {"innocent": "running", "ended": "exited"}
     # A kernel of ours from that image has our labels, and the image's own changed nothing.
     bridge_env.write_environment(HOSTILE)
-    with notebook(bridge_env):
+    with notebook(bridge_env) as kernel:
         listed = kernelbridge(bridge_env, "ps", "--json").json["kernels"]
         assert [(row["kernel_id"], row["gpus"], row["is_orphan"]) for row in listed] == [
-            (rig.engine.kernels()[0].labels["kernelbridge.kernel"], [], False)
+            (kernel.manager.provisioner.kernel_id, [], False)
         ]
-    # The same labels on a container of the right name are what an orphan of ours looks like: this check can see one.
+    # The same labels on containers of the right name are what is ours: this check can see it. One is done with and
+    # swept; the other looks like an orphan, whose relay does not say what it has.
+    rig.engine.cli("rename", "ended", "kernelbridge-evil")
+    assert kernelbridge(bridge_env, "ps", "--json").json == {"kernels": [], "problems": []}
+    assert statuses(rig) == {"innocent": "running"}
     rig.engine.cli("rename", "innocent", "kernelbridge-evil")
-    cleaned = kernelbridge(bridge_env, "clean", "--json").json["kernels"]
+    kept = kernelbridge(bridge_env, "clean", "--json").json
+    assert (kept["kernels"], len(kept["problems"])) == ([], 1)
+    assert "The kernel evil on lab does not say whether it has output" in kept["problems"][0]["sentence"]
+    cleaned = kernelbridge(bridge_env, "clean", "--discard", "--json").json["kernels"]
     assert [row["kernel_id"] for row in cleaned] == ["evil"]
     assert rig.engine.kernels() == []
     rig.engine.cli("rmi", "-f", HOSTILE)

@@ -99,7 +99,7 @@ def build_dying_image(rig: Rig, folder: Path) -> None:
     """An image whose ipykernel says a word and ends."""
     says = "import sys; sys.stderr.write('no licence for this machine'); sys.exit(7)"
     recipe = (
-        f'FROM {rig.image}\nRUN echo "{says}" > "$(python3 -c \'import ipykernel_launcher as i; print(i.__file__)\')"'
+        f'FROM {rig.image}\nRUN echo "{says}" > "$(python3 -c \'import ipykernel.kernelapp as i; print(i.__file__)\')"'
     )
     (folder / "Dockerfile").write_text(recipe)
     rig.engine.cli("build", "-q", "-t", DYING, folder)

@@ -19,10 +19,10 @@ from typing import Any
 
 import pytest
 
-from kernelbridge.relay import bridge, child, shipping, wire
+from kernelbridge.relay import bridge, child, ipykernel_launcher, shipping, wire
 from kernelbridge.relay.child import Child, Ring
 from kernelbridge.relay.line import Line, PlainPoller
-from tests.rig.daemon import wait_until
+from tests.rig.daemon import SLOW, wait_until
 
 # -- child.py
 
@@ -256,6 +256,45 @@ def test_without_pyzmq_a_plain_poll_has_the_same_habits() -> None:
         assert poller.poll(0) == []
         threading.Timer(0.01, theirs.send, [b"x"]).start()
         assert dict(poller.poll(5000)) == {ours.fileno(): 1}
+
+
+# -- ipykernel_launcher.py
+
+
+# Stands in for ipykernel's module of this name: says what the launcher has done.
+KERNELAPP = """
+import json, sys
+from types import SimpleNamespace
+
+class IPKernelApp:
+    def init_iopub(self, context):
+        print(json.dumps({"hwm": context.sndhwm, "path": sys.path, "argv": sys.argv[1:]}))
+
+    @classmethod
+    def launch_instance(cls):
+        cls().init_iopub(SimpleNamespace(sndhwm=1000))
+"""
+
+
+@pytest.mark.parametrize("safe_path", ["", "1"])
+def test_the_kernel_is_started_without_a_bound_on_its_output_and_without_our_folder_on_its_path(
+    tmp_path: Path, safe_path: str
+) -> None:
+    (tmp_path / "ipykernel").mkdir()
+    (tmp_path / "ipykernel" / "__init__.py").touch()
+    (tmp_path / "ipykernel" / "kernelapp.py").write_text(KERNELAPP)
+    done = subprocess.run(
+        [sys.executable, ipykernel_launcher.__file__, "-f", "x"],
+        env={"PYTHONPATH": str(tmp_path), "PYTHONSAFEPATH": safe_path},
+        capture_output=True,
+        check=True,
+        timeout=10 * SLOW,
+    )
+    said = json.loads(done.stdout)
+    assert (said["hwm"], said["argv"]) == (0, ["-f", "x"])
+    # What the image put there stays there.
+    assert said["path"][0] == str(tmp_path)
+    assert str(Path(ipykernel_launcher.__file__).parent) not in said["path"]
 
 
 # -- shipping.py
