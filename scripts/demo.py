@@ -40,6 +40,8 @@ KERNEL = "kernelbridge-demo"
 WHERE = "import socket; print(socket.gethostname())"
 CGROUP = "print(open('/proc/1/cgroup').read())"
 CARDS = "!nvidia-smi -L 2>/dev/null || echo none"
+LINES, CUT_SECONDS = 60, 3.0
+PRINTED = f"import time\nfor n in range({LINES}):\n    print(n, flush=True)\n    time.sleep(0.1)"
 DEBUGGED = """\
 def mean(values):
     total = sum(values)
@@ -154,6 +156,32 @@ async def started_kernel(kernel: str, folder: Path) -> AsyncIterator[NotebookCli
         yield notebook
 
 
+async def print_over_a_cut(client: AsyncKernelClient, rig: Rig) -> str:
+    """Run a cell that prints numbered lines, cut the line meanwhile, and count what came."""
+    request = client.execute(PRINTED)
+    printed, state = "", ""
+    cut = asyncio.create_task(_cut(rig))
+    async with asyncio.timeout(STEP_SECONDS):
+        while state != "idle":
+            message = await client.iopub_channel.get_msg(timeout=STEP_SECONDS)
+            if message["parent_header"].get("msg_id") != request:
+                continue
+            printed += message["content"].get("text", "") if message["msg_type"] == "stream" else ""
+            state = message["content"].get("execution_state", state)
+    await cut
+    numbers = [int(word) for word in printed.split()]
+    lost = len(set(range(LINES)) - set(numbers))
+    twice = len(numbers) - len(set(numbers))
+    order = "in order" if numbers == sorted(numbers) else "NOT in order"
+    return f"{LINES} lines printed, the line cut for {CUT_SECONDS:g} s meanwhile: {lost} lost, {twice} twice, {order}."
+
+
+async def _cut(rig: Rig) -> None:
+    await asyncio.sleep(1)
+    with rig.proxy.cut():
+        await asyncio.sleep(CUT_SECONDS)
+
+
 def container_cgroup(text: str) -> str:
     """The memory (or only) cgroup of /proc/PID/cgroup: where this process is accounted."""
     lines = [line for line in text.splitlines() if line]
@@ -189,7 +217,7 @@ def user(rig: Rig) -> Iterator[Laptop]:
     try:
         laptop = rig.laptop(folder)
         laptop.write_config(
-            f'[hosts.lab]\nssh = "lab"\n\n[environments.demo]\ndisplay_name = "{DISPLAY_NAME}"\n'
+            f'[hosts.lab]\nssh = "lab-proxied"\n\n[environments.demo]\ndisplay_name = "{DISPLAY_NAME}"\n'
             f'hosts = ["lab"]\nimage = "{rig.image}"\ngpus = 1\n',
         )
         os.environ.update(laptop.variables)
@@ -213,6 +241,7 @@ async def run_cells(kernel: str, laptop: Laptop, rig: Rig) -> None:
         assert isinstance(client, AsyncKernelClient)
         variables = await stop_at_breakpoint(client)
         show_proof(seen, variables, rig)
+        console.print(await print_over_a_cut(client, rig))
 
 
 def stay_in_lab(laptop: Laptop) -> None:
