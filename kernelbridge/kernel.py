@@ -285,6 +285,8 @@ class Kernel:
             # It was only about to come, or what its failed start left is being removed.
             await self.stop()
             return
+        if claim:  # At once: an editor's restart looks for it before we are through.
+            self._around.records.change(self.wanted.kernel_id, of=self._around.process, left=time.time(), claim=claim)
         joint.take_no_more()
         has_handed_on = await asyncio.wrap_future(self.channels.settled())
         attachment = await self._let_go(state="detached")

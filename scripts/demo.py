@@ -135,7 +135,7 @@ async def stop_at_breakpoint(client: AsyncKernelClient) -> list[tuple[str, str, 
     found = (await debugging.request("variables", variablesReference=scopes[0]["variablesReference"]))["variables"]
     await debugging.request("continue", threadId=thread)
     await debugging.event("continued")
-    await debugging.request("disconnect", restart=False, terminateDebuggee=True)
+    await debugging.request("disconnect", restart=False, terminateDebuggee=False)
     return [(one["name"], one.get("type", ""), one["value"]) for one in found if not one["name"].endswith("variables")]
 
 

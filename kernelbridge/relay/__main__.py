@@ -20,6 +20,7 @@ from typing import Any, Dict, List, Optional, Tuple
 from . import wire
 from .child import Child, Ring
 from .door import Door
+from .gathering import Gathering
 from .journal import LIMIT_BYTES, MEMORY_BYTES, Journal
 from .lifetime import EXIT_CODES, Deadline, Lifetime, terms_of
 from .line import PlainPoller
@@ -33,8 +34,6 @@ SOCKET_NAME = "relay.sock"
 MEMORY_WITHOUT_FILE_BYTES = 64 * 1024 * 1024
 # How often deadlines are looked at, and the kernel process, whose end mostly says so itself.
 LOOK_SECONDS = 1.0
-# Output alone waits so long for more to go with it; a reply takes it along at once.
-GATHER_SECONDS = 0.001
 # What the container exits with when the engine stops it; else see lifetime.EXIT_CODES.
 EXIT_BY_SIGNAL = 143
 _PR_SET_DUMPABLE = 4
@@ -91,9 +90,7 @@ class Relay:
         self.bell, self.ringer = socket.socketpair()
         self.bell.setblocking(False)
         self.ringer.setblocking(False)
-        # Since when output waits for more of it; None when it does not. And whether anything waits at all.
-        self._gathering_since: Optional[float] = None
-        self._has_news = False
+        self.gathering = Gathering(time.monotonic)
         # Whether some of what is not delivered yet is for people to see: only that keeps a lost kernel alive.
         self._has_output = False
         self.poller: Any = None
@@ -149,11 +146,10 @@ class Relay:
     def _heard(self, channel: int, parts: List[bytes]) -> None:
         assert self.child is not None
         packed = wire.pack(wire.Message(channel, self.child.launch, parts))
-        if channel != wire.IOPUB:
-            self._gathering_since = None
-        elif self._gathering_since is None and not self._has_news:
-            self._gathering_since = time.monotonic()
-        self._has_news = True
+        if channel == wire.IOPUB:
+            self.gathering.output()
+        else:
+            self.gathering.other()
         self._has_output = self._has_output or (channel == wire.IOPUB and not parts[0].endswith(_NO_OUTPUT))
         self.peer.add(wire.LANE_OF[channel], packed)
 
@@ -164,7 +160,7 @@ class Relay:
     def tell(self, event: Dict[str, Any]) -> None:
         """Queue an event, behind all output so far."""
         packed = wire.pack(wire.Message(wire.EVENT, event["launch"], [json.dumps(event).encode()]))
-        self._gathering_since, self._has_news = None, True
+        self.gathering.other()
         self.peer.add(wire.LANE_OF[wire.EVENT], packed)
 
     # -- what the door asks
@@ -246,6 +242,8 @@ class Relay:
 
     def step(self) -> None:
         """Wait for something to do, and do it."""
+        if self.gathering.nap_seconds:
+            time.sleep(self.gathering.nap_seconds)
         ready = dict(self._poller().poll(self._patience_ms()))
         now = time.monotonic()
         self._serve_kernel(ready, now)
@@ -253,8 +251,8 @@ class Relay:
         if self._has_output and self.peer.is_delivered:
             self._has_output = False
         self.talk.nudge(now)
-        if not self._is_gathering(now):
-            self._gathering_since, self._has_news = None, False
+        if self.peer.outboxes[wire.ORDERED].waiting_bytes >= wire.FRAME_BYTES or not self.gathering.waits(now):
+            self.gathering.went()
             self.door.flush(now)
         if now >= self._look_at:
             self._look_at = now + LOOK_SECONDS
@@ -279,12 +277,6 @@ class Relay:
         else:
             self._ended_by = why
 
-    def _is_gathering(self, now: float) -> bool:
-        """Whether output waits a moment for more: each piece costs work in five processes up to the client."""
-        if self._gathering_since is None or self.peer.outboxes[wire.ORDERED].waiting_bytes >= wire.FRAME_BYTES:
-            return False
-        return now - self._gathering_since < GATHER_SECONDS
-
     def _poller(self) -> Any:
         """The poller of all that may happen; made anew only when that changed."""
         zmq = self.talk.zmq
@@ -307,7 +299,7 @@ class Relay:
         return self.poller
 
     def _patience_ms(self) -> int:
-        if self._gathering_since is not None:
+        if self.gathering.is_on:
             return 1
         if self.talk.is_asking:
             return 50

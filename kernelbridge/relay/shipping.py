@@ -20,6 +20,7 @@ _FILES = (
     "bridge.py",
     "child.py",
     "door.py",
+    "gathering.py",
     "ipykernel_launcher.py",
     "journal.py",
     "lifetime.py",

@@ -16,7 +16,7 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -185,21 +185,36 @@ def test_a_start_and_its_end_are_told_as_jupyter_events(rig: Rig, module_env: La
     wait_for_specs(server, {NAME: "Docker-GPU (remote)"})
     address = server.url.replace("http", "ws", 1) + "api/events/subscribe"
     listener = websocket.create_connection(address, header=[f"Authorization: token {server.token}"], timeout=20 * SLOW)
+    told: list[dict[str, Any]] = []
+
+    def hear(state: str) -> None:
+        """Listen until a kernel is in this state."""
+        while True:
+            event = json.loads(listener.recv())
+            if event["schema_id"] == PROGRESS_SCHEMA:
+                told.append(event)
+                if event["state"] == state:
+                    return
+
     try:
         with started_by(server, NAME) as kernel:
             assert kernel.finish(kernel.send("print('from the wheel')")).text == "from the wheel\n"
             container = rig.engine.kernels()[0]
             assert container.labels["kernelbridge.version"] == __version__
-        told: list[dict[str, str]] = []
-        while not told or told[-1]["state"] != "stopped":
-            event = json.loads(listener.recv())
-            if event["schema_id"] == PROGRESS_SCHEMA:
-                told.append({key: event[key] for key in ("kernel_id", "state", "text")})
+            hear("idle")
+            # A cell that is over at once is not told of.
+            request = kernel.send("import time; time.sleep(2)")
+            hear("busy")
+            kernel.finish(request)
+            hear("idle")
+        hear("stopped")
     finally:
         listener.close()
     assert {event["kernel_id"] for event in told} == {kernel.id}
     states = [event["state"] for event in told]
     assert [state for state, _ in groupby(states)] == ["starting", "idle", "busy", "idle", "stopped"]
+    assert all(event["since"] <= later["since"] for event, later in pairwise(told))
+    assert {event["host"] for event in told if event["state"] in ("idle", "busy")} == {"lab"}
     texts = [event["text"] for event in told]
     assert "starting the container" in texts
     assert "starting the kernel" in texts

@@ -10,7 +10,7 @@ import logging
 import secrets
 import subprocess
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,14 +18,20 @@ from typing import Any
 import psutil
 import pytest
 
+from tests.clients.blocking import Client
 from tests.clients.notebook import Notebook, notebook
 from tests.rig.daemon import SLOW, Daemon, wait_until
+from tests.rig.lab import USERS
 from tests.rig.laptop import Laptop
 from tests.rig.whole import Rig
 
 # What may stand nowhere; `label` is the one that the user asked to be shown.
 MARKERS = {name: f"{name}-{secrets.token_hex(8)}" for name in ("token", "env", "passed", "output", "label")}
+SHOWN_BY_WISH = {"events": {"label"}, "inspect": {"label"}, "snapshot": {"label"}, "disk": {"label"}}
 PLANT = "kernelbridge-test-plant"
+OTHER_UID = next(user.uid for user in USERS if user.name == "kbother")
+# Whoever has the number of the image's own user on the host.
+NAMESAKE_UID = 1000
 
 
 class CommandLines:
@@ -81,7 +87,7 @@ class Places:
             "inspect": lambda: cli("inspect", *ids) if ids else "",
             "logs": lambda: "".join(cli("logs", one) for one in ids),
             "snapshot": lambda: "".join(self._snapshot(one) for one in ids),
-            "disk": self._disk,
+            "disk": self.disk,
             "command lines": lambda: "\n".join(self._lines.seen),
             "our log": lambda: self._log.text,
         }
@@ -89,7 +95,7 @@ class Places:
         found = {place: {name for name, marker in MARKERS.items() if marker in text} for place, text in texts.items()}
         return {place: names for place, names in found.items() if names}
 
-    def _disk(self) -> str:
+    def disk(self) -> str:
         """All files of the engine: layers, volumes, its own notes on containers, its logs."""
         return self._grep("-r", str(self._rig.lab.path / "engine"), str(self._rig.lab.log_folder))
 
@@ -129,7 +135,7 @@ def secretive(rig: Rig, laptop: Laptop, monkeypatch: pytest.MonkeyPatch, **keys:
     monkeypatch.setenv("HF_TOKEN", MARKERS["token"])
     monkeypatch.setenv("PASSED", MARKERS["passed"])
     laptop.write_environment(
-        rig.image,
+        keys.pop("image", rig.image),
         secrets=["HF_TOKEN"],
         pass_env=["PASSED"],
         env={"NOTE": MARKERS["env"]},
@@ -143,7 +149,6 @@ def secretive(rig: Rig, laptop: Laptop, monkeypatch: pytest.MonkeyPatch, **keys:
 def test_a_secret_is_in_no_label_event_log_layer_file_or_command_line_of_a_kernels_whole_life(
     rig: Rig, bridge_env: Laptop, places: Places, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shown_by_wish = {"events": {"label"}, "inspect": {"label"}, "snapshot": {"label"}, "disk": {"label"}}
     with secretive(rig, bridge_env, monkeypatch) as kernel:
         kernel.run("import os")
         held = kernel.value("[os.environ[name] for name in ('HF_TOKEN', 'PASSED', 'NOTE')]")
@@ -155,7 +160,7 @@ def test_a_secret_is_in_no_label_event_log_layer_file_or_command_line_of_a_kerne
         kernel.manager.restart_kernel(now=True)
         kernel.client.wait_for_ready(timeout=30 * SLOW)
         kernel.run("import subprocess; subprocess.run(['sleep', '0.1'])")
-        assert places.read() == shown_by_wish
+        assert places.read() == SHOWN_BY_WISH
     assert not rig.engine.kernels()
     assert places.read(containers=False) == {"events": {"label"}}
 
@@ -182,6 +187,63 @@ def test_each_place_where_a_secret_could_be_written_down_is_looked_at(
     assert {"env", "label", "passed"} <= found.pop("command lines")
     assert found.pop("our log") == {"token"}
     assert found == {}
+
+
+# About 17 MB, the secret in all of it; what waits beyond 8 MiB goes to the host's disk.
+SHOUTING = """
+import os, time
+time.sleep(3)
+for _ in range(30):
+    print(os.environ['HF_TOKEN'] * 25_000, flush=True)
+"""
+
+
+def journal_files(rig: Rig) -> list[str]:
+    """The files below the journals of all containers, on the made machine's disk."""
+    volumes = [mount["Source"] for one in rig.engine.kernels() for mount in one.attrs["Mounts"]]
+    assert volumes, "the journal has a volume of its own"
+    return rig.lab.run(["find", *volumes, "-type", "f"]).split()
+
+
+def journal_modes(rig: Rig) -> set[str]:
+    return set(rig.lab.run(["stat", "-c", "%a", *journal_files(rig)]).split())
+
+
+def volumes(rig: Rig) -> set[str]:
+    with rig.engine.client() as client:
+        return {str(volume.id) for volume in client.volumes.list()}
+
+
+@pytest.mark.parametrize("image", [Rig.image, Rig.user_image])
+def test_a_secret_that_a_cell_prints_waits_on_the_disk_for_root_alone_until_it_is_delivered(
+    rig: Rig, bridge_env: Laptop, places: Places, monkeypatch: pytest.MonkeyPatch, image: str
+) -> None:
+    before = volumes(rig)
+    with secretive(rig, bridge_env, monkeypatch, image=image, host={"ssh": "lab-proxied"}) as kernel:
+        client = Client(kernel.client)
+        cell = client.send(SHOUTING)
+        client.wait_for(lambda message: message["msg_type"] == "execute_input")
+        with rig.proxy.cut():
+            wait_until(lambda: len(journal_files(rig)) > 0, "the journal's file", 30)
+            wait_until(lambda: MARKERS["token"] in places.disk(), "the secret on the disk", 30)
+            assert places.read() == {**SHOWN_BY_WISH, "disk": {"label", "token"}}
+            assert journal_modes(rig) == {"600"}
+            for login in (OTHER_UID, NAMESAKE_UID):
+                assert not can_read(rig, login, journal_files(rig))
+            assert can_read(rig, 0, journal_files(rig))
+        assert client.finish(cell).text == f"{MARKERS['token'] * 25_000}\n" * 30
+        wait_until(lambda: journal_files(rig) == [], "the journal's file to be gone", 10)
+        assert places.read() == SHOWN_BY_WISH
+    assert not rig.engine.kernels()
+    assert volumes(rig) == before
+    assert places.read(containers=False) == {"events": {"label"}}
+
+
+def can_read(rig: Rig, uid: int, paths: Sequence[str]) -> bool:
+    """Whether a login of the host can read any of these files."""
+    ids = ["setpriv", "--reuid", str(uid), "--regid", str(uid), "--clear-groups", "--"]
+    words = rig.lab.inside([*ids, "head", "-qc1", *paths])
+    return bool(subprocess.run(words, capture_output=True, check=False).stdout)
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ import pytest
 
 from tests.clients.driver import Answer, NodeClient
 from tests.clients.goodbyes import expect_gone, expect_left, kernel_processes
+from tests.clients.launched import launched
 from tests.clients.specs import Spec, installed_spec, stock_spec
 from tests.rig.daemon import SLOW, wait_until
 from tests.rig.laptop import Laptop
@@ -138,6 +139,20 @@ def test_vscode_restart_gives_a_fresh_kernel_and_ends_the_old_one(rig: Rig, code
     assert len(kernel_processes(rig)) == 1
     code.ask("debug", cells=[FUNCTION], lines=[5])
     assert code.ask("continue")["finished"]
+
+
+def test_a_restart_while_another_is_under_way_keeps_the_container_too(rig: Rig, spec: Spec, bridge_env: Laptop) -> None:
+    with launched(bridge_env) as first, first.client() as client:
+        client.run("open('/tmp/kept', 'w').write('here')")
+        before = [one.id for one in rig.engine.kernels()]
+        first.end()
+    with launched(bridge_env) as second:
+        wait_until(lambda: kernel_processes(rig) != [], "the second kernel process, which has not answered yet", 20)
+        assert second.end() < 1.5 * SLOW
+    with launched(bridge_env) as third, third.client() as client:
+        assert client.run("open('/tmp/kept').read()").result == "'here'"
+        assert [one.id for one in rig.engine.kernels()] == before
+    expect_left(rig, bridge_env)
 
 
 @pytest.mark.timeout(240)
@@ -275,6 +290,18 @@ def test_a_failed_start_is_one_sentence_in_the_cell_and_the_last_line_of_stderr(
     assert words in last
     assert ended["shown"] == last  # VS Code shows one line alone only where that line names an Error.
     expect_no_container(rig)
+
+
+def test_the_launcher_of_a_failed_start_stays_until_its_container_is_gone(
+    rig: Rig, spec: Spec, bridge_env: Laptop
+) -> None:
+    with rig.slow_engine() as engine:
+        bridge_env.write_environment(rig.bare_image, host={"socket": str(engine.path)})
+        # Longer than a failure is told before its end is seen.
+        with engine.delays(r"DELETE /containers/", 6), NodeClient("vscode_raw.mjs", spec.settings()) as code:
+            assert "ipykernel" in sentence_shown(code)
+            assert code.ask("exit", timeout_ms=20_000)["code"] == 1
+            assert rig.engine.kernels() == []
 
 
 def test_a_kernel_that_dies_takes_the_launcher_with_it_says_why_and_a_restart_finds_its_files(
