@@ -9,7 +9,7 @@ GATHER_SECONDS = 0.001
 # After so many messages of output alone, that came at least so many at a time, they are not even looked at for longer:
 # here each one would be a wake-up. A reply behind them waits as well.
 FLOOD_MESSAGES = 64
-FLOOD_AT_ONCE = 3
+FLOOD_AT_ONCE = 2
 FLOOD_SECONDS = 0.003
 
 

@@ -127,7 +127,7 @@ class Lifetime:
 
     def _after_the_end(self, ended_at: float, is_delivered: bool) -> Optional[Deadline]:
         """Without a kernel process the relay stays for what it still has to deliver, or for a restart."""
-        if self.alone_since is None and not self.is_over:
+        if self.goodbye_until is not None or (self.alone_since is None and not self.is_over):
             return None
         since = max(ended_at, self.alone_since or 0.0)
         if not is_delivered:

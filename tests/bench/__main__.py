@@ -111,7 +111,8 @@ def _idle(place: Place, pairs: int) -> list[Row]:
     return [
         [
             "idle, memory here for each kernel", f"{seen.mib_per_kernel:.2f}", "-", "MiB",
-            f"from {idle.FEW} to {idle.MANY} kernels", _verdict("at most 2 MiB", seen.mib_per_kernel <= 2),
+            f"{idle.MANY - idle.FEW} more than {idle.FEW}, which takes {seen.mib_with_few:.0f} MiB",
+            _verdict("at most 2 MiB", seen.mib_per_kernel <= 2),
         ],
         [
             f"idle, {idle.MOST} kernels, processor here", f"{seen.percent:.2f}", "-", "% of a core",

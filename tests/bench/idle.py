@@ -26,6 +26,8 @@ MIB = 1024 * 1024
 class Idle:
     """What was seen. `percent` and `percent_there` are of one core, for MOST kernels; the latter by kind of process."""
 
+    # Of this machine's memory: with few kernels, and for each one more.
+    mib_with_few: float
     mib_per_kernel: float
     percent: float
     percent_there: dict[str, float]
@@ -74,6 +76,7 @@ def idle(place: Place) -> Idle:
         time.sleep(WATCHED_SECONDS)
         after, there_after, took = _seconds(process), _by_kind(kinds), time.monotonic() - began
         return Idle(
+            mib_with_few=resident[0] / MIB,
             mib_per_kernel=(resident[1] - resident[0]) / (MANY - FEW) / MIB,
             percent=100 * (after - before) / took,
             percent_there={kind: 100 * (there_after[kind] - there_before[kind]) / took for kind in there_after},

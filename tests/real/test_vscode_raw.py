@@ -141,6 +141,20 @@ def test_vscode_restart_gives_a_fresh_kernel_and_ends_the_old_one(rig: Rig, code
     assert code.ask("continue")["finished"]
 
 
+def test_vscode_restart_over_a_slow_line_keeps_the_container_too(
+    rig: Rig, code: NodeClient, bridge_env: Laptop
+) -> None:
+    bridge_env.write_environment(rig.image, host={"ssh": "lab-proxied"})
+    code.ask("start")
+    code.execute("open('/tmp/kept', 'w').write('here')")
+    before = [one.id for one in rig.engine.kernels()]
+    # The new launcher is there before the old one's goodbye has arrived.
+    with rig.proxy.delay(0.6):
+        code.ask("restart", timeout=90)
+        assert code.execute("open('/tmp/kept').read()")["screen"] == "'here'"
+    assert [one.id for one in rig.engine.kernels()] == before
+
+
 def test_a_restart_while_another_is_under_way_keeps_the_container_too(rig: Rig, spec: Spec, bridge_env: Laptop) -> None:
     with launched(bridge_env) as first, first.client() as client:
         client.run("open('/tmp/kept', 'w').write('here')")

@@ -64,6 +64,14 @@ def test_after_a_goodbye_there_is_a_moment_to_come_back() -> None:
     assert looked(life, 100.0) is None
 
 
+def test_a_kernel_that_its_owner_ended_goes_by_the_goodbye_even_if_it_ended_a_moment_before() -> None:
+    life = lived()
+    life.ended(99.9)
+    life.goodbye(100.0, ends=True)
+    for delivered in (True, False):
+        assert looked(life, 100.1, delivered=delivered) == Deadline(100.0 + GOODBYE_SECONDS, "goodbye")
+
+
 def test_who_leaves_and_wants_it_to_run_on_leaves_it_to_the_grace() -> None:
     life = lived()
     life.goodbye(100.0, ends=False)
