@@ -156,6 +156,7 @@ def test_a_container_is_ours_only_if_its_name_and_all_its_labels_say_so(rig: Rig
     bridge_env.write_environment(HOSTILE)
     with notebook(bridge_env) as kernel:
         listed = kernelbridge(bridge_env, "ps", "--json").json["kernels"]
+        assert kernel.manager.provisioner is not None
         assert [(row["kernel_id"], row["gpus"], row["is_orphan"]) for row in listed] == [
             (kernel.manager.provisioner.kernel_id, [], False)
         ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -45,7 +46,7 @@ def user(bridge_env: Laptop) -> Iterator[Laptop]:
 def in_container(rig: Rig, *words: str) -> tuple[int, str]:
     """Run a command in the one container, as root."""
     [one] = rig.engine.kernels()
-    done = one.exec_run(list(words), user="0")
+    done: Any = one.exec_run(list(words), user="0")
     return int(done.exit_code), bytes(done.output).decode()
 
 

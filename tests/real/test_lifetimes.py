@@ -190,7 +190,8 @@ def test_a_sleeping_laptops_busy_kernel_lives_and_its_idle_one_ends_after_the_gr
 def test_a_limit_of_the_environment_ends_the_kernel_says_so_and_nothing_restarts_it(
     rig: Rig, bridge_env: Laptop, fleet: Fleet, key: str, code: str
 ) -> None:
-    bridge_env.write_environment(rig.image, **{key: "6s"})
+    limit: dict[str, Any] = {key: "6s"}
+    bridge_env.write_environment(rig.image, **limit)
     with notebook(bridge_env) as shown:
         with connected(shown.manager.connection_file) as client:
             cell = client.send(code)
