@@ -12,12 +12,12 @@ from dataclasses import dataclass, field
 
 from tests.clients.blocking import started
 from tests.clients.driver import NodeClient
+from tests.clients.goodbyes import expect_gone
 from tests.clients.notebook import NAME, fleet_closed_after
 from tests.clients.numbered import Count, printing
 from tests.clients.rest import ServerKernel, started_by
 from tests.clients.server import JupyterServer
 from tests.clients.specs import installed_spec
-from tests.clients.swept import sweep_ended
 from tests.clients.tunnel import tunnelled
 from tests.clients.watched import AnyClient, WatchedCell, watch
 from tests.rig.daemon import SLOW, wait_until
@@ -97,7 +97,7 @@ def scene(rig: Rig, laptop: Laptop) -> Iterator[Scene]:
     spec = installed_spec(laptop)
     clients: dict[Key, AnyClient] = {}
     with ExitStack() as undo:
-        undo.callback(sweep_ended, rig, laptop)
+        undo.callback(expect_gone, rig, laptop)
         undo.enter_context(fleet_closed_after(laptop))
         folder = laptop.home / "server"
         server = undo.enter_context(JupyterServer(folder, lab=False, env=laptop.variables))
@@ -110,5 +110,5 @@ def scene(rig: Rig, laptop: Laptop) -> Iterator[Scene]:
         tunnels = undo.enter_context(tunnelled(rig, laptop, kernels=len(ENDS)))
         clients |= {(TUNNEL, ends): client for ends, client in zip(ENDS, tunnels, strict=True)}
         for client in clients.values():
-            assert watch(client, printing(1), lines=1, seconds=60).finish().flaws == []
+            assert watch(client, printing(1), lines=1, seconds=60).finish().lost == []
         yield Scene(rig=rig, clients=clients)

@@ -223,6 +223,8 @@ def test_our_rest_asks_for_a_token_and_lists_all_hosts_on_demand(rig: Rig, serve
         assert [one["kernel_id"] for one in held(server)] == [page.kernel_id]
 
 
+# urllib leaves a socket to the collector when a server goes away in the midst of its answer.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_page_that_asks_while_its_server_stops_never_hears_that_its_kernel_is_gone(server: ReturningServer) -> None:
     page = Page(server, NAME)
     page.run("1")
@@ -254,7 +256,7 @@ def test_the_culler_spares_a_kernel_that_works_and_one_whose_host_is_away(rig: R
     culler = ["--MappingKernelManager.cull_idle_timeout=4", "--MappingKernelManager.cull_interval=1"]
     with ReturningServer(bridge_env.home / "server", env=bridge_env.variables, args=culler) as server:
         page = Page(server, NAME)
-        page.send("import time; time.sleep(25)")
+        page.send("import time; time.sleep(45)")
         wait_until(lambda: page.model["execution_state"] == "busy", "the kernel to be busy", 30)
         server.kill()
         with rig.proxy.cut():
@@ -262,8 +264,8 @@ def test_the_culler_spares_a_kernel_that_works_and_one_whose_host_is_away(rig: R
             time.sleep(8)
             assert page.model["connections"] == 0
         # Its host is there again, no page is: it works, and is culled only some time after that.
-        wait_until(lambda: page.model["execution_state"] == "busy", "the kernel to be seen busy", 10)
+        wait_until(lambda: page.model["execution_state"] == "busy", "the kernel to be seen busy", 20)
         time.sleep(6)
         assert page.model["execution_state"] == "busy"
-        wait_until(lambda: not page.model, "the kernel to be culled", 30)
+        wait_until(lambda: not page.model, "the kernel to be culled", 60)
         expect_no_container(rig)

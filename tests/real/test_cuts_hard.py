@@ -13,12 +13,12 @@ import pytest
 
 from tests.clients.blocking import started
 from tests.clients.driver import NodeClient
+from tests.clients.goodbyes import expect_gone
 from tests.clients.notebook import NAME, fleet_closed_after
 from tests.clients.numbered import displaying, printing
 from tests.clients.rest import started_by
 from tests.clients.server import JupyterServer
 from tests.clients.specs import Spec, installed_spec
-from tests.clients.swept import sweep_ended
 from tests.clients.tunnel import tunnelled
 from tests.clients.watched import AnyClient, WatchedCell, watch
 from tests.rig.daemon import SLOW, wait_until
@@ -41,12 +41,12 @@ def spec(rig: Rig, module_env: Laptop) -> Iterator[Spec]:
     module_env.write_environment(rig.image, host={"ssh": "lab-proxied"})
     with fleet_closed_after(module_env):
         yield installed_spec(module_env)
-    sweep_ended(rig, module_env)
+    expect_gone(rig, module_env)
 
 
 def test_sixty_thousand_displays_all_come_in_order_though_the_line_stalls_among_them(rig: Rig, spec: Spec) -> None:
     with started() as (_, client):
-        assert watch(client, printing(1), lines=1, seconds=60).finish().flaws == []
+        assert watch(client, printing(1), lines=1, seconds=60).finish().lost == []
         cell = watch(client, displaying(MANY), lines=MANY, seconds=120)
         wait_until(lambda: cell.shown > 1000, "the displays to begin", 20)
         with rig.proxy.blackhole():
@@ -78,7 +78,7 @@ def test_a_tunnel_by_hand_silently_drops_what_does_not_fit_into_its_queues(
 def test_a_burst_after_a_stall_comes_through_a_jupyter_server_whole(rig: Rig, spec: Spec, module_env: Laptop) -> None:
     server = JupyterServer(module_env.home / "server-burst", lab=False, env=module_env.variables)
     with server, started_by(server, NAME) as kernel:
-        assert watch(kernel, printing(1), lines=1, seconds=60).finish().flaws == []
+        assert watch(kernel, printing(1), lines=1, seconds=60).finish().lost == []
         cell = watch(kernel, printing(BURST, every_seconds=1 / BURST_PER_SECOND), lines=BURST, seconds=90)
         wait_until(lambda: cell.shown > BURST_PER_SECOND, "the cell to print for a second", 20)
         with rig.proxy.blackhole():
@@ -100,7 +100,7 @@ def test_twenty_mixed_cuts_at_random_times_lose_nothing(rig: Rig, spec: Spec, mo
         code.ask("start")
         clients: dict[str, AnyClient] = {"blocking client": client, "jupyter_server": kernel, "VS Code": code}
         for one in clients.values():
-            assert watch(one, printing(1), lines=1, seconds=60).finish().flaws == []
+            assert watch(one, printing(1), lines=1, seconds=60).finish().lost == []
         program = printing(RANDOM_LINES, every_seconds=RANDOM_EVERY_SECONDS)
         cells = {name: watch(one, program, lines=RANDOM_LINES, seconds=150) for name, one in clients.items()}
         for fault in faults:

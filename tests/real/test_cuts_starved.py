@@ -31,7 +31,7 @@ def test_displays_wait_for_a_relay_that_gets_no_turn(rig: Rig, module_env: Lapto
     write_specs(module_env)
     code = f"{displaying(MANY)}\nimport pathlib; pathlib.Path('/tmp/displayed').touch()"
     with fleet_closed_after(module_env), started() as (_, client):
-        assert watch(client, printing(1), lines=1, seconds=60).finish().flaws == []
+        assert watch(client, printing(1), lines=1, seconds=60).finish().lost == []
         (container,) = rig.engine.kernels()
         cell = watch(client, code, lines=MANY, seconds=20)
         wait_until(lambda: cell.shown > 100, "the displays to begin", 20)

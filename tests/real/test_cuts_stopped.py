@@ -13,12 +13,12 @@ import psutil
 import pytest
 
 from tests.clients.driver import NodeClient
+from tests.clients.goodbyes import expect_gone
 from tests.clients.notebook import NAME
 from tests.clients.numbered import Count, printing
 from tests.clients.rest import started_by
 from tests.clients.server import JupyterServer
 from tests.clients.specs import installed_spec
-from tests.clients.swept import sweep_ended
 from tests.clients.watched import AnyClient, watch
 from tests.rig.daemon import SLOW, wait_until
 from tests.rig.laptop import Laptop
@@ -37,7 +37,7 @@ def counts(rig: Rig, module_env: Laptop) -> Iterator[Mapping[str, Count]]:
     module_env.write_environment(rig.image, host={"ssh": "lab-proxied"})
     spec = installed_spec(module_env)
     with ExitStack() as undo:
-        undo.callback(sweep_ended, rig, module_env)
+        undo.callback(expect_gone, rig, module_env)
         clients: dict[str, AnyClient] = {}
         stopped: list[psutil.Process] = []
         for name in WHO[:2]:
@@ -50,7 +50,7 @@ def counts(rig: Rig, module_env: Laptop) -> Iterator[Mapping[str, Count]]:
         clients[WHO[2]] = undo.enter_context(started_by(server, NAME))
         stopped.append(psutil.Process(server.process.pid))
         for client in clients.values():
-            assert watch(client, printing(1), lines=1, seconds=60).finish().flaws == []
+            assert watch(client, printing(1), lines=1, seconds=60).finish().lost == []
         code_of_cell = printing(LINES, every_seconds=EVERY_SECONDS)
         cells = {name: watch(client, code_of_cell, lines=LINES, seconds=90) for name, client in clients.items()}
         wait_until(lambda: all(cell.shown > 50 for cell in cells.values()), "all cells to print", 20)

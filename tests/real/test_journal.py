@@ -15,7 +15,7 @@ from tests.rig.daemon import wait_until
 from tests.rig.laptop import Laptop
 from tests.rig.whole import Rig
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = pytest.mark.timeout(300)
 
 NOTICE = re.compile(
     r"\[kernelbridge: ([\d,]+) messages? of this output \([\d.]+ MB\) had no room while nobody took it\]"

@@ -13,6 +13,7 @@ import pytest
 from kernelbridge import config as configs
 from kernelbridge.fleet import Fleet
 from tests.clients.blocking import Client, connected
+from tests.clients.goodbyes import expect_left, kernel_processes
 from tests.clients.launched import Launched, launched
 from tests.clients.notebook import notebook, write_specs
 from tests.rig.daemon import SLOW, wait_until
@@ -93,9 +94,7 @@ def test_after_the_editors_goodbye_the_kernel_ends_at_once_and_the_container_soo
     assert rig.engine.kernels() == []
 
 
-def test_a_restart_by_the_editor_finds_its_container_and_files_again(
-    rig: Rig, bridge_env: Laptop, fleet: Fleet
-) -> None:
+def test_a_restart_by_the_editor_finds_its_container_and_files_again(rig: Rig, bridge_env: Laptop) -> None:
     with launched(bridge_env) as first, first.client() as client:
         client.run("open('/tmp/kept', 'w').write('here'); kept = 1")
         before = [one.id for one in rig.engine.kernels()]
@@ -108,11 +107,10 @@ def test_a_restart_by_the_editor_finds_its_container_and_files_again(
     with launched(bridge_env) as third, third.client() as client:
         assert client.run("open('/tmp/kept').read()").result == "'here'"
         third.end()
-    wait_until(lambda: states(rig) == ["exited"], "the container to end", 25)
-    assert swept(fleet) == []
+    expect_left(rig, bridge_env)
 
 
-def test_of_two_that_were_left_at_once_none_is_taken(rig: Rig, bridge_env: Laptop, fleet: Fleet) -> None:
+def test_of_two_that_were_left_at_once_none_is_taken(rig: Rig, bridge_env: Laptop) -> None:
     with launched(bridge_env) as first, launched(bridge_env) as second:
         for one in (first, second):
             with one.client() as client:
@@ -123,8 +121,8 @@ def test_of_two_that_were_left_at_once_none_is_taken(rig: Rig, bridge_env: Lapto
         assert client.run("import os; os.path.exists('/tmp/kept')").result == "False"
         assert len(rig.engine.kernels()) == 3
         third.end()
-    wait_until(lambda: states(rig) == ["exited"] * 3, "all to end", 30)
-    assert swept(fleet) == []
+    wait_until(lambda: kernel_processes(rig) == [], "all kernels to be gone", 5)
+    rig.engine.sweep()
 
 
 def test_a_kernel_that_is_to_persist_outlives_its_editor_and_comes_back_with_all_it_said(
@@ -164,7 +162,7 @@ def test_a_sleeping_laptops_busy_kernel_lives_and_its_idle_one_ends_after_the_gr
         with busy.client() as working:
             with idle.client() as resting:
                 resting.run("1")
-            cell = working.send("import time\nfor n in range(45):\n    print(n, flush=True)\n    time.sleep(1)")
+            cell = working.send("import time\nfor n in range(40):\n    print(n, flush=True)\n    time.sleep(1)")
             working.wait_for(lambda message: message["msg_type"] == "stream")
             # What was not acknowledged counts as undelivered, and then no grace runs.
             wait_until(lambda: sum(not row.undelivered_bytes for row in swept(fleet)) >= 1, "all to be delivered", 10)
@@ -175,7 +173,7 @@ def test_a_sleeping_laptops_busy_kernel_lives_and_its_idle_one_ends_after_the_gr
                 assert 15 < time.monotonic() - began < 40 * SLOW
                 assert exit_codes(rig) == [0, 81]  # The running one counts as 0.
             done = working.finish(cell, seconds=90)
-            assert done.text.split() == [str(n) for n in range(45)]
+            assert done.text.split() == [str(n) for n in range(40)]
         wait_until(lambda: idle.process.poll() is not None, "its launcher to hear of the end", 30)
         assert "on lab was ended by `lost_grace` of its environment" in idle.last_words
         busy.end()
@@ -244,8 +242,7 @@ def test_nothing_is_lost_when_our_process_is_killed_and_at_most_two_seconds_come
         assert again == sorted(set(again))  # In order, and what comes twice comes once from each process.
         assert client.run("1 + 1").result == "2"
         second.end()
-    wait_until(lambda: states(rig) == ["exited"], "the container to end", 25)
-    assert swept(fleet) == []
+    expect_left(rig, bridge_env)
 
 
 def printing(one: Launched, fleet: Fleet) -> tuple[str, list[int]]:

@@ -270,4 +270,6 @@ def test_on_the_hosts_network_the_debugger_is_off_and_nothing_listens(rig: Rig, 
     with notebook(bridge_env) as kernel:
         assert kernel.debug("initialize", clientID="test", adapterID="")["success"]
         # What the key is a warning of: the other login finds the debugger.
-        assert "a debugger answers" in intrude(other, addresses=["127.0.0.1"])
+        wait_until(
+            lambda: "a debugger answers" in intrude(other, addresses=["127.0.0.1"]), "the debugger to be found", 30
+        )
