@@ -28,13 +28,14 @@ KIB = 1024
 MIB = 1024 * KIB
 
 # Bytes under way: what the line delivers in QUEUE_SECONDS, or in ROUND_TRIPS (more than one, so that the rate seen can
-# grow) but in no more than QUEUE_SECONDS beyond one, between these bounds. A reply on the quick lane waits behind that.
+# grow) but in no more than BEYOND_SECONDS more than one, between these bounds. A reply on the quick lane waits for that.
 LEAST_WINDOW_BYTES = 256 * KIB
 MOST_WINDOW_BYTES = 16 * MIB
 # What may be under way before anything was measured: a far host costs fewer round trips to get going.
 FIRST_WINDOW_BYTES = 1 * MIB
 QUEUE_SECONDS = 0.1
-ROUND_TRIPS = 3
+ROUND_TRIPS = 4
+BEYOND_SECONDS = 0.15
 # A full line never shows its round trip, only its queue: the least that was seen counts, and every so often the queue
 # is drained for a moment to see it anew.
 RENEW_SECONDS = 30.0
@@ -99,7 +100,7 @@ class Window:
         self._round_trip_seconds = min(self._round_trip_seconds, took)
         self._renew(sent, took, now)
         rate = max(self._rate, self._rate_before)
-        queued_seconds = min(ROUND_TRIPS * self._round_trip_seconds, self._round_trip_seconds + QUEUE_SECONDS)
+        queued_seconds = min(ROUND_TRIPS * self._round_trip_seconds, self._round_trip_seconds + BEYOND_SECONDS)
         wanted = rate * max(QUEUE_SECONDS, queued_seconds)
         if self._draining_since is not None:
             wanted = LEAST_WINDOW_BYTES
