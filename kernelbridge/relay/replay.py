@@ -28,7 +28,7 @@ KIB = 1024
 MIB = 1024 * KIB
 
 # Bytes under way: what the line delivers in QUEUE_SECONDS, or in ROUND_TRIPS (more than one, so that the rate seen can
-# grow) but in no more than BEYOND_SECONDS more than one, between these bounds. A reply on the quick lane waits for that.
+# grow) but no more than BEYOND_SECONDS beyond one, between these bounds. A reply on the quick lane waits for that.
 LEAST_WINDOW_BYTES = 256 * KIB
 MOST_WINDOW_BYTES = 16 * MIB
 # What may be under way before anything was measured: a far host costs fewer round trips to get going.
