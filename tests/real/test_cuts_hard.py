@@ -53,7 +53,8 @@ def test_sixty_thousand_displays_all_come_in_order_though_the_line_stalls_among_
             time.sleep(STALL_SECONDS * SLOW)
         count = cell.finish()
     assert count.flaws == []
-    assert count.silence_seconds > STALL_SECONDS - 1
+    # What was under way is read on for a while.
+    assert count.silence_seconds > STALL_SECONDS / 2
 
 
 def test_a_tunnel_by_hand_silently_drops_what_does_not_fit_into_its_queues(
