@@ -238,6 +238,7 @@ def test_a_page_that_asks_while_its_server_stops_never_hears_that_its_kernel_is_
                 answer = connection.getresponse()
                 heard.add((answer.status, page.kernel_id in answer.read().decode()))
             except (OSError, http.client.HTTPException):
+                connection.close()
                 return False
         return True
 
