@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BeforeValidator, PlainValidator, WithJsonSchema
+from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, WithJsonSchema
 
 from kernelbridge import values
 
@@ -45,5 +45,6 @@ Ulimit = Annotated[
     WithJsonSchema({"anyOf": [{"type": "integer", "minimum": -1}, {"type": "string"}]}),
 ]
 Variable = Annotated[str, AfterValidator(values.check_variable)]
+SlurmName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.,-]*$")]
 Words = Annotated[tuple[str, ...], BeforeValidator(as_tuple)]
 Variables = Annotated[tuple[Variable, ...], BeforeValidator(as_tuple)]

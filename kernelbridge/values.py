@@ -19,6 +19,12 @@ DURATION_PATTERN: Final = r"^([0-9]+(?:\.[0-9]+)?) ?([smhd]?)$"
 ENVIRONMENT_NAME_PATTERN: Final = r"^[a-z0-9][a-z0-9-]*$"
 HOST_NAME_PATTERN: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 VARIABLE_PATTERN: Final = r"^[A-Za-z_][A-Za-z0-9_]*$"
+SBATCH_WORD_PATTERN: Final = r"^-(-[a-z][a-z-]*(=\S.*)?|[A-Za-z]\S*)$"
+# What makes a batch job ours: its script, its name, its answer, and that no second kernel starts by itself.
+SBATCH_TAKEN: Final = frozenset(
+    {"--array", "-a", "--comment", "--input", "-i", "--job-name", "-J", "--no-requeue", "--output", "-o", "--error"}
+    | {"-e", "--parsable", "--requeue", "--wrap", "--wait", "-W", "--test-only"}
+)
 GPU_ID_PATTERN: Final = r"^([0-9]+|(GPU|MIG)-[0-9A-Za-z/-]+)$"
 MOUNT_PATTERN: Final = r"^(/|~)[^:]*:/[^:]*(:(ro|rw))?$"
 
@@ -90,6 +96,16 @@ def parse_gpus(value: object) -> int | Literal["all"] | tuple[str, ...]:
             raise ValueError("names one GPU twice")
         return ids
     raise ValueError('must be a number of GPUs (0 for none), "all", or ids like ["0", "GPU-..."]')
+
+
+def check_sbatch_args(words: tuple[str, ...]) -> tuple[str, ...]:
+    """Refuse what is no option of sbatch, and what decides over the job's script or its answer."""
+    for word in words:
+        if not re.match(SBATCH_WORD_PATTERN, word):
+            raise ValueError(f'{word!r} is no option of sbatch; write each as one text: "--qos=debug"')
+        if re.split("=", word)[0] in SBATCH_TAKEN:
+            raise ValueError(f"{word!r} is kernelbridge's own to set")
+    return words
 
 
 def parse_ulimit(value: object) -> tuple[int, int]:

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from kernelbridge import config, errors, kernel_errors, values
+from kernelbridge import config, errors, gpu_errors, kernel_errors, values
 from kernelbridge.errors import KernelBridgeError, Problem
 
 
@@ -47,7 +47,7 @@ def of_errors() -> str:
 
 def kinds() -> list[type[KernelBridgeError]]:
     """Every kind of error a user can meet."""
-    named = [*vars(errors).values(), *vars(kernel_errors).values()]
+    named = [*vars(errors).values(), *vars(kernel_errors).values(), *vars(gpu_errors).values()]
     found = [kind for kind in named if isinstance(kind, type) and issubclass(kind, KernelBridgeError)]
     return [kind for kind in found if kind is not KernelBridgeError]
 
