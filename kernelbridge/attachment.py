@@ -17,7 +17,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from kernelbridge.errors import EngineFailed, KernelBridgeError, LinkLost
-from kernelbridge.host.answers import Exited, Missing
+from kernelbridge.host.answers import Exited, Missing, Over
 from kernelbridge.host.pool import delays
 from kernelbridge.host.ssh import is_transient
 from kernelbridge.host.stream import Stream
@@ -184,14 +184,13 @@ class Attachment:
 
     async def _join(self) -> _Line:
         """Open one line and say HELLO. Raises KernelBridgeError."""
-        engine = await self._place.reach()
+        runtime = await self._place.runtime()
         for _ in range(_KNOCKS):
             line = _Line(self._take)
-            argv = shipping.bridge_argv(self._place.python)
             try:
-                stream = await engine.exec_stream(self._place.container, argv, line)
+                stream = await runtime.attach(line)
             except EngineFailed:
-                await check_running(engine, self._place)
+                await check_running(runtime, self._place)
                 raise
             self._welcome = asyncio.get_running_loop().create_future()
             stream.write(
@@ -215,7 +214,7 @@ class Attachment:
                 return line
             stream.close()
             # The bridge ended without a WELCOME: the container may have ended.
-            await check_running(engine, self._place)
+            await check_running(runtime, self._place)
         raise ContainerFailed(host=self._place.host, image=self._place.image, reason="the relay does not answer")
 
     def _welcomed(self, stream: Stream, welcome: dict[str, Any]) -> None:
@@ -348,9 +347,8 @@ class Attachment:
         for delay in delays(is_waited_for=self._hurry.is_set):
             rest_seconds = delay
             try:
-                engine = await self._place.reach()
-                state = await engine.state(self._place.container)
-                if isinstance(state, Exited | Missing):
+                state = await (await self._place.runtime()).state()
+                if isinstance(state, Exited | Missing | Over):
                     self._listener.ended(state)
                     return None
                 return await self._join()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from kernelbridge import container
 from kernelbridge.config import Environment, Host
 from kernelbridge.errors import KernelBridgeError, SecretMissing
-from kernelbridge.host import gpus
+from kernelbridge.host import gpus, leases
 from kernelbridge.kernel_errors import ImageMissing, MountMissing, StartTimeout
 
 if TYPE_CHECKING:
@@ -94,7 +94,8 @@ async def find_host(wanted: Wanted, reach: Callable[[Host], Awaitable[Engine]]) 
 async def _check(environment: Environment, host: Host, engine: Engine) -> Found:
     cards: tuple[str, ...] = ()
     if environment.gpus != 0:
-        cards = gpus.pick(await gpus.inventory(engine.link), environment.gpus, host=host.name)
+        facts = await gpus.Inventory(engine.link).look()
+        cards = leases.pick(facts, leases.Wish.of_environment(environment), leases.Others(), host=host.name)
     image_id = await _check_image(environment, host, engine)
     if environment.mounts:
         await _check_mounts(environment, host, engine)

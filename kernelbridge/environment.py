@@ -102,7 +102,7 @@ class Environment(Frozen):
         title='size: bytes or "20g"',
         description="Free memory that each GPU must have at least; a MIG device may then be one of them.",
     )
-    gpu_model: Annotated[str, Field(min_length=1)] | None = Field(
+    gpu_model: Annotated[str, Field(pattern=r"^[A-Za-z0-9 ._-]+$")] | None = Field(
         default=None,
         title="text",
         description='Part of the name that `nvidia-smi` shows, for example `"H200"`: only such GPUs are taken.',

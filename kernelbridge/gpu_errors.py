@@ -73,9 +73,9 @@ class GpuWayMissing(KernelBridgeError, exit_code=48):
 class GpuTaken(KernelBridgeError, exit_code=49):
     """Another kernel had the lock on a GPU first."""
 
-    def __init__(self, *, host: str, gpus: Sequence[str]) -> None:
+    def __init__(self, *, host: str) -> None:
         super().__init__(
-            f"{host}: other kernels were faster to take {', '.join(gpus)}.",
+            f"{host}: another kernel was faster to take the GPU.",
             "Run the cell again, or set `wait` of the environment to queue for it.",
         )
 

@@ -17,7 +17,7 @@ from kernelbridge.channels.sockets import Channels
 from kernelbridge.checks import Wanted
 from kernelbridge.config import Host
 from kernelbridge.errors import KernelBridgeError, LinkLost
-from kernelbridge.host.answers import Exited, Missing
+from kernelbridge.host.answers import Exited, Missing, Over
 from kernelbridge.kernel_errors import KernelEnded, KernelExpired, KernelHeld, KernelTaken
 from kernelbridge.relay import lifetime, wire
 from kernelbridge.surroundings import Surroundings
@@ -179,8 +179,11 @@ class Joint:
         taken = KernelTaken(environment=self.wanted.display_name, host=self._host.name, who=error.who)
         self._gone(taken if self.ready.done() else error, is_ours=False)
 
-    def ended(self, how: Exited | Missing) -> None:
+    def ended(self, how: Exited | Missing | Over) -> None:
         """The container has ended, or is gone."""
+        if isinstance(how, Over):
+            self._gone(how.explain(self.wanted.display_name), is_ours=True)
+            return
         text = "was removed from elsewhere" if isinstance(how, Missing) else f"was ended ({how})"
         attachment = self.part()
         if attachment is not None:

@@ -7,15 +7,14 @@ import contextlib
 import json
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from kernelbridge.errors import EngineFailed, KernelBridgeError, LinkLost
-from kernelbridge.host.answers import Exited, Missing
+from kernelbridge.gpu_errors import GpuTaken
+from kernelbridge.host.answers import Exited, Missing, Over
+from kernelbridge.host.site import Runtime
 from kernelbridge.kernel_errors import ContainerFailed, ImageUnusable, KernelHeld
-from kernelbridge.relay import shipping, wire
-
-if TYPE_CHECKING:
-    from kernelbridge.host.engine import Engine  # loads docker-py: see fleet.py
+from kernelbridge.relay import lifetime, shipping, wire
 
 HELLO_SECONDS = 15.0
 # What a container's init ends with when the command is not there, or may not be run.
@@ -24,14 +23,13 @@ _NOT_EXECUTABLE = (126, 127)
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """Where a relay is: which container of which engine, the Python that runs there, how to reach the engine."""
+    """Where a relay is: of which kernel and image, on which host, how to reach what it runs in."""
 
     kernel: str
     host: str
-    container: str
     image: str
     python: str
-    reach: Callable[[], Awaitable[Engine]]
+    runtime: Callable[[], Awaitable[Runtime]]
     # Waits so many seconds, but not beyond a sleep of this machine.
     rest: Callable[[float], Coroutine[Any, Any, None]]
 
@@ -51,7 +49,7 @@ class Listener(Protocol):
     def lost(self, error: LinkLost) -> None:
         """The stream is not there at the moment; it is being joined again."""
 
-    def ended(self, how: Exited | Missing) -> None:
+    def ended(self, how: Exited | Missing | Over) -> None:
         """The container has ended or is gone: the stream will not come back."""
 
     def tried(self, error: KernelBridgeError) -> None:
@@ -65,16 +63,26 @@ class Listener(Protocol):
         """Whether nothing more should be acknowledged for now."""
 
 
-async def check_running(engine: Engine, place: Place) -> None:
-    """Raise why the container has ended, if it has: ImageUnusable, ContainerFailed."""
-    state = await engine.state(place.container)
+class LockMissing(Exception):
+    """The relay found no folder to lock for a GPU: it is made, and the start tried again. Users never see it."""
+
+
+async def check_running(runtime: Runtime, place: Place) -> None:
+    """Raise why the relay has ended, if it has: ImageUnusable, GpuTaken, LockMissing, ContainerFailed and others."""
+    state = await runtime.state()
+    if isinstance(state, Over):
+        raise state.explain(place.image)
     if isinstance(state, Exited) and state.code in _NOT_EXECUTABLE:
         raise ImageUnusable(image=place.image, lacks=f"`{place.python}`")
+    if isinstance(state, Exited) and state.code == lifetime.EXIT_TAKEN:
+        raise GpuTaken(host=place.host)
+    if isinstance(state, Exited) and state.code == lifetime.EXIT_NO_LOCK:
+        raise LockMissing
     if isinstance(state, Exited):
         log = ""
         # There is none of a container that is being removed.
         with contextlib.suppress(EngineFailed):
-            log = (await engine.logs(place.container, 20)).strip()
+            log = (await runtime.logs(20)).strip()
         reason = f"{state}: {log.splitlines()[-1][:200]}" if log else str(state)
         raise ContainerFailed(host=place.host, image=place.image, reason=reason)
     if isinstance(state, Missing):
@@ -110,9 +118,8 @@ class _Answer:
 
 async def ask(place: Place, what: str) -> dict[str, Any]:
     """Return a relay's answer, logs or status (Relay.answer); the stream of its owner is not disturbed."""
-    engine = await place.reach()
     answer = _Answer()
-    stream = await engine.exec_stream(place.container, shipping.bridge_argv(place.python), answer)
+    stream = await (await place.runtime()).attach(answer)
     try:
         stream.write(shipping.hello(kernel=place.kernel, ask=what))
         async with asyncio.timeout(HELLO_SECONDS):

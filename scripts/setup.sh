@@ -76,7 +76,7 @@ need() {
     install_quietly "${as_root[@]}"
 }
 
-# Installs ${wanted[@]}; the argument is empty or `sudo`. No sshd or dockerd is started or enabled by it.
+# Installs ${wanted[@]}; the argument is empty or `sudo`. No daemon is started or enabled by it.
 install_quietly() {
     local policy=/usr/sbin/policy-rc.d log
     log=$(mktemp)
@@ -89,6 +89,9 @@ install_quietly() {
     local fresh=()
     command -v sshd >/dev/null || fresh+=(ssh)
     command -v dockerd >/dev/null || fresh+=(docker docker.socket containerd)
+    command -v munged >/dev/null || fresh+=(munge)
+    command -v slurmctld >/dev/null || fresh+=(slurmctld)
+    command -v slurmd >/dev/null || fresh+=(slurmd)
     if ! { "$@" apt-get -o DPkg::Lock::Timeout=120 update &&
         "$@" env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=120 \
             install -y --no-install-recommends "${wanted[@]}"; } >"$log" 2>&1 </dev/null; then
@@ -109,7 +112,8 @@ install_quietly() {
 # What the made machine of tests/rig is made of, and what its browser tests need; for `need`.
 # shellcheck disable=SC2034  # the scripts that source this use them
 machine=(dockerd:docker.io docker:docker.io iptables:iptables ip:iproute2 unshare:util-linux mount:mount
-    sshd:openssh-server ssh:openssh-client sudo:sudo debootstrap:debootstrap ensurepip:python3-venv)
+    sshd:openssh-server ssh:openssh-client sudo:sudo debootstrap:debootstrap ensurepip:python3-venv
+    munged:munge slurmctld:slurmctld slurmd:slurmd sbatch:slurm-client podman:podman crun:crun newuidmap:uidmap)
 # shellcheck disable=SC2034
 browser=(chromium:chromium fc-list:fontconfig a-font:fonts-dejavu-core libatomic.so.1:libatomic1)
 

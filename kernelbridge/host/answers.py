@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+from kernelbridge.errors import KernelBridgeError
 
 Answer = Mapping[str, Any]
 
@@ -82,7 +84,17 @@ class Missing:
     """The engine itself says that there is no such container."""
 
 
-ContainerState = Created | Running | Exited | Missing
+@dataclass(frozen=True, kw_only=True)
+class Over:
+    """It has ended, and who ran it says why; `explain` makes the error for an environment's name."""
+
+    explain: Callable[[str], KernelBridgeError]
+
+    def __str__(self) -> str:
+        return self.explain("the environment").sentence
+
+
+ContainerState = Created | Running | Exited | Missing | Over
 
 
 def parse_image(answer: Answer) -> ImageFacts:

@@ -45,13 +45,16 @@ from kernelbridge.host.dockerpy import (
     open_folder,
 )
 from kernelbridge.host.facts import HostFacts
+from kernelbridge.host.gpus import Inventory
 from kernelbridge.host.hijack import open_upgraded
 from kernelbridge.host.local import LocalLink
 from kernelbridge.host.refusals import container_error, pull_error, shortened
 from kernelbridge.host.registry import Credentials, credentials
 from kernelbridge.host.route import Route, command_reason, find_route, reason_of, user_error
+from kernelbridge.host.site import InContainer, Runtime
 from kernelbridge.host.stream import AnyLink, Collector, CommandError, Receiver, Stream
 from kernelbridge.host.upgrade import UpgradeError
+from kernelbridge.host.volumes import Volumes
 from kernelbridge.kernel_errors import ImageMissing, ImagePullFailed
 
 __all__ = [
@@ -95,6 +98,8 @@ class Engine:
         self._route = route
         self._sockets = Sockets(route.open)
         self._client = self._make_client(self._sockets)
+        self.gpus = Inventory(link)
+        self.volumes = Volumes(self._answered)
 
     def __repr__(self) -> str:
         state = "open" if self.link.is_open else "lost"
@@ -154,15 +159,19 @@ class Engine:
             failure = reason_of(self._route, exc, sockets.take_failure(exc))
             raise user_error(self.link, self._route.rung, failure) from exc
 
+    async def _answered(self, action: str, work: Callable[[Client], Result]) -> Result:
+        """The same as _call, where a refusal means nothing more. Raises EngineFailed for it."""
+        try:
+            return await self._call(action, work)
+        except _Refused as exc:
+            raise self._failed(action, exc) from exc
+
     def _failed(self, action: str, refused: _Refused) -> EngineFailed:
         return EngineFailed(host=self.link.name, action=action, reason=shortened(refused.message))
 
     async def info(self) -> Mapping[str, Any]:
         """The engine's GET /info, as it is."""
-        try:
-            answer: Mapping[str, Any] = await self._call("say what it is", lambda client: client.info())
-        except _Refused as exc:
-            raise self._failed("say what it is", exc) from exc
+        answer: Mapping[str, Any] = await self._answered("say what it is", lambda client: client.info())
         return answer
 
     async def has_gpu_support(self) -> bool | None:
@@ -242,10 +251,7 @@ class Engine:
     async def make_folder(self, name: str, parent: str, folder: str) -> None:
         """Make a folder that every user of the container may write to, as /tmp; the container need not run."""
         action = f"make {parent}/{folder} in {name}"
-        try:
-            await self._call(action, lambda client: client.put_archive(name, parent, open_folder(folder)))
-        except _Refused as exc:
-            raise self._failed(action, exc) from exc
+        await self._answered(action, lambda client: client.put_archive(name, parent, open_folder(folder)))
 
     async def start(self, name: str) -> None:
         """Start a container; one that runs already is success.
@@ -278,11 +284,9 @@ class Engine:
 
     async def list(self, label: str) -> list[ContainerFacts]:
         """All containers, running or not, with this label (`key` or `key=value`)."""
-        action = "list containers"
-        try:
-            rows = await self._call(action, lambda client: client.containers(all=True, filters={"label": label}))
-        except _Refused as exc:
-            raise self._failed(action, exc) from exc
+        rows = await self._answered(
+            "list containers", lambda client: client.containers(all=True, filters={"label": label})
+        )
         return [parse_container(row) for row in rows]
 
     async def stop(self, name: str, *, seconds: int) -> None:
@@ -306,12 +310,12 @@ class Engine:
 
     async def logs(self, name: str, tail: int) -> str:
         """The last lines that the main process wrote to stdout and stderr."""
-        action = f"read the log of {name}"
-        try:
-            written = await self._call(action, lambda client: client.logs(name, tail=tail))
-        except _Refused as exc:
-            raise self._failed(action, exc) from exc
+        written = await self._answered(f"read the log of {name}", lambda client: client.logs(name, tail=tail))
         return bytes(written).decode("utf-8", "replace")
+
+    def runtime(self, name: str, python: str) -> Runtime:
+        """The container of this name as what a relay runs in; `python` is the image's."""
+        return InContainer(self, name, python)
 
     # -- streams
 
@@ -330,10 +334,7 @@ class Engine:
         """
         action = f"run {argv[0]} in {name}"
         words = list(argv)
-        try:
-            made = await self._call(action, lambda client: client.exec_create(name, words, stdin=True))
-        except _Refused as exc:
-            raise self._failed(action, exc) from exc
+        made = await self._answered(action, lambda client: client.exec_create(name, words, stdin=True))
         path = f"/v{self.api_version}/exec/{quote(str(made['Id']))}/start"
         return await self._upgraded(action, path, {"Detach": False, "Tty": False}, receiver)
 

@@ -1,7 +1,8 @@
 """The relay: the container's main process under init. Supervises the kernel process; its ZMQ channels <-> frames.
 
 One thread, one poll loop. What starts and ends the kernel process: child.py; who holds it: door.py; how long it lives
-alone: lifetime.py; numbers and acknowledgements: replay.py; the process that joins a link to our socket: bridge.py.
+alone: lifetime.py; its GPUs: fence.py and sight.py; numbers and acknowledgements: replay.py; the process that joins a
+link to our socket: bridge.py.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import time
 import uuid
 from typing import Any, Dict, List, Optional, Tuple
 
-from . import wire
+from . import fence, wire
 from .child import Child, Ring
 from .door import Door
 from .gathering import Gathering
@@ -25,10 +26,10 @@ from .journal import LIMIT_BYTES, MEMORY_BYTES, Journal
 from .lifetime import EXIT_CODES, Deadline, Lifetime, terms_of
 from .line import PlainPoller
 from .replay import Peer
+from .sight import Sight
 from .spool import Spool
 from .talk import Talk
 
-RUN_FOLDER = "/run/kernelbridge"
 SOCKET_NAME = "relay.sock"
 # What output may take of the container's memory where no file can be had.
 MEMORY_WITHOUT_FILE_BYTES = 64 * 1024 * 1024
@@ -60,11 +61,18 @@ def _made(folder: Optional[str]) -> Optional[str]:
 class Relay:
     """The kernel process, its channels, and the door to whoever holds it."""
 
-    def __init__(self, order: Dict[str, Any]) -> None:
+    def __init__(self, order: Dict[str, Any], locks: fence.Fence) -> None:
         self.kernel: str = order["kernel"]
         self.folder: str = order["folder"]
         self.ring = Ring()
         self.child: Optional[Child] = None
+        self.fence = locks
+        cards = order.get("gpus", {})
+        self.sight = Sight(cards.get("ids", ()), self.ring.add, look_seconds=cards.get("look_seconds"))
+        # The launch that was told that it lost its GPUs.
+        self._lost_launch = 0
+        # Whether the end of stdin is ours too: so a job ends what it has started.
+        self._ends_with_stdin = bool(order.get("ends_with_stdin"))
         # Set when the kernel cannot run here at all: what the image lacks.
         self.lacks = ""
         self.talk = Talk(self._heard, self._ready)
@@ -107,24 +115,30 @@ class Relay:
         if self.lacks:
             self.tell({"event": "failed", "launch": order["launch"], "lacks": self.lacks})
             return
+        if self.sight.mismatch is not None:
+            self.tell({"event": "failed", "launch": order["launch"], "gpus": self.sight.mismatch})
+            return
         try:
-            self.child = Child(order["launch"], self.folder, order, self.ring)
-        except OSError as exc:
+            self.fence.take()  # They may have been given back.
+            self.child = Child(order["launch"], self.folder, order, self.ring, locks=self.fence.descriptors)
+        except (OSError, fence.Refused) as exc:
             self.tell({"event": "failed", "launch": order["launch"], "reason": str(exc)})
             return
+        self.sight.begin(time.monotonic())
+        self.talk.is_held = not self.sight.is_settled
         self.lifetime.launched(awake_seconds())
         self.talk.connect(self.child)
 
-    def _end_child(self, why: str = "") -> None:
+    def _end_child(self, why: str = "", *, failure: Optional[Dict[str, Any]] = None) -> None:
         if self.child is not None:
             self.child.end()
             self.child.process.wait()
             if why:
                 self.talk.listen_to_the_end()
-            self._forget_child(why)
+            self._forget_child(why, failure)
 
-    def _forget_child(self, why: str = "") -> None:
-        """The kernel process has ended; `why` names the deadline that ended it."""
+    def _forget_child(self, why: str = "", failure: Optional[Dict[str, Any]] = None) -> None:
+        """The kernel process has ended; `why` names the deadline that ended it, `failure` is told in its place."""
         self.talk.close()
         child, self.child = self.child, None
         if child is not None:
@@ -133,7 +147,7 @@ class Relay:
         self.lifetime.ended(awake_seconds())
         if self.outcome is not None:
             self.outcome["why"] = why
-            self.tell(self.outcome)
+            self.tell(failure or self.outcome)
 
     def load(self) -> None:
         """Load pyzmq, after the kernel was started: both take their time at once."""
@@ -208,6 +222,7 @@ class Relay:
             "deadline": None if deadline is None else {"seconds": deadline.at - awake, "why": deadline.why},
             "persist": self.lifetime.terms.persist,
             "claim": bool(self.claim),
+            "gpus": {"ids": self.fence.ids, "seen": self.sight.seen, "lost": self.sight.is_lost},
             **self.door.holder_facts(now),
         }
 
@@ -222,6 +237,8 @@ class Relay:
         """Somebody holds the kernel from now on."""
         self.claim = ""
         self.lifetime.joined()
+        # What it was does not hold any more; what it is now is seen in this turn of the loop.
+        self.deadline, self._look_at = None, 0.0
 
     def left(self) -> None:
         """The line ended."""
@@ -246,7 +263,10 @@ class Relay:
             time.sleep(self.gathering.nap_seconds)
         ready = dict(self._poller().poll(self._patience_ms()))
         now = time.monotonic()
+        if self._ends_with_stdin and 0 in ready and not os.read(0, 4096):
+            sys.exit(EXIT_BY_SIGNAL)
         self._serve_kernel(ready, now)
+        self._look_at_the_cards(now)
         self.door.serve(ready, now)
         if self._has_output and self.peer.is_delivered:
             self._has_output = False
@@ -258,6 +278,22 @@ class Relay:
             self._look_at = now + LOOK_SECONDS
             self._look_at_the_clock()
 
+    def _look_at_the_cards(self, now: float) -> None:
+        """End a launch that sees other GPUs than it should, let another one be ready, and say when they are lost."""
+        if self.child is None and self.sight.is_settled:
+            return
+        self.sight.step(now)
+        if self.child is None:
+            return
+        launch = self.child.launch
+        if self.sight.mismatch is not None:
+            self._end_child(failure={"event": "failed", "launch": launch, "gpus": self.sight.mismatch})
+        elif self.talk.is_held and self.sight.is_settled:
+            self.talk.release()
+        elif self.sight.is_lost and self.talk.is_ready and self._lost_launch != launch:
+            self._lost_launch = launch
+            self.tell({"event": "gpu_lost", "launch": launch, "parent": self.talk.running})
+
     def _look_at_the_clock(self) -> None:
         """End the kernel, and then the container, when their time has come."""
         awake = awake_seconds()
@@ -267,7 +303,8 @@ class Relay:
         if self.deadline is None or awake < self.deadline.at:
             return
         why = self.deadline.why
-        is_more = self.child is not None and why != "goodbye"
+        # Nobody knows of what a kernel said that nobody ever joined.
+        is_more = self.child is not None and why not in ("goodbye", "unjoined")
         has_left = self.lifetime.alone_since is not None and not self._has_output
         self.lifetime.is_over = True
         self._end_child(why)
@@ -276,6 +313,8 @@ class Relay:
             self.exit_code = EXIT_CODES[self._ended_by or why]
         else:
             self._ended_by = why
+            # The relay stays for its output alone, and that may take days.
+            self.fence.give_back()
 
     def _poller(self) -> Any:
         """The poller of all that may happen; made anew only when that changed."""
@@ -291,6 +330,8 @@ class Relay:
                 wanted.append((line.sink, write))
         if self.child is not None:
             wanted.append((self.child.output, read))
+        if self._ends_with_stdin:
+            wanted.append((0, read))
         if wanted != self._polled:
             self._polled = wanted
             self.poller = zmq.Poller() if zmq is not None else PlainPoller()
@@ -329,7 +370,7 @@ def main(order: Dict[str, Any]) -> None:
         ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
     except (OSError, AttributeError):
         pass
-    relay = Relay(order)
+    relay = Relay(order, fence.taken(order.get("gpus", {})))
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(EXIT_BY_SIGNAL))
     # A handler of any kind, so that the end of a child rings.
     signal.signal(signal.SIGCHLD, lambda *_: None)
@@ -345,4 +386,5 @@ def main(order: Dict[str, Any]) -> None:
     finally:
         if relay.child is not None:
             relay.child.end()
+        relay.sight.close()
         relay.spool.close()

@@ -17,12 +17,36 @@ RING_BYTES = 256 * 1024
 # The kernel, never the relay, is chosen when memory runs out.
 OOM_SCORE_ADJ = 500
 
-_OOM_FILES = ("/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory/memory.oom_control")
+_CGROUPS = "/sys/fs/cgroup"
 
 
-def oom_kills(paths: Sequence[str] = _OOM_FILES) -> int:
-    """How many processes of this container the host ended for lack of memory (cgroup v2 or v1)."""
-    for path in paths:
+def oom_files(told: str) -> List[str]:
+    """Return where kills may be counted; `told` is /proc/self/cgroup.
+
+    The top is an engine's container itself. In a job of a cluster it may be the whole machine, and ours is below it.
+    """
+    paths: List[str] = []
+    for line in told.splitlines():
+        number, _, rest = line.partition(":")
+        kinds, _, own = rest.partition(":")
+        if number == "0" and not kinds:
+            paths.append(_CGROUPS + own.rstrip("/") + "/memory.events")
+        elif "memory" in kinds.split(","):
+            paths.append(_CGROUPS + "/memory" + own.rstrip("/") + "/memory.oom_control")
+    return [*paths, _CGROUPS + "/memory.events", _CGROUPS + "/memory/memory.oom_control"]
+
+
+def _own_oom_files() -> List[str]:
+    try:
+        with open("/proc/self/cgroup") as file:
+            return oom_files(file.read())
+    except OSError:
+        return oom_files("")
+
+
+def oom_kills(paths: Optional[Sequence[str]] = None) -> int:
+    """How many processes of this container or job the host ended for lack of memory (cgroup v2 or v1)."""
+    for path in _own_oom_files() if paths is None else paths:
         try:
             with open(path) as file:
                 for line in file:
@@ -62,8 +86,13 @@ class Ring:
 class Child:
     """One launch of the kernel process, in a session of its own with a folder of its own."""
 
-    def __init__(self, launch: int, folder: str, order: Dict[str, Any], ring: Ring) -> None:
-        """Start it. `order` has argv, session, env and cwd; secrets in env are kept by nobody here."""
+    def __init__(
+        self, launch: int, folder: str, order: Dict[str, Any], ring: Ring, *, locks: Sequence[int] = ()
+    ) -> None:
+        """Start it. `order` has argv, session, env and cwd; secrets in env are kept by nobody here.
+
+        `locks` are open files that it inherits: what is locked by them is so until it has ended too.
+        """
         self.launch = launch
         self.ring = ring
         # Which the kernel puts into its headers.
@@ -84,6 +113,7 @@ class Child:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            pass_fds=locks,
         )
         assert self.process.stdout is not None
         self.output = self.process.stdout.fileno()

@@ -11,6 +11,8 @@ from typing import Any, Mapping, NamedTuple, Optional
 GOODBYE_SECONDS = 15.0
 # After the kernel's end and the last acknowledgement, for one who comes just now.
 LINGER_SECONDS = 2.0
+# A kernel that nobody has joined since its relay started: whoever started it died meanwhile, and it may hold GPUs.
+UNJOINED_SECONDS = 120.0
 # What the container exits with, by what ended it: so that an engine's listing tells why.
 EXIT_CODES = {
     "goodbye": 0,
@@ -19,7 +21,12 @@ EXIT_CODES = {
     "idle_timeout": 82,
     "max_lifetime": 83,
     "keep_exited": 84,
+    "unjoined": 85,
 }
+# The same where nothing was started: another kernel has one of the GPUs; there is no lock for one; no order came.
+EXIT_TAKEN = 75
+EXIT_NO_LOCK = 76
+EXIT_NO_ORDER = 77
 
 
 def key_of(exit_code: int) -> str:
@@ -44,7 +51,7 @@ def terms_of(order: Mapping[str, Any]) -> Terms:
 
 
 class Deadline(NamedTuple):
-    """When the kernel ends if nothing happens, and why: a key of the config, `goodbye` or `delivered`."""
+    """When the kernel ends if nothing happens, and why: a key of the config, `goodbye`, `delivered` or `unjoined`."""
 
     at: float
     why: str
@@ -58,6 +65,8 @@ class Lifetime:
         self.started_at = now
         # Since when nobody is joined; None while somebody is.
         self.alone_since: Optional[float] = now
+        # Whether anybody has ever joined.
+        self._is_known = False
         # The last moment at which a cell ran or output waited to be delivered.
         self.quiet_since = now
         self._is_quiet = True
@@ -73,7 +82,7 @@ class Lifetime:
 
     def joined(self) -> None:
         """Somebody holds the kernel now."""
-        self.alone_since, self.goodbye_until = None, None
+        self._is_known, self.alone_since, self.goodbye_until = True, None, None
 
     def left(self, now: float) -> None:
         """The line ended, and nobody said why."""
@@ -100,7 +109,7 @@ class Lifetime:
         if not (is_quiet and self._is_quiet):
             self.quiet_since = now
         self._is_quiet = is_quiet
-        found = [self._for_good(), self._by_goodbye()]
+        found = [self._for_good(), self._by_goodbye(), self._by_silence()]
         if self.ended_at is not None:
             found.append(self._after_the_end(self.ended_at, is_delivered))
         elif is_quiet:
@@ -114,6 +123,9 @@ class Lifetime:
 
     def _by_goodbye(self) -> Optional[Deadline]:
         return None if self.goodbye_until is None else Deadline(self.goodbye_until, "goodbye")
+
+    def _by_silence(self) -> Optional[Deadline]:
+        return None if self._is_known else Deadline(self.started_at + UNJOINED_SECONDS, "unjoined")
 
     def _by_idleness(self) -> Optional[Deadline]:
         if self.terms.idle_timeout is None:

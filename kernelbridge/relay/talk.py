@@ -36,6 +36,8 @@ class Talk:
         # Channel -> socket; empty while there is nobody to talk to.
         self.sockets: Dict[int, Any] = {}
         self.is_ready = False
+        # Whether an answer of the kernel's is not enough yet; set by the relay while it looks for the GPUs.
+        self.is_held = False
         # Both parts of a kernel_info answer must have come: the reply and something on iopub.
         self._nudge_at = 0.0
         self._iopub_seen = False
@@ -129,6 +131,12 @@ class Talk:
         parts = [_NUDGE, _DELIMITER, b"", json.dumps(header).encode(), b"{}", b"{}", b"{}"]
         self.sockets[wire.SHELL].send_multipart(parts)
 
+    def release(self) -> None:
+        """Let the kernel be ready as soon as it has answered, which it may have."""
+        self.is_held = False
+        if self.sockets:
+            self._check_ready()
+
     def say(self, channel: int, parts: List[wire.Buffer]) -> None:
         """Pass a client's message to the kernel."""
         if channel in self.sockets:
@@ -192,6 +200,6 @@ class Talk:
             self._at_work.pop(header.get("msg_id", ""), None)
 
     def _check_ready(self) -> None:
-        if self._iopub_seen and self.info is not None and not self.is_ready:
+        if self._iopub_seen and self.info is not None and not (self.is_ready or self.is_held):
             self.is_ready = True
             self._told_ready(self.info)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
 
 from tests.rig.laptop import Laptop
+from tests.rig.slurm import SlurmRig, missing_slurm
 from tests.rig.whole import Rig, missing, nothing_may_skip, open_rig
 
 # The one rig of this run, for the report on a failed test.
@@ -29,6 +30,18 @@ def rig() -> Iterator[Rig]:
         _RIG.append(whole)
         yield whole
         _RIG.clear()
+
+
+@pytest.fixture(scope="session")
+def slurm(rig: Rig) -> Iterator[SlurmRig]:
+    """A real Slurm on the rig's machine, started for the first test that asks: see tests/rig/slurm.py."""
+    reason = missing_slurm()
+    if reason:
+        if nothing_may_skip():
+            pytest.fail(f"nothing may skip here, and {reason}")
+        pytest.skip(reason)
+    with closing(SlurmRig(rig.lab)) as cluster:
+        yield cluster
 
 
 @pytest.fixture

@@ -31,6 +31,8 @@ pytestmark = pytest.mark.usefixtures("nothing_left")
 
 # -- the environment
 
+FOUR_CARDS = "4 GPUs: " + ", ".join(f"{number} (Stand-in GPU, 80 GiB)" for number in range(4))
+
 # What is written in the environment, and what its start says.
 AT_ONCE: dict[str, tuple[dict[str, Any], Callable[[Rig], KernelBridgeError]]] = {
     "a mount whose source is missing": (
@@ -46,16 +48,12 @@ AT_ONCE: dict[str, tuple[dict[str, Any], Callable[[Rig], KernelBridgeError]]] = 
         lambda rig: errors.SecretMissing(environment="test", name="KERNEL_TOKEN"),
     ),
     "more cards than there are": (
-        {"gpus": 3},
-        lambda rig: kernel_errors.GpuUnavailable(
-            host="lab", wanted="3 GPUs", found="2 GPUs: 0 (Stand-in GPU, 80 GiB), 1 (Stand-in GPU, 80 GiB)"
-        ),
+        {"gpus": 5},
+        lambda rig: kernel_errors.GpuUnavailable(host="lab", wanted="5 GPUs", found=FOUR_CARDS),
     ),
     "a card that is not there": (
         {"gpus": ["7"]},
-        lambda rig: kernel_errors.GpuUnavailable(
-            host="lab", wanted="GPU 7", found="2 GPUs: 0 (Stand-in GPU, 80 GiB), 1 (Stand-in GPU, 80 GiB)"
-        ),
+        lambda rig: kernel_errors.GpuUnavailable(host="lab", wanted="GPU 7", found=FOUR_CARDS),
     ),
     "an image that may not be pulled": (
         {"image": "kernelbridge-test/none:1", "pull": "never"},

@@ -224,7 +224,6 @@ def test_our_rest_asks_for_a_token_and_lists_all_hosts_on_demand(rig: Rig, serve
 
 
 # urllib leaves a socket to the collector when a server goes away in the midst of its answer.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_page_that_asks_while_its_server_stops_never_hears_that_its_kernel_is_gone(server: ReturningServer) -> None:
     page = Page(server, NAME)
     page.run("1")
@@ -248,6 +247,7 @@ def test_a_page_that_asks_while_its_server_stops_never_hears_that_its_kernel_is_
     while asks():
         time.sleep(0.01)
     connection.close()
+    server.process.wait(30)
     assert (200, True) in heard
     assert heard <= {(200, True), (503, False)}
 

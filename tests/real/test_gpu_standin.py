@@ -15,12 +15,12 @@ from tests.rig.laptop import Laptop
 from tests.rig.standin_gpu import UUIDS
 from tests.rig.whole import Rig
 
-FIRST, SECOND = UUIDS
+FIRST, SECOND, *_ = UUIDS
 # What the config says, and the cards that the kernel then has.
 CHOICES: dict[str, tuple[Any, tuple[str, ...]]] = {
     "one": (1, (FIRST,)),
     "two": (2, (FIRST, SECOND)),
-    "all": ("all", (FIRST, SECOND)),
+    "all": ("all", UUIDS),
     "an index": (["1"], (SECOND,)),
     "a UUID": ([SECOND], (SECOND,)),
     "both, in an order of their own": (["1", FIRST], (SECOND, FIRST)),

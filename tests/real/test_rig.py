@@ -181,7 +181,9 @@ def test_a_container_sees_the_stand_in_gpus_it_was_given(rig: Rig) -> None:
 def test_the_machine_lists_its_stand_in_gpus(rig: Rig, bridge_env: Laptop) -> None:
     query = "nvidia-smi --query-gpu=index,uuid,memory.used --format=csv,noheader,nounits"
     rig.engine.gpus.occupy(UUIDS[0])
-    assert ssh(bridge_env, "lab", query).stdout.splitlines() == [f"0, {UUIDS[0]}, 4096", f"1, {UUIDS[1]}, 1"]
+    assert ssh(bridge_env, "lab", query).stdout.splitlines() == [
+        f"{number}, {uuid}, {4096 if number == 0 else 1}" for number, uuid in enumerate(UUIDS)
+    ]
     rig.engine.gpus.occupy()
 
 

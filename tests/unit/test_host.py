@@ -6,19 +6,17 @@ import asyncio
 import itertools
 import random
 from collections.abc import Sequence
-from typing import Any
 
 import pytest
 
 from kernelbridge import errors
 from kernelbridge.config import Host
 from kernelbridge.errors import KernelBridgeError
-from kernelbridge.host import gpus, pool
+from kernelbridge.host import pool
 from kernelbridge.host.address import Address, parse_address
 from kernelbridge.host.facts import HostFacts, SocketFacts, parse_facts, parse_socket
 from kernelbridge.host.ssh import is_transient
 from kernelbridge.host.stream import Completed, Receiver, Stream
-from kernelbridge.kernel_errors import GpuUnavailable
 
 # -- address
 
@@ -104,60 +102,7 @@ def test_a_socket_is_what_the_host_says_of_it(answer: str, expected: SocketFacts
     assert parse_socket("/s", answer) == expected
 
 
-# -- GPUs
-
-FOUR = """0, GPU-aaaa1111, NVIDIA H100 80GB HBM3, 81559
-1, GPU-aaaa2222, NVIDIA H100 80GB HBM3, 81559
-Warning: infoROM is corrupted at gpu 0000:02:00.0
-2, GPU-bbbb3333, NVIDIA GB10, [N/A]
-"""
-
-
-def test_cards_are_read_and_warnings_are_not_cards() -> None:
-    cards = gpus.parse(FOUR)
-    assert [(card.index, card.uuid, card.memory_mib) for card in cards] == [
-        (0, "GPU-aaaa1111", 81559),
-        (1, "GPU-aaaa2222", 81559),
-        (2, "GPU-bbbb3333", 0),
-    ]
-    assert str(cards[0]) == "0 (NVIDIA H100 80GB HBM3, 80 GiB)"
-
-
-@pytest.mark.parametrize(
-    ("wanted", "expected"),
-    [
-        (0, ()),
-        (2, ("GPU-aaaa1111", "GPU-aaaa2222")),
-        ("all", ("GPU-aaaa1111", "GPU-aaaa2222", "GPU-bbbb3333")),
-        (("2", "0"), ("GPU-bbbb3333", "GPU-aaaa1111")),
-        (("GPU-aaaa2222",), ("GPU-aaaa2222",)),
-        (("GPU-b",), ("GPU-bbbb3333",)),
-        (("0", "GPU-aaaa1111"), ("GPU-aaaa1111",)),
-    ],
-)
-def test_cards_are_picked_by_number_index_or_uuid(wanted: Any, expected: tuple[str, ...]) -> None:
-    assert gpus.pick(gpus.parse(FOUR), wanted, host="lab") == expected
-
-
-@pytest.mark.parametrize(
-    ("wanted", "sentence"),
-    [
-        (4, "lab: 4 GPUs wanted, 3 GPUs: 0 (NVIDIA H100 80GB HBM3, 80 GiB)"),
-        (("7",), "lab: GPU 7 wanted"),
-        (("GPU-aaaa",), "lab: GPU GPU-aaaa wanted"),
-        (("GPU-cccc",), "lab: GPU GPU-cccc wanted"),
-    ],
-)
-def test_cards_that_are_not_there_are_refused_by_name(wanted: Any, sentence: str) -> None:
-    with pytest.raises(GpuUnavailable) as caught:
-        gpus.pick(gpus.parse(FOUR), wanted, host="lab")
-    assert caught.value.sentence.startswith(sentence)
-
-
-@pytest.mark.parametrize(("wanted", "words"), [(1, "1 GPU wanted, no GPU there"), ("all", "all GPUs wanted")])
-def test_a_host_without_cards_says_so(wanted: Any, words: str) -> None:
-    with pytest.raises(GpuUnavailable, match=words):
-        gpus.pick([], wanted, host="cpu")
+# -- a link that is not there
 
 
 class FakeLink:
@@ -191,11 +136,6 @@ class FakeLink:
 
     async def aclose(self) -> None:
         self.lost.set()
-
-
-async def test_a_host_without_nvidia_smi_has_no_cards() -> None:
-    assert await gpus.inventory(FakeLink(Completed(exit_code=127, stdout=b"", stderr=b"not found"))) == []
-    assert len(await gpus.inventory(FakeLink(Completed(exit_code=0, stdout=FOUR.encode(), stderr=b"")))) == 3
 
 
 # -- which errors are worth another try

@@ -4,7 +4,20 @@ from __future__ import annotations
 
 import pytest
 
-from kernelbridge.relay.lifetime import GOODBYE_SECONDS, LINGER_SECONDS, Deadline, Lifetime, Terms, terms_of
+from kernelbridge.relay.lifetime import (
+    EXIT_CODES,
+    EXIT_NO_LOCK,
+    EXIT_NO_ORDER,
+    EXIT_TAKEN,
+    GOODBYE_SECONDS,
+    LINGER_SECONDS,
+    UNJOINED_SECONDS,
+    Deadline,
+    Lifetime,
+    Terms,
+    key_of,
+    terms_of,
+)
 
 GRACE = 1000.0
 
@@ -116,6 +129,48 @@ def test_a_new_launch_starts_the_count_of_idleness_anew() -> None:
     life.ended(55.0)
     life.launched(58.0)
     assert looked(life, 59.0) == Deadline(118.0, "idle_timeout")
+
+
+@pytest.mark.parametrize(
+    ("terms", "still"),
+    [
+        (Terms(), {}),
+        (Terms(persist=True), {}),
+        (Terms(), {"busy": True, "delivered": False}),
+        (Terms(idle_timeout=UNJOINED_SECONDS + 60, max_lifetime=UNJOINED_SECONDS + 50), {}),
+    ],
+)
+def test_a_kernel_that_nobody_joins_ends_soon_whatever_its_terms_and_whatever_it_does(
+    terms: Terms, still: dict[str, bool]
+) -> None:
+    life = Lifetime(terms, 100.0)
+    assert looked(life, 101.0, **still) == Deadline(100.0 + UNJOINED_SECONDS, "unjoined")  # Before any launch, too.
+    life.launched(130.0)
+    life.left(140.0)  # Nobody was there to leave.
+    assert looked(life, 150.0, **still) == Deadline(100.0 + UNJOINED_SECONDS, "unjoined")
+
+
+def test_what_ends_it_sooner_still_does() -> None:
+    life = Lifetime(Terms(max_lifetime=50.0), 0.0)
+    life.launched(0.0)
+    assert looked(life, 1.0) == Deadline(50.0, "max_lifetime")
+    life.ended(2.0)
+    assert looked(life, 3.0) == Deadline(2.0 + GOODBYE_SECONDS, "delivered")
+
+
+def test_once_joined_it_is_never_unjoined_again() -> None:
+    life = Lifetime(Terms(persist=True), 0.0)
+    life.launched(0.0)
+    life.joined()
+    life.left(1.0)
+    assert looked(life, 2 * UNJOINED_SECONDS) is None
+
+
+def test_each_exit_has_a_code_of_its_own_and_only_keys_of_the_config_are_found_by_it() -> None:
+    codes = [*EXIT_CODES.values(), EXIT_TAKEN, EXIT_NO_LOCK, EXIT_NO_ORDER]
+    assert len(set(codes)) == len(codes)
+    assert [key_of(EXIT_CODES[why]) for why in ("lost_grace", "unjoined", "delivered")] == ["lost_grace", "", ""]
+    assert key_of(EXIT_TAKEN) == ""
 
 
 def test_terms_come_from_the_order_and_unknown_ones_are_left_out() -> None:

@@ -158,6 +158,25 @@ def test_kills_for_lack_of_memory_are_counted_as_either_cgroup_tells_them(
     assert child.oom_kills([str(path) for path in paths]) == kills
 
 
+@pytest.mark.parametrize(
+    ("told", "first"),
+    [
+        ("0::/\n", "/sys/fs/cgroup/memory.events"),  # a container with a namespace of its own
+        ("0::/slurm/job_7/step_batch\n", "/sys/fs/cgroup/slurm/job_7/step_batch/memory.events"),
+        (
+            "9:cpu,cpuacct:/x\n5:memory:/slurm/uid_1/job_7\n1:name=systemd:/y\n",
+            "/sys/fs/cgroup/memory/slurm/uid_1/job_7/memory.oom_control",
+        ),
+        ("", "/sys/fs/cgroup/memory.events"),
+    ],
+)
+def test_kills_are_counted_in_our_own_cgroup_and_else_at_the_top(told: str, first: str) -> None:
+    paths = child.oom_files(told)
+    assert paths[0] == first
+    assert paths[-2:] == ["/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory/memory.oom_control"]
+    assert child.oom_kills() >= 0
+
+
 # -- line.py and bridge.py
 
 
@@ -319,6 +338,15 @@ def test_the_line_for_the_container_has_the_whole_relay_and_the_order() -> None:
     assert set(said["files"]) == {path.name for path in package.glob("*.py")} - {"shipping.py"}
     for name, text in said["files"].items():
         compile(text, name, "exec")
+
+
+def test_an_order_names_gpus_and_what_ends_it_only_where_it_is_said() -> None:
+    spawn = shipping.spawn_order(launch=1, session="s", env={}, cwd="")
+    plain = json.loads(shipping.order_line("k1", spawn, {}, {}))
+    assert not plain.keys() & {"gpus", "ends_with_stdin"}
+    cards = {"ids": ["GPU-a"], "locks": "/locks"}
+    said = json.loads(shipping.order_line("k1", spawn, {}, {}, gpus=cards, ends_with_stdin=True))
+    assert (said["gpus"], said["ends_with_stdin"]) == (cards, True)
 
 
 def test_a_hello_says_who_asks_for_what() -> None:

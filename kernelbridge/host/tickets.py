@@ -1,0 +1,122 @@
+"""The queue for a host's GPUs, without an agent: a ticket is a named volume, ordered by the engine's clock.
+
+Alive is who beats: a volume of its own, made anew every few seconds. A laptop that sleeps is passed over and finds its
+place again when it wakes; the lock in the container (relay/fence.py) makes every mistake here harmless.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+from kernelbridge.host.volumes import VolumeFacts, Volumes
+
+# All volumes of the queue carry it; its value is the kernel's id.
+QUEUE_LABEL: Final = "kernelbridge.queue"
+# What the ticket asks for; see leases.Wish.to_text. A beat has none.
+WISH_LABEL: Final = "kernelbridge.wish"
+# For people: login@machine.
+USER_LABEL: Final = "kernelbridge.user"
+BEAT_SECONDS: Final = 10.0
+# Without a beat for so long a ticket is passed over, and then thrown away.
+ASLEEP_AFTER: Final = timedelta(seconds=60)
+DEAD_AFTER: Final = timedelta(hours=1)
+_PREFIX: Final = "kernelbridge-ticket-"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ticket:
+    """One kernel's place in the queue."""
+
+    kernel_id: str
+    wish: str
+    user: str
+    created: datetime
+    # The last sign of life; the ticket's own making counts.
+    beat: datetime
+    # All volumes that belong to it.
+    volumes: tuple[str, ...]
+
+    def is_awake(self, now: datetime) -> bool:
+        """Whether its process lives and its laptop does not sleep, as far as can be told."""
+        return now - self.beat <= ASLEEP_AFTER
+
+
+def read(volumes: Sequence[VolumeFacts]) -> list[Ticket]:
+    """Return the tickets among the volumes that carry QUEUE_LABEL, first come first."""
+    found: list[Ticket] = []
+    for one in volumes:
+        kernel_id = one.labels.get(QUEUE_LABEL, "")
+        if one.name != _PREFIX + kernel_id:
+            continue
+        beats = [beat for beat in volumes if beat.name.startswith(f"{one.name}-")]
+        found.append(
+            Ticket(
+                kernel_id=kernel_id,
+                wish=one.labels.get(WISH_LABEL, ""),
+                user=one.labels.get(USER_LABEL, ""),
+                created=one.created,
+                beat=max(beat.created for beat in [one, *beats]),
+                volumes=(*(beat.name for beat in beats), one.name),
+            )
+        )
+    return sorted(found, key=lambda ticket: (ticket.created, ticket.kernel_id))
+
+
+def ahead(tickets: Sequence[Ticket], kernel_id: str, now: datetime) -> list[Ticket]:
+    """Return who comes before this kernel: those awake with an older ticket; all awake where it has none."""
+    place = next((index for index, one in enumerate(tickets) if one.kernel_id == kernel_id), len(tickets))
+    return [ticket for ticket in tickets[:place] if ticket.is_awake(now)]
+
+
+def engine_now(info: Mapping[str, Any]) -> datetime:
+    """The engine's own time, out of its GET /info."""
+    # It writes nanoseconds.
+    text = str(info["SystemTime"])
+    seconds, _, rest = text.partition(".")
+    zone = rest.lstrip("0123456789") if rest else ""
+    return datetime.fromisoformat(seconds + zone)
+
+
+class Place:
+    """This process's ticket for one kernel on one engine, from `beat()` to `leave()`."""
+
+    def __init__(self, volumes: Volumes, kernel_id: str, *, wish: str, user: str) -> None:
+        self._volumes = volumes
+        self._name = _PREFIX + kernel_id
+        self._labels = {QUEUE_LABEL: kernel_id}
+        self._ticket_labels = {**self._labels, WISH_LABEL: wish, USER_LABEL: user}
+        # How many beats were made; 0 before the ticket is there.
+        self._beats = 0
+
+    def __repr__(self) -> str:
+        return f"<Place {self._name}, {self._beats} beats>"
+
+    async def beat(self) -> None:
+        """Show that this process lives; the first beat takes the ticket. Raises KernelBridgeError."""
+        number = self._beats
+        self._beats += 1
+        if number == 0:
+            await self._volumes.make(self._name, self._ticket_labels)
+            return
+        # The new one first: at no moment is there none.
+        await self._volumes.make(f"{self._name}-{number}", self._labels)
+        if number > 1:
+            await self._volumes.remove(f"{self._name}-{number - 1}")
+
+    async def leave(self) -> None:
+        """Give the ticket back. Raises KernelBridgeError."""
+        if self._beats:
+            await throw_away(self._volumes, [row for row in await self._mine()])
+
+    async def _mine(self) -> list[str]:
+        label = f"{QUEUE_LABEL}={self._labels[QUEUE_LABEL]}"
+        return [row.name for row in await self._volumes.list(label)]
+
+
+async def throw_away(volumes: Volumes, names: Sequence[str]) -> None:
+    """Remove the volumes of a ticket, the ticket itself last."""
+    for name in sorted(names, key=len, reverse=True):
+        await volumes.remove(name)

@@ -1,0 +1,297 @@
+"""The batch script, run for real by sh: stand-ins for nvidia-smi and the runtimes write down what they were given."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kernelbridge.environment import Environment
+from kernelbridge.host import jobscript
+from kernelbridge.host.runtime.spec import Spec
+
+if sys.platform == "win32":
+    pytest.skip("jobs run on Linux", allow_module_level=True)
+
+SAMPLES = Path(__file__).parent / "samples/slurm"
+UUIDS = [f"GPU-00000000-0000-0000-0000-{number:012d}" for number in (1, 2, 3, 4)]
+
+# Notes its words, its variables and what it reads, then ends as the test says.
+_RUNTIME = f"""#!{sys.executable}
+import json, os, signal, sys, time
+folder = os.environ["NOTES"]
+if sys.argv[1:2] in (["rm"], ["remove"]):
+    open(folder + "/removed", "w").close()
+    sys.exit(0)
+got = []
+signal.signal(signal.SIGTERM, lambda *_: (got.append("term"), open(folder + "/term", "w").close()))
+with open(folder + "/note.tmp", "w") as file:
+    json.dump({{"argv": sys.argv, "env": dict(os.environ)}}, file)
+os.rename(folder + "/note.tmp", folder + "/note.json")
+if "END" not in os.environ:
+    sys.stdin.buffer.read()
+    open(folder + "/eof", "w").close()
+sys.exit(int(os.environ.get("END", "5")))
+"""
+
+
+class Node:
+    """A job's node as the script sees it: a PATH, a TMPDIR, the variables of a recorded job."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.temporary = folder / "tmp"
+        self.bin = folder / "bin"
+        for made in (self.temporary, self.bin):
+            made.mkdir()
+        self.env = {"PATH": f"{self.bin}:/usr/bin:/bin", "TMPDIR": str(self.temporary), "NOTES": str(folder)}
+
+    def has(self, program: str, text: str = _RUNTIME) -> None:
+        (self.bin / program).write_text(text)
+        (self.bin / program).chmod(0o755)
+
+    def shows(self, cards: list[tuple[int, str]], *, noise: str = "") -> None:
+        lines = "".join(f"{index}, {uuid}\n" for index, uuid in cards)
+        self.has("nvidia-smi", f"#!/bin/sh\ncat <<'END'\n{noise}{lines}END\n")
+
+    def recorded(self, name: str) -> None:
+        pairs = (line.split("=", 1) for line in (SAMPLES / name).read_text().splitlines())
+        self.env |= {key: text for key, text in pairs if key != "TMPDIR"}
+
+    def start(self, runtime: str, **keys: Any) -> subprocess.Popen[str]:
+        script = jobscript.script(runtime, made(**keys)).decode()
+        path = self.folder / "slurm_script"
+        path.write_text(script)
+        return subprocess.Popen(
+            ["sh", str(path)], env=self.env, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        )
+
+    def run(self, runtime: str = "apptainer", **keys: Any) -> tuple[int, str]:
+        """Run the script to its end, which the runtime brings about by itself."""
+        self.env.setdefault("END", "0")
+        job = self.start(runtime, **keys)
+        _, stderr = job.communicate(timeout=30)
+        return job.returncode, stderr
+
+    def note(self) -> dict[str, Any]:
+        wait_for(self.folder / "note.json")
+        noted: dict[str, Any] = json.loads((self.folder / "note.json").read_text())
+        return noted
+
+
+def wait_for(path: Path) -> None:
+    deadline = time.monotonic() + 20
+    while not path.exists():
+        assert time.monotonic() < deadline, f"no {path.name}"
+        time.sleep(0.01)
+
+
+def made(**keys: Any) -> Spec:
+    environment = Environment(**{"name": "test", "image": "a/b:1", "gpus": 2, **keys})
+    return Spec(
+        kernel="k1",
+        environment=environment,
+        command=("python3", "-c", "print('it''s')"),
+        wants_gpus=bool(environment.gpus),
+        home="/home/ada",
+        user_numbers=(1000, 1000),
+    )
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Node:
+    prepared = Node(tmp_path)
+    for program in ("apptainer", "podman", "docker", "srun", "enroot"):
+        prepared.has(program)
+    return prepared
+
+
+# -- which cards
+
+
+def test_a_constrained_job_has_the_cards_that_it_sees(node: Node) -> None:
+    node.recorded("constrained.env")
+    node.shows([(0, UUIDS[2]), (1, UUIDS[3])])
+    assert node.run() == (0, "")
+    env = node.note()["env"]
+    assert env["CUDA_VISIBLE_DEVICES"] == env["APPTAINERENV_CUDA_VISIBLE_DEVICES"] == f"{UUIDS[2]},{UUIDS[3]}"
+    assert env["APPTAINERENV_NVIDIA_VISIBLE_DEVICES"] == f"{UUIDS[2]},{UUIDS[3]}"
+
+
+def test_an_unconstrained_job_has_the_cards_at_slurms_indices(node: Node) -> None:
+    node.recorded("unconstrained.env")
+    node.shows(list(enumerate(UUIDS)), noise="Warning: infoROM is corrupted\n")
+    assert node.run() == (0, "")
+    assert node.note()["env"]["CUDA_VISIBLE_DEVICES"] == f"{UUIDS[2]},{UUIDS[3]}"
+
+
+@pytest.mark.parametrize(("indices", "expected"), [("0-1,3", [0, 1, 3]), ("1-3", [1, 2, 3]), ("3,0,1", [3, 0, 1])])
+def test_ranges_of_indices_are_read(node: Node, indices: str, expected: list[int]) -> None:
+    node.env |= {"SLURM_JOB_GPUS": indices, "SLURM_GPUS_ON_NODE": "3"}
+    node.shows(list(enumerate(UUIDS)))
+    assert node.run(gpus=3) == (0, "")
+    assert node.note()["env"]["CUDA_VISIBLE_DEVICES"] == ",".join(UUIDS[number] for number in expected)
+
+
+@pytest.mark.parametrize(
+    ("variables", "shown", "reason"),
+    [
+        ({"SLURM_JOB_GPUS": "2,3", "SLURM_GPUS_ON_NODE": "2"}, [0], "1 GPUs are seen, 2 were given"),
+        ({"SLURM_JOB_GPUS": "2,3", "SLURM_GPUS_ON_NODE": "2"}, [], "0 GPUs are seen, 2 were given"),
+        ({"SLURM_JOB_GPUS": "2,7", "SLURM_GPUS_ON_NODE": "2"}, [0, 1, 2], "GPU 7 is not seen"),
+        ({"SLURM_JOB_GPUS": "2,3", "SLURM_GPUS_ON_NODE": "1"}, [0, 1, 2, 3], "contradicts itself"),
+        ({"SLURM_GPUS_ON_NODE": "1"}, [0, 1], "does not say which"),
+        ({"SLURM_JOB_GPUS": "a"}, [0], "GPU a is no index"),
+        ({"SLURM_JOB_GPUS": "0", "SLURM_GPUS_ON_NODE": "x"}, [0], "number of GPUs is not known"),
+        ({}, [0], "the job has no GPU"),
+    ],
+)
+def test_cards_that_cannot_be_told_refuse_the_start(
+    node: Node, variables: dict[str, str], shown: list[int], reason: str
+) -> None:
+    node.env |= variables
+    node.shows([(index, UUIDS[index]) for index in shown])
+    code, stderr = node.run()
+    assert (code, stderr.count("\n")) == (jobscript.CARDS_EXIT, 1)
+    assert stderr.startswith("kernelbridge: ")
+    assert reason in stderr
+    assert not (node.folder / "note.json").exists()
+
+
+def test_a_kernel_without_gpus_gets_none_whatever_the_node_has(node: Node) -> None:
+    node.shows(list(enumerate(UUIDS)))
+    assert node.run(gpus=0) == (0, "")
+    env = node.note()["env"]
+    assert (env["NVIDIA_VISIBLE_DEVICES"], env["CUDA_VISIBLE_DEVICES"]) == ("void", "")
+
+
+# -- what the runtime is told
+
+
+def test_docker_gets_cards_and_limits_of_the_job(node: Node) -> None:
+    node.recorded("unconstrained.env")
+    node.shows(list(enumerate(UUIDS)))
+    assert node.run("docker") == (0, "")
+    argv = node.note()["argv"]
+    assert f'--gpus="device={UUIDS[2]},{UUIDS[3]}"' in argv
+    assert f"--env=NVIDIA_VISIBLE_DEVICES={UUIDS[2]},{UUIDS[3]}" in argv
+    assert {"--memory=64m", "--cpus=1"} <= set(argv)
+    assert argv[-3:] == ["a/b:1", "-c", "print('it''s')"]
+    assert (node.folder / "removed").exists()
+
+
+def test_the_memory_of_the_node_wins_over_that_of_a_processor(node: Node) -> None:
+    node.env |= {"SLURM_MEM_PER_NODE": "2048", "SLURM_MEM_PER_CPU": "1", "SLURM_CPUS_ON_NODE": "4"}
+    assert node.run("docker", gpus=0) == (0, "")
+    assert "--memory=2048m" in node.note()["argv"]
+
+
+def test_without_limits_of_slurm_docker_gets_none(node: Node) -> None:
+    assert node.run("docker", gpus=0) == (0, "")
+    assert not [word for word in node.note()["argv"] if word.startswith(("--memory", "--cpus=")) or not word]
+
+
+def test_podman_gets_an_option_for_each_card(node: Node) -> None:
+    node.recorded("unconstrained.env")
+    node.shows(list(enumerate(UUIDS)))
+    assert node.run("podman") == (0, "")
+    devices = [word for word in node.note()["argv"] if word.startswith("--device")]
+    assert devices == [f"--device=nvidia.com/gpu={UUIDS[2]}", f"--device=nvidia.com/gpu={UUIDS[3]}"]
+
+
+def test_words_of_the_user_pass_the_shell_unharmed(node: Node) -> None:
+    hostile = "/a $(touch x)`id`'\"; rm -rf"
+    assert node.run(gpus=0, workdir=hostile) == (0, "")
+    assert f"--pwd={hostile}" in node.note()["argv"]
+
+
+def test_a_word_with_the_byte_0_is_no_word() -> None:
+    with pytest.raises(ValueError, match="byte 0"):
+        jobscript.script("apptainer", made(workdir="/a\0b"))
+
+
+# -- life and death
+
+
+def test_the_runtime_has_a_private_folder_that_is_gone_at_the_end(node: Node) -> None:
+    job = node.start("apptainer", gpus=0)
+    (bind,) = [word for word in node.note()["argv"] if word.endswith(":/run/kernelbridge")]
+    folder = Path(bind.removeprefix("--bind=").partition(":")[0]).parent
+    assert folder.parent == node.temporary
+    assert folder.stat().st_mode & 0o777 == 0o700
+    assert not (node.folder / "eof").exists()
+    job.terminate()
+    wait_for(node.folder / "term")
+    # The signal did not end the runtime; the script waits on.
+    assert job.poll() is None
+    job.kill()
+    job.communicate(timeout=20)
+    wait_for(node.folder / "eof")
+
+
+@pytest.mark.parametrize("code", [0, 3, 69])
+def test_the_script_ends_as_its_runtime_does_and_leaves_nothing(node: Node, code: int) -> None:
+    node.env["END"] = str(code)
+    assert node.run(gpus=0)[0] == code
+    assert list(node.temporary.iterdir()) == []
+
+
+def test_a_node_without_the_runtime_says_so(node: Node) -> None:
+    (node.bin / "apptainer").unlink()
+    code, stderr = node.run(gpus=0)
+    assert (code, stderr) == (jobscript.RUNTIME_EXIT, "kernelbridge: apptainer is not installed\n")
+    assert list(node.temporary.iterdir()) == []
+
+
+def test_a_folder_that_is_not_there_is_replaced_by_tmp(node: Node) -> None:
+    node.env["TMPDIR"] = "/nowhere"
+    assert node.run(gpus=0) == (0, "")
+    assert any(word.startswith("--bind=/tmp/kernelbridge-k1.") for word in node.note()["argv"])
+    assert list(Path("/tmp").glob("kernelbridge-k1.*")) == []
+
+
+# -- joining
+
+
+def test_a_joiner_finds_the_folder_of_its_own_login(node: Node) -> None:
+    job = node.start("apptainer", gpus=0)
+    (bind,) = [word for word in node.note()["argv"] if word.endswith(":/run/kernelbridge")]
+    (node.folder / "note.json").unlink()
+    words = jobscript.join_argv("apptainer", made(), ["bridge", "it's"], job="7")
+    subprocess.run(words, env={**node.env, "END": "0"}, check=True, timeout=20, stdin=subprocess.DEVNULL)
+    joined = node.note()["argv"]
+    assert bind in joined
+    assert joined[-3:] == ["docker://a/b:1", "bridge", "it's"]
+    os.kill(job.pid, signal.SIGKILL)
+    job.communicate(timeout=20)
+
+
+def test_a_joiner_without_a_folder_says_so(node: Node) -> None:
+    words = jobscript.join_argv("apptainer", made(), ["bridge"], job="7")
+    done = subprocess.run(words, env=node.env, capture_output=True, text=True, timeout=20, check=False)
+    assert done.returncode == jobscript.RUNTIME_EXIT
+    assert "folder is not found" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("runtime", "by_ssh", "expected"),
+    [
+        ("podman", True, ["ssh", "-T"]),
+        ("podman", False, ["srun", "--jobid=7"]),
+        ("docker", False, ["srun", "--jobid=7"]),
+        # pyxis's own srun is the step, also where ssh would work.
+        ("pyxis", True, ["srun", "--jobid=7"]),
+    ],
+)
+def test_a_node_is_reached_by_ssh_or_as_a_step(runtime: str, by_ssh: bool, expected: list[str]) -> None:
+    words = jobscript.reach_argv(runtime, made(), ["bridge"], job="7", node="n1", by_ssh=by_ssh)
+    start = words.index(expected[0])
+    assert words[start : start + 2] == expected
+    assert "\0" not in "".join(words)

@@ -1,0 +1,182 @@
+"""Whether an image's CUDA runs on a host's driver, and how an engine is asked for GPUs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from kernelbridge.gpu_errors import DriverTooOld, GpuWayMissing
+from kernelbridge.host.gpus import Gpu, GpuFacts
+from kernelbridge.host.requirements import Way, check_driver, device_request, gpu_way
+
+
+def facts(driver: str = "535.129.03", cuda: str = "12.2", *brands: str) -> GpuFacts:
+    cards = [
+        Gpu(uuid=f"GPU-{number}", index=str(number), name="x", memory_mib=1, used_mib=0, brand=brand)
+        for number, brand in enumerate(brands or ("NVIDIA",))
+    ]
+    return GpuFacts(driver=driver, cuda=cuda, gpus=tuple(cards))
+
+
+def check(env: dict[str, str], of: GpuFacts) -> None:
+    check_driver(env, of, host="lab", image="cuda:x")
+
+
+def require(text: str) -> dict[str, str]:
+    return {"NVIDIA_REQUIRE_CUDA": text}
+
+
+# As NVIDIA's own images have it: the plain condition, then old drivers whose brands may run it all the same.
+OWN = "cuda>=12.4 brand=tesla,driver>=470,driver<471 brand=nvidia,driver>=535,driver<536 brand=nvidiartx,driver>=525"
+
+GOOD: dict[str, tuple[dict[str, str], GpuFacts]] = {
+    "an image that asks for nothing": ({}, facts()),
+    "the same CUDA": (require("cuda>=12.2"), facts()),
+    "a newer one": (require("cuda>=9.0"), facts()),
+    "a newer one, compared as numbers": (require("cuda>=12.2"), facts(cuda="12.10")),
+    "a whole number beside one with a point": (require("cuda>=12 "), facts(cuda="12.0")),
+    "a whole number above one with a point": (require("cuda<=12"), facts(cuda="12.0")),
+    "a brand that is compared like a number": (require("brand<a"), facts()),
+    "an alternative for the brand": (require(OWN), facts()),
+    "an alternative for a brand of two words": (require(OWN), facts("550.1", "12.2", "NVIDIA RTX")),
+    "one of two cards": (require(OWN), facts("535.1", "12.2", "GeForce", "NVIDIA")),
+    "brands whatever their case": (require("brand=TESLA"), facts("535.1", "12.2", "Tesla")),
+    "another brand than the excluded": (require("brand!=GeForce"), facts("535.1", "12.2", "Tesla")),
+    "another driver than the excluded": (require("driver!=535.129.3.1"), facts()),
+    "exactly the driver": (require("driver=535.129.03"), facts()),
+    "a driver below": (require("driver<=535.129.3,driver<536"), facts()),
+    "a driver above": (require("driver>535"), facts()),
+    "a name that is not known": (require("arch>=9.0,cuda>=12.2,moon=full"), facts()),
+    "words that are no condition": (require("cuda cuda==13 cuda>= >=12 cuda>=new"), facts()),
+    "commas and spaces too many": (require("  cuda>=12.0,, ,"), facts()),
+    "a driver that does not tell its CUDA": (require("cuda>=99"), facts(cuda="")),
+    "a driver that tells nothing": (require("cuda>=99,driver>=999,brand=x"), GpuFacts()),
+    "the check switched off": (require("cuda>=99") | {"NVIDIA_DISABLE_REQUIRE": "true"}, facts()),
+    "the check switched off by 1": (require("cuda>=99") | {"NVIDIA_DISABLE_REQUIRE": "1"}, facts()),
+    "requirements of another machine": ({"NVIDIA_REQUIRE_JETPACK": "cuda>=99"}, facts()),
+    "the same major without a requirement": ({"CUDA_VERSION": "12.8.1"}, facts()),
+    "an older major without a requirement": ({"CUDA_VERSION": "11.8.0"}, facts()),
+    "a requirement instead of the version": (require("cuda>=12.0") | {"CUDA_VERSION": "13.0"}, facts()),
+    "a version that is none": ({"CUDA_VERSION": "latest"}, facts()),
+    "a version and no driver": ({"CUDA_VERSION": "13.0"}, GpuFacts()),
+}
+
+
+@pytest.mark.parametrize("case", GOOD)
+def test_a_driver_runs(case: str) -> None:
+    env, of = GOOD[case]
+    assert check(env, of) is None
+
+
+BAD: dict[str, tuple[dict[str, str], GpuFacts, str]] = {
+    "a newer CUDA": (require("cuda>=12.4"), facts(), "cuda>=12.4"),
+    "a newer CUDA, compared as numbers": (require("cuda>=12.10"), facts(), "cuda>=12.10"),
+    "alternatives for other brands": (require(OWN), facts("535.1", "12.2", "GeForce RTX"), "cuda>=12.4"),
+    "an alternative for another driver": (require(OWN), facts("545.1", "12.3"), "cuda>=12.4"),
+    "the excluded brand": (require("brand!=GeForce"), facts("535.1", "12.2", "geforce"), "brand!=GeForce"),
+    "the excluded driver": (require("driver!=535.129.3"), facts(), "driver!=535.129.3"),
+    "more than": (require("driver>535.129.03"), facts(), "driver>535.129.03"),
+    "at most": (require("cuda<=12.1"), facts(), "cuda<=12.1"),
+    "one part of several": (require("cuda>=12.0,driver>=560"), facts(), "cuda>=12.0,driver>=560"),
+    "another requirement": ({"NVIDIA_REQUIRE_DRIVER": "driver>=560"}, facts(), "driver>=560"),
+    "a check that is not switched off": (require("cuda>=99") | {"NVIDIA_DISABLE_REQUIRE": "no"}, facts(), "cuda>=99"),
+    "no card to compare": (require("cuda>=99"), GpuFacts(driver="535.129.03", cuda="12.2"), "cuda>=99"),
+    "a newer major without a requirement": ({"CUDA_VERSION": "13.0.1"}, facts(), "cuda>=13"),
+    "a newer major beside an empty requirement": (require(" ") | {"CUDA_VERSION": "v13.0"}, facts(), "cuda>=13"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_a_driver_is_too_old_for(case: str) -> None:
+    env, of, needs = BAD[case]
+    with pytest.raises(DriverTooOld) as caught:
+        check(env, of)
+    driver = f"driver {of.driver} for CUDA {of.cuda}"
+    assert caught.value.sentence == f"lab: the image cuda:x needs {needs}, the host has {driver}."
+
+
+# -- how GPUs are asked for
+
+RUNTIME = {"Runtimes": {"runc": {}, "nvidia": {}}, "CDISpecDirs": ["/etc/cdi"]}
+PLAIN = {"Runtimes": {"runc": {}}, "CDISpecDirs": ["/etc/cdi", "/var/run/cdi"]}
+
+
+def listing(*names: str) -> dict[str, Any]:
+    return PLAIN | {"DiscoveredDevices": [{"Source": "cdi", "ID": f"nvidia.com/gpu={name}"} for name in names]}
+
+
+BY_UUID = listing("0", "GPU-1", "all")
+BY_INDEX = listing("0", "all")
+NO_CDI: dict[str, Any] = {"Runtimes": {"runc": {}}, "CDISpecDirs": []}
+
+# GET /info, the version, `gpu_access`, and the way.
+WAYS: dict[str, tuple[dict[str, Any], str, str, Way]] = {
+    "an old engine": ({}, "20.10.24+dfsg1", "auto", "gpus"),
+    "an engine of no known version": ({}, "", "auto", "gpus"),
+    "the nvidia runtime": (RUNTIME, "28.3.0", "auto", "gpus"),
+    "the nvidia runtime beside CDI devices": (BY_UUID | {"Runtimes": {"nvidia": {}}}, "28.3.0", "auto", "gpus"),
+    "CDI devices by UUID": (BY_UUID, "28.2.0", "auto", "cdi"),
+    "CDI devices by UUID, of MIG": (listing("MIG-1"), "29.0.0-rc.1", "auto", "cdi"),
+    "CDI devices by index alone": (BY_INDEX, "28.2.2", "auto", "gpus"),
+    "CDI devices of others": (PLAIN | {"DiscoveredDevices": [{"ID": "amd.com/gpu=0"}]}, "28.2.2", "auto", "gpus"),
+    "CDI folders alone, where they are always told": (PLAIN, "28.2.0", "auto", "gpus"),
+    "CDI folders, where somebody switched them on": (PLAIN, "27.5.1", "auto", "cdi"),
+    "CDI that is off": (NO_CDI, "27.5.1", "auto", "gpus"),
+    "gpus as told": (BY_UUID, "28.3.0", "gpus", "gpus"),
+    "the runtime as told": (RUNTIME, "28.3.0", "runtime", "runtime"),
+    "CDI as told": (RUNTIME, "28.3.0", "cdi", "cdi"),
+    "CDI as told, by UUID": (BY_UUID, "25.0.3", "cdi", "cdi"),
+    "CDI as told, by an engine of no known version": (NO_CDI, "dev", "cdi", "cdi"),
+}
+
+
+@pytest.mark.parametrize("case", WAYS)
+def test_docker_is_asked_by(case: str) -> None:
+    info, version, access, way = WAYS[case]
+    assert gpu_way(info, is_podman=False, version=version, access=access, host="lab") == way
+
+
+@pytest.mark.parametrize(
+    ("info", "version", "access", "words"),
+    [
+        (PLAIN, "28.3.0", "runtime", "its engine has no runtime `nvidia`. Run `nvidia-ctk runtime configure` on lab"),
+        ({}, "24.0.9", "cdi", "its Docker 24.0.9 knows no CDI devices"),
+        (BY_INDEX, "28.3.0", "cdi", "its CDI devices are named by index, and kernelbridge asks by UUID"),
+    ],
+)
+def test_docker_is_not_asked_for_what_it_cannot(info: dict[str, Any], version: str, access: str, words: str) -> None:
+    with pytest.raises(GpuWayMissing) as caught:
+        gpu_way(info, is_podman=False, version=version, access=access, host="lab")
+    assert str(caught.value).startswith(f"lab: {words}")
+
+
+@pytest.mark.parametrize(("version", "access"), [("5.4.0", "auto"), ("5.4.2-dev", "cdi"), ("6.0.1", "auto")])
+def test_podman_is_asked_by_cdi(version: str, access: str) -> None:
+    assert gpu_way({}, is_podman=True, version=version, access=access, host="lab") == "cdi"
+
+
+@pytest.mark.parametrize(
+    ("version", "access", "words"),
+    [
+        ("5.3.9", "auto", "its Podman 5.3.9 ignores requests for GPUs"),
+        ("4.9.3", "cdi", "its Podman 4.9.3 ignores requests for GPUs"),
+        ("5.6.0", "gpus", "its engine is Podman, which ignores `gpu_access = gpus`"),
+        ("5.6.0", "runtime", "its engine is Podman, which ignores `gpu_access = runtime`"),
+    ],
+)
+def test_podman_is_not_asked_for_what_it_would_ignore(version: str, access: str, words: str) -> None:
+    with pytest.raises(GpuWayMissing) as caught:
+        gpu_way(RUNTIME, is_podman=True, version=version, access=access, host="lab")
+    assert caught.value.sentence == f"lab: {words}."
+
+
+def test_gpus_are_asked_for_by_uuid_in_every_way() -> None:
+    uuids = ("GPU-2", "MIG-1")
+    assert device_request("gpus", uuids) == {
+        "DeviceRequests": [{"DeviceIDs": ["GPU-2", "MIG-1"], "Capabilities": [["gpu", "utility", "compute"]]}]
+    }
+    assert device_request("cdi", uuids) == {
+        "DeviceRequests": [{"Driver": "cdi", "DeviceIDs": ["nvidia.com/gpu=GPU-2", "nvidia.com/gpu=MIG-1"]}]
+    }
+    assert device_request("runtime", uuids) == {"Runtime": "nvidia"}
