@@ -11,19 +11,17 @@ import logging
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from kernelbridge import container, outcome
-from kernelbridge.config import Config, Host
+from kernelbridge import container, creation, outcome
+from kernelbridge.config import Config, Environment, Host
 from kernelbridge.errors import KernelBridgeError
 from kernelbridge.host.answers import ContainerFacts, Exited
+from kernelbridge.host.site import Runtime, Site
 from kernelbridge.kernel_errors import KernelNotFound, OutputUndelivered
 from kernelbridge.processes import is_alive
 from kernelbridge.records import KernelRecord, Records
 from kernelbridge.relays import Place, ask
-
-if TYPE_CHECKING:
-    from kernelbridge.host.engine import Engine  # loads docker-py: see fleet.py
 
 _LOG = logging.getLogger(__name__)
 # A relay that does not say so fast is shown as unknown.
@@ -31,9 +29,15 @@ ASK_SECONDS = 8.0
 # The engine's words for a container, where they are not those for a kernel. What runs is for its relay to say.
 _STATES = {"created": "starting", "running": "unknown", "removing": "stopping", "dead": "exited"}
 # What a container of ours ends with: the codes of relay/__main__.py, and a SIGKILL.
-_CODES = {0: "its owner left", 3: "ended by a time limit", 137: "killed", 143: "stopped"}
+_CODES = {
+    0: "its owner left",
+    75: "another kernel had its GPU",
+    85: "nobody joined it",
+    137: "killed",
+    143: "stopped",
+}
 # What ends a kernel and is no key of its environment.
-_NO_KEYS = {"goodbye": "its owner left", "delivered": "all its output was delivered"}
+_NO_KEYS = {"goodbye": "its owner left", "delivered": "all its output was delivered", "unjoined": "nobody joined it"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +96,7 @@ class Census:
     def __init__(
         self,
         records: Records,
-        reach: Callable[[Host], Awaitable[Engine]],
+        reach: Callable[[Host], Awaitable[Site]],
         rest: Callable[[float], Coroutine[Any, Any, None]],
     ) -> None:
         self._records = records
@@ -125,16 +129,16 @@ class Census:
         return Listing(kernels=tuple(kernels), problems=tuple(problems))
 
     async def _rows(self, config: Config, host: Host) -> list[KernelRow]:
-        engine = await self._reach(host)
-        found = await engine.list(container.KERNEL_LABEL)
+        site = await self._reach(host)
+        found = await site.list(container.KERNEL_LABEL)
         self._forget_gone(config, host, {facts.name.removeprefix("/") for facts in found})
-        seen = await asyncio.gather(*(self._see(engine, config, host, facts) for facts in found))
+        seen = await asyncio.gather(*(self._see(config, host, facts) for facts in found))
         rows: list[KernelRow] = []
         for one in seen:
             if one is None:
                 continue
             if self._is_done_with(one):
-                await self._sweep(engine, one.labels.kernel)
+                await self._sweep(await self._place(config, host, one.labels).runtime(), one.labels.kernel)
             else:
                 rows.append(self._row(host, one))
         return rows
@@ -146,7 +150,7 @@ class Census:
             if is_here and container.name(record.kernel_id) not in names and not is_alive(record.process):
                 self._records.forget(record.kernel_id)
 
-    async def _see(self, engine: Engine, config: Config, host: Host, facts: ContainerFacts) -> _Seen | None:
+    async def _see(self, config: Config, host: Host, facts: ContainerFacts) -> _Seen | None:
         labels = container.parse(facts.name, facts.labels)
         if labels is None:
             return None
@@ -157,23 +161,19 @@ class Census:
                 async with asyncio.timeout(ASK_SECONDS):
                     status = await ask(self._place(config, host, labels), "status")
             else:
-                state = await engine.state(facts.name)
+                state = await (await self._place(config, host, labels).runtime()).state()
                 ended = state if isinstance(state, Exited) else None
         return _Seen(facts=facts, labels=labels, status=status, ended=ended)
 
     def _place(self, config: Config, host: Host, labels: container.Labels) -> Place:
-        environment = config.environments.get(labels.environment)
-        record = self._records.kernel(labels.kernel)
-        python = record.python if record else environment.python if environment else "python3"
-        return Place(
-            kernel=labels.kernel,
-            host=host.name,
-            container=container.name(labels.kernel),
-            image=labels.image,
-            python=python,
-            reach=lambda: self._reach(host),
-            rest=self._rest,
+        # Another machine's may be unknown here, and ours may have been written anew since.
+        environment = config.environments.get(labels.environment) or Environment.model_construct(
+            name=labels.environment, image=labels.image
         )
+        record = self._records.kernel(labels.kernel)
+        python = record.python if record else environment.python
+        environment = environment.model_copy(update={"image": labels.image, "python": python})
+        return creation.place(labels.kernel, environment, host, reach=lambda: self._reach(host), rest=self._rest)
 
     def _is_done_with(self, seen: _Seen) -> bool:
         """Whether a container of ours that has ended need not be kept; one that the user stopped in the end."""
@@ -186,21 +186,21 @@ class Census:
             return False  # Its process sees to it.
         return seen.ended is not None and is_over(seen.ended, seen.labels, datetime.now(UTC))
 
-    async def tidy(self, host: Host) -> None:
+    async def tidy(self, config: Config, host: Host) -> None:
         """Sweep away what is done with on one host; stops that could not be carried out are carried out."""
-        engine = await self._reach(host)
-        for facts in await engine.list(container.KERNEL_LABEL):
+        for facts in await (await self._reach(host)).list(container.KERNEL_LABEL):
             labels = container.parse(facts.name, facts.labels)
             if labels is None:
                 continue
-            state = await engine.state(facts.name) if facts.state != "running" else None
+            runtime = await self._place(config, host, labels).runtime()
+            state = await runtime.state() if facts.state != "running" else None
             ended = state if isinstance(state, Exited) else None
             if self._is_done_with(_Seen(facts=facts, labels=labels, status=None, ended=ended)):
-                await self._sweep(engine, labels.kernel)
+                await self._sweep(runtime, labels.kernel)
 
-    async def _sweep(self, engine: Engine, kernel_id: str) -> None:
+    async def _sweep(self, runtime: Runtime, kernel_id: str) -> None:
         _LOG.info("kernel %s: its container is removed", kernel_id[:8])
-        await engine.remove(container.name(kernel_id))
+        await runtime.end()
         self._records.forget(kernel_id)
 
     def _row(self, host: Host, seen: _Seen) -> KernelRow:
@@ -249,20 +249,22 @@ class Census:
         return row
 
     async def _remove(self, config: Config, row: KernelRow) -> None:
-        engine = await self._reach(config.host(row.host))
-        await engine.remove(container.name(row.kernel_id))
+        labels = container.Labels(kernel=row.kernel_id, environment=row.environment, owner="", image=row.image)
+        await (await self._place(config, config.host(row.host), labels).runtime()).end()
         self._records.forget(row.kernel_id)
 
     async def logs(self, config: Config, prefix: str, *, tail_lines: int) -> str:
         """Return what a kernel's process wrote to its own stdout and stderr, last lines. Raises KernelNotFound."""
         row = await self.find(config, prefix)
         host = config.host(row.host)
-        engine = await self._reach(host)
         name = container.name(row.kernel_id)
-        facts = next((facts for facts in await engine.list(container.KERNEL_LABEL) if facts.name == name), None)
+        found = await (await self._reach(host)).list(container.KERNEL_LABEL)
+        facts = next((facts for facts in found if facts.name == name), None)
         labels = container.parse(facts.name, facts.labels) if facts else None
-        if facts is None or labels is None or facts.state != "running":
-            return await engine.logs(name, tail_lines)
+        if facts is None or labels is None:
+            raise KernelNotFound(kernel=prefix, hosts=list(config.hosts))
+        if facts.state != "running":
+            return await (await self._place(config, host, labels).runtime()).logs(tail_lines)
         said = await ask(self._place(config, host, labels), "logs")
         return "\n".join(str(said["text"]).splitlines()[-tail_lines:])
 

@@ -1,21 +1,23 @@
-"""What a front-end asked for, and which host can give it: found out before anything is started there."""
+"""Which hosts can give what a front-end asked for: found out before anything is started there."""
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from kernelbridge import container
+from kernelbridge import container, job
 from kernelbridge.config import Environment, Host
 from kernelbridge.errors import KernelBridgeError, SecretMissing
-from kernelbridge.host import gpus, leases
-from kernelbridge.kernel_errors import ImageMissing, MountMissing, StartTimeout
+from kernelbridge.gpu_errors import GpusBusy
+from kernelbridge.host import requirements
+from kernelbridge.kernel_errors import ImageMissing, MountMissing
+from kernelbridge.leasing import Leasing
+from kernelbridge.wanted import Wanted, deadline
 
 if TYPE_CHECKING:
     from kernelbridge.host.engine import Engine  # loads docker-py: see fleet.py
+    from kernelbridge.host.slurm import Cluster
 
 # A registry that does not say so fast is asked by the pull itself.
 REGISTRY_SECONDS = 5.0
@@ -30,76 +32,95 @@ done
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wanted:
-    """What a front-end asked for."""
-
-    kernel_id: str
-    environment: Environment
-    display_name: str
-    hosts: tuple[Host, ...]
-    # Variables of this machine; only those that the environment names are read.
-    environ: Mapping[str, str] = field(repr=False)
-    # More arguments for the kernel process, as Jupyter's clients may give them.
-    arguments: tuple[str, ...] = ()
-    # The root folder of the Jupyter server that asks, and what people call the kernel; see records.KernelRecord.
-    server: str = ""
-    title: str = ""
-    # Under which it may be taken up again after a goodbye; see jupyter/launcher.py.
-    claim: str = ""
-    # The kernel's header.session, of one that runs already; empty: a new one.
-    session: str = ""
-    # The file that says where its endpoints are here, for other programs of this machine; empty: none is written.
-    connection_file: str = ""
-
-
-@contextlib.asynccontextmanager
-async def deadline(seconds: float, host: str, what: str) -> AsyncIterator[None]:
-    """Give the block so many seconds. Raises StartTimeout with what was waited for."""
-    try:
-        async with asyncio.timeout(seconds):
-            yield
-    except TimeoutError as exc:
-        raise StartTimeout(host=host, what=what, seconds=seconds) from exc
-
-
-@dataclass(frozen=True, kw_only=True)
 class Found:
-    """A host that can give what is wanted: the UUIDs of its cards, and the image's id (empty: to be pulled)."""
+    """The hosts that can give what is wanted: one that can now, or those whose queue may be joined."""
 
-    host: Host
-    gpu_ids: tuple[str, ...]
-    image_id: str
+    hosts: tuple[Host, ...]
+    # Of the image on the first of them; empty: to be pulled, or the host has none itself.
+    image_id: str = ""
 
 
-async def find_host(wanted: Wanted, reach: Callable[[Host], Awaitable[Engine]]) -> Found:
-    """Return the first host that can give what is wanted.
+class Checks:
+    """The checks of one start."""
 
-    Raises KernelBridgeError: that of the first host, if none can.
-    """
-    environment = wanted.environment
-    for name in environment.secrets:
-        if name not in wanted.environ:
-            raise SecretMissing(environment=environment.name, name=name)
-    failure: KernelBridgeError | None = None
-    for host in wanted.hosts:
+    def __init__(
+        self,
+        wanted: Wanted,
+        reach: Callable[[Host], Awaitable[Engine]],
+        cluster: Callable[[Host], Awaitable[Cluster]],
+    ) -> None:
+        self._wanted = wanted
+        self._reach = reach
+        self._cluster = cluster
+        self._leasing = Leasing(wanted, wanted.hosts, reach, _say_nothing, user="")
+
+    def __repr__(self) -> str:
+        return f"<Checks for {self._wanted.kernel_id[:8]}>"
+
+    async def find_hosts(self) -> Found:
+        """Return the first host that can give what is wanted; else, where waiting is wanted, those that may later.
+
+        Raises KernelBridgeError: that of the first host, if none can.
+        """
+        environment = self._wanted.environment
+        for name in environment.secrets:
+            if name not in self._wanted.environ:
+                raise SecretMissing(environment=environment.name, name=name)
+        failure: KernelBridgeError | None = None
+        later: list[tuple[Host, str]] = []
+        for host in self._wanted.hosts:
+            try:
+                async with deadline(CHECK_SECONDS, host.name, "the check of the host"):
+                    image_id, is_free = await self._check(host)
+            except KernelBridgeError as exc:
+                failure = failure or exc
+                continue
+            if is_free:
+                return Found(hosts=(host,), image_id=image_id)
+            later.append((host, image_id))
+        if later:
+            return Found(hosts=tuple(host for host, _ in later), image_id=later[0][1])
+        assert failure is not None  # The config gives each environment a host.
+        raise failure
+
+    async def _check(self, host: Host) -> tuple[str, bool]:
+        """Return the image's id, and whether all can be had now."""
+        if host.scheduler is not None:
+            cluster = await self._cluster(host)
+            await cluster.check(job.request(self._wanted, host))
+            return "", True
+        engine, environment = await self._reach(host), self._wanted.environment
+        is_free = await self._check_gpus(host, engine)
+        image_id = await _check_image(environment, host, engine)
+        if environment.mounts:
+            await _check_mounts(environment, host, engine)
+        return image_id, is_free
+
+    async def _check_gpus(self, host: Host, engine: Engine) -> bool:
+        if self._wanted.environment.gpus == 0:
+            return True
         try:
-            async with deadline(CHECK_SECONDS, host.name, "the check of the host"):
-                return await _check(environment, host, await reach(host))
-        except KernelBridgeError as exc:
-            failure = failure or exc
-    assert failure is not None  # The config gives each environment a host.
-    raise failure
+            await self._leasing.look(host)
+        except GpusBusy:
+            if self._wanted.environment.wait is None:
+                raise
+            is_free = False
+        else:
+            is_free = True
+        await engine.gpu_way(host.gpu_access)
+        return is_free
 
 
-async def _check(environment: Environment, host: Host, engine: Engine) -> Found:
-    cards: tuple[str, ...] = ()
-    if environment.gpus != 0:
-        facts = await gpus.Inventory(engine.link).look()
-        cards = leases.pick(facts, leases.Wish.of_environment(environment), leases.Others(), host=host.name)
-    image_id = await _check_image(environment, host, engine)
-    if environment.mounts:
-        await _check_mounts(environment, host, engine)
-    return Found(host=host, gpu_ids=cards, image_id=image_id)
+def _say_nothing(text: str) -> None:
+    """Checks are over before anybody watches."""
+
+
+async def check_driver(environment: Environment, host: Host, engine: Engine) -> None:
+    """Know that the host's driver is new enough for the image, which is there. Raises DriverTooOld."""
+    if environment.gpus != 0 and (image := await engine.image(environment.image)) is not None:
+        requirements.check_driver(
+            image.env, await engine.gpus.look(max_age_seconds=CHECK_SECONDS), host=host.name, image=environment.image
+        )
 
 
 async def _check_mounts(environment: Environment, host: Host, engine: Engine) -> None:
@@ -117,6 +138,7 @@ async def _check_image(environment: Environment, host: Host, engine: Engine) -> 
     """Return the image's id; empty if it is to be pulled, and can be as far as the registry says."""
     image = await engine.image(environment.image) if environment.pull != "always" else None
     if image is not None:
+        await check_driver(environment, host, engine)
         return image.id
     if environment.pull == "never":
         raise ImageMissing(host=host.name, image=environment.image, reason="`pull` is never")

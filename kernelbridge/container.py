@@ -14,6 +14,7 @@ from typing import Any, Final
 from kernelbridge import values
 from kernelbridge.config import Environment, Mount
 from kernelbridge.errors import ConfigInvalid, Problem
+from kernelbridge.host import requirements, volumes
 
 NAME_PREFIX: Final = "kernelbridge-"
 LABEL_PREFIX: Final = "kernelbridge."
@@ -23,7 +24,20 @@ KERNEL_LABEL: Final = LABEL_PREFIX + "kernel"
 RUN_FOLDER: Final = "/run/kernelbridge"
 # Where it keeps output that nobody took yet: an anonymous volume, on disk, gone with the container.
 JOURNAL_FOLDER: Final = "/var/lib/kernelbridge"
+# One named volume per engine with a folder for each card, on which the relay that has the card holds a lock.
+LOCKS_VOLUME: Final = "kernelbridge-locks"
+# Of the container that makes such folders and is never started: of which kernel's start it was.
+LOCKS_LABEL: Final = LABEL_PREFIX + "locks"
+LOCKS_FOLDER: Final = "/var/lib/kernelbridge.locks"
 HOST_USER: Final = "host"
+
+
+@dataclass(frozen=True, kw_only=True)
+class GpuAsk:
+    """The cards that a container gets, by UUID, and how its engine is asked for them."""
+
+    ids: tuple[str, ...] = ()
+    way: requirements.Way = "gpus"
 
 
 def name(kernel_id: str) -> str:
@@ -78,7 +92,7 @@ def spec(
     environment: Environment,
     labels: Labels,
     command: Sequence[str],
-    gpu_ids: Sequence[str],
+    gpus: GpuAsk,
     host_home: str,
     host_user: tuple[int, int],
 ) -> dict[str, Any]:
@@ -89,7 +103,7 @@ def spec(
         # An empty list would do on Docker, but Podman takes it for none given.
         "Entrypoint": list(command[:1]),
         "Cmd": list(command[1:]),
-        "Env": _env(environment, gpu_ids),
+        "Env": _env(environment, gpus),
         "Labels": {**environment.labels, **labels.to_dict()},
         "OpenStdin": True,
         "StdinOnce": True,
@@ -100,7 +114,7 @@ def spec(
         "Volumes": {JOURNAL_FOLDER: {}},
         # An image's health check would exec into the container for ever.
         "Healthcheck": {"Test": ["NONE"]},
-        "HostConfig": _host_config(environment, gpu_ids, host_home),
+        "HostConfig": _host_config(environment, gpus, host_home),
     }
     if environment.user is not None:
         body["User"] = "{}:{}".format(*host_user) if environment.user == HOST_USER else environment.user
@@ -109,16 +123,19 @@ def spec(
     return body
 
 
-def _env(environment: Environment, gpu_ids: Sequence[str]) -> list[str]:
+def _env(environment: Environment, gpus: GpuAsk) -> list[str]:
     """What the engine itself must know; all that comes from this machine goes to the relay, over stdin."""
     # The image knows no user of the host's number, so it has neither home nor name; torch.compile asks for both.
     homeless = {"HOME": "/tmp", "USER": "kernelbridge"} if environment.user == HOST_USER else {}  # noqa: S108
     # Always ours, and last: with nvidia as default runtime an image's own `all` would be all cards.
-    cards = {"NVIDIA_VISIBLE_DEVICES": ",".join(gpu_ids) or "void"}
+    # With CDI the engine itself puts the cards in, and NVIDIA's hook has nothing to add.
+    cards = {"NVIDIA_VISIBLE_DEVICES": "void" if gpus.way == "cdi" else ",".join(gpus.ids) or "void"}
+    if gpus.way == "runtime" and gpus.ids:
+        cards["NVIDIA_DRIVER_CAPABILITIES"] = "compute,utility"
     return [f"{key}={text}" for key, text in sorted({**homeless, **cards}.items())]
 
 
-def _host_config(environment: Environment, gpu_ids: Sequence[str], host_home: str) -> dict[str, Any]:
+def _host_config(environment: Environment, gpus: GpuAsk, host_home: str) -> dict[str, Any]:
     host_config: dict[str, Any] = {
         "Init": True,
         "PidsLimit": environment.pids_limit,
@@ -141,10 +158,11 @@ def _host_config(environment: Environment, gpu_ids: Sequence[str], host_home: st
         host_config["Memory"] = environment.memory
     if environment.cpus is not None:
         host_config["NanoCpus"] = round(environment.cpus * 1e9)
-    if gpu_ids:
-        host_config["DeviceRequests"] = [
-            {"DeviceIDs": list(gpu_ids), "Capabilities": [["gpu", "utility", "compute"]]},
-        ]
+    if gpus.ids:
+        host_config.update(requirements.device_request(gpus.way, gpus.ids))
+        if environment.gpu_lock == "flock":
+            # Read-only: nobody in there can take a lock's folder away from the others.
+            host_config["Mounts"].append(volumes.mount(LOCKS_VOLUME, LOCKS_FOLDER, read_only=True))
     return host_config
 
 

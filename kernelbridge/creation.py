@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from kernelbridge import container, outcome
-from kernelbridge.checks import Wanted
-from kernelbridge.config import Host
-from kernelbridge.container import Labels
+from kernelbridge.config import Environment, Host
+from kernelbridge.container import GpuAsk, Labels
+from kernelbridge.host.site import Runtime, Site
 from kernelbridge.records import KernelRecord
 from kernelbridge.relay import shipping
 from kernelbridge.relays import Place
 from kernelbridge.surroundings import Surroundings
+from kernelbridge.wanted import Wanted
 
 if TYPE_CHECKING:
     from kernelbridge.host.engine import Engine  # loads docker-py: see fleet.py
@@ -42,7 +43,7 @@ def order(wanted: Wanted, *, launch: int, session: str) -> dict[str, Any]:
     )
 
 
-async def create_container(engine: Engine, wanted: Wanted, *, labels: Labels, gpu_ids: tuple[str, ...]) -> None:
+async def create_container(engine: Engine, wanted: Wanted, *, labels: Labels, gpus: GpuAsk) -> None:
     """Create the container. Raises KernelBridgeError."""
     facts = engine.facts
     host_user = (facts.uid, facts.gid)
@@ -53,7 +54,7 @@ async def create_container(engine: Engine, wanted: Wanted, *, labels: Labels, gp
         environment=wanted.environment,
         labels=labels,
         command=shipping.boot_argv(wanted.environment.python),
-        gpu_ids=gpu_ids,
+        gpus=gpus,
         host_home=facts.home,
         host_user=host_user,
     )
@@ -73,11 +74,23 @@ async def _image_user(engine: Engine, image: str) -> str:
     return facts.user if facts else ""
 
 
-async def start_container(engine: Engine, wanted: Wanted, spawn: dict[str, Any]) -> None:
+async def start_container(engine: Engine, wanted: Wanted, spawn: dict[str, Any], *, gpus: Sequence[str]) -> None:
     """Feed the relay of a container that was created, and start it. Raises KernelBridgeError."""
     name = container.name(wanted.kernel_id)
     # Attached before the start: not even a crash at once loses the line.
     stdin = await engine.open_stdin(name)
+    stdin.write(relay_line(wanted, spawn, gpus=gpus))
+    stdin.write_eof()
+    await engine.start(name)
+
+
+def relay_line(
+    wanted: Wanted, spawn: dict[str, Any], *, gpus: Sequence[str] | None, ends_with_stdin: bool = False
+) -> bytes:
+    """Return what a relay is told at its start: its code, the first launch, its terms, its cards.
+
+    Without `gpus` its container's own variable names them.
+    """
     environment = wanted.environment
     terms = {
         "persist": environment.persist,
@@ -87,9 +100,9 @@ async def start_container(engine: Engine, wanted: Wanted, spawn: dict[str, Any])
         "keep_exited": environment.keep_exited,
     }
     journal = {"folder": f"{container.JOURNAL_FOLDER}/{shipping.JOURNAL_NAME}", "bytes": environment.journal_size}
-    stdin.write(shipping.order_line(wanted.kernel_id, spawn, terms, journal))
-    stdin.write_eof()
-    await engine.start(name)
+    locks = container.LOCKS_FOLDER if gpus and environment.gpu_lock == "flock" else ""
+    cards = {"ids": None if gpus is None else list(gpus), "locks": locks}
+    return shipping.order_line(wanted.kernel_id, spawn, terms, journal, gpus=cards, ends_with_stdin=ends_with_stdin)
 
 
 def record(
@@ -116,20 +129,24 @@ def record(
 
 
 def place(
-    wanted: Wanted,
+    kernel_id: str,
+    environment: Environment,
     host: Host,
     *,
-    reach: Callable[[], Awaitable[Engine]],
+    reach: Callable[[], Awaitable[Site]],
     rest: Callable[[float], Coroutine[Any, Any, None]],
 ) -> Place:
     """Return where the relay of a kernel is."""
+
+    async def runtime() -> Runtime:
+        return (await reach()).runtime(container.name(kernel_id), environment)
+
     return Place(
-        kernel=wanted.kernel_id,
+        kernel=kernel_id,
         host=host.name,
-        container=container.name(wanted.kernel_id),
-        image=wanted.environment.image,
-        python=wanted.environment.python,
-        reach=reach,
+        image=environment.image,
+        python=environment.python,
+        runtime=runtime,
         rest=rest,
     )
 

@@ -21,18 +21,19 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from kernelbridge import container
+from kernelbridge import container, inventory
 from kernelbridge.attachment import Owner
 from kernelbridge.census import Census, KernelRow, Listing
 from kernelbridge.channels.endpoints import Endpoints
 from kernelbridge.channels.pacing import Limits
 from kernelbridge.channels.switchboard import Switchboard
-from kernelbridge.checks import Wanted
 from kernelbridge.config import Config, Host, display_names
 from kernelbridge.errors import KernelBridgeError
 from kernelbridge.host import trust
 from kernelbridge.host.pool import Pool, delays
+from kernelbridge.host.slurm import Cluster
 from kernelbridge.host.trust import HostKey
+from kernelbridge.inventory import GpuListing
 from kernelbridge.kernel import Kernel
 from kernelbridge.kernel_errors import KernelNotFound
 from kernelbridge.processes import is_alive, process_mark
@@ -40,6 +41,7 @@ from kernelbridge.records import KernelRecord, Records, default_folder
 from kernelbridge.relay.lifetime import GOODBYE_SECONDS
 from kernelbridge.surroundings import Surroundings
 from kernelbridge.version import __version__
+from kernelbridge.wanted import Wanted
 
 if TYPE_CHECKING:
     from kernelbridge.host.engine import Engine  # loads docker-py: see fleet.py
@@ -67,6 +69,7 @@ class Fleet:
         self._kernels: dict[str, Kernel] = {}
         # Engines by host name; one lives as long as its link.
         self._engines: dict[str, Engine] = {}
+        self._clusters: dict[str, Cluster] = {}
         self._opening: dict[str, asyncio.Lock] = {}
         self._observers: list[Observer] = []
         # Removals that wait for a host that cannot be reached, and hosts that are being tidied up.
@@ -81,7 +84,7 @@ class Fleet:
         self._thread = threading.Thread(target=self._loop.run_forever, name="kernelbridge-loop", daemon=True)
         self._thread.start()
         self._pool = self.run(self._make_pool())
-        self._census = Census(self.records, self.engine, self._pool.rest)
+        self._census = Census(self.records, self.site, self._pool.rest)
 
     def __repr__(self) -> str:
         return f"<Fleet {len(self._kernels)} kernels, {len(self._engines)} engines>"
@@ -123,6 +126,8 @@ class Fleet:
             task.cancel()
         for engine in self._engines.values():
             await engine.aclose()
+        for cluster in self._clusters.values():
+            await cluster.aclose()
         await self._pool.aclose()
 
     def _do(self, chore: Coroutine[Any, Any, None]) -> None:
@@ -166,6 +171,8 @@ class Fleet:
             limits=self.limits,
             labels=self._labels,
             reach=self.engine,
+            cluster=self.cluster,
+            site=self.site,
             rest=self._pool.rest,
             observe=self._tell,
         )
@@ -284,10 +291,29 @@ class Fleet:
             self._do(self._tidy(host))
             return self._engines[host.name]
 
+    async def cluster(self, host: Host) -> Cluster:
+        """Return the cluster of a login node, over the link of this process. Raises KernelBridgeError."""
+        async with self._opening.setdefault(host.name, asyncio.Lock()):
+            link = await self._pool.link(host)
+            known = self._clusters.get(host.name)
+            if known is not None and known.link is link:
+                return known
+            self._clusters[host.name] = Cluster(link, host, before=known)
+            self._do(self._tidy(host))
+            return self._clusters[host.name]
+
+    async def site(self, host: Host) -> Engine | Cluster:
+        """Return what runs kernels on a host. Raises KernelBridgeError."""
+        return await self.engine(host) if host.scheduler is None else await self.cluster(host)
+
+    async def list_gpus(self) -> GpuListing:
+        """Find the GPUs of all hosts, and who has them."""
+        return await inventory.look(self.config, self.site)
+
     async def _tidy(self, host: Host) -> None:
         await asyncio.sleep(TIDY_SECONDS)
         try:
-            await self._census.tidy(host)
+            await self._census.tidy(self.config, host)
         except KernelBridgeError as exc:
             _LOG.info("[%s] not tidied up: %s", host.name, exc)
 

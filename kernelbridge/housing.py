@@ -1,22 +1,19 @@
-"""A kernel's container on its host: asked for once, gone in the end, whatever is cancelled or lost in between.
+"""A kernel's container or job on its host: asked for once, gone in the end, whatever is cancelled or lost in between.
 
-What it looks like: container.py. When it comes and goes: kernel.py.
+What it looks like: container.py and job.py. When it comes and goes: opening.py and kernel.py.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
 
-from kernelbridge import container, creation
-from kernelbridge.checks import Wanted, deadline
-from kernelbridge.container import Labels
+from kernelbridge import container
 from kernelbridge.errors import KernelBridgeError, LinkLost
-
-if TYPE_CHECKING:
-    from kernelbridge.host.engine import Engine  # loads docker-py: see fleet.py
+from kernelbridge.host.site import Site
+from kernelbridge.wanted import Wanted, deadline
 
 _LOG = logging.getLogger(__name__)
 
@@ -26,13 +23,13 @@ LATE_SECONDS = 5.0
 
 
 class Housing:
-    """The container of one kernel; there is at most one at a time."""
+    """The container or job of one kernel; there is at most one at a time."""
 
     def __init__(self, wanted: Wanted, *, late_seconds: float = LATE_SECONDS) -> None:
         self._wanted = wanted
         self._name = container.name(wanted.kernel_id)
         self._late_seconds = late_seconds
-        # The engine's work on it, which goes on also when nobody waits for it any more. Set by create, cleared by
+        # The host's work on it, which goes on also when nobody waits for it any more. Set by create, cleared by
         # remove: None where the host has nothing.
         self._creation: asyncio.Task[None] | None = None
         self._removing = asyncio.Lock()
@@ -44,9 +41,11 @@ class Housing:
         """The container was made before, by another process: what `remove` removes."""
         self._creation = asyncio.get_running_loop().create_task(_nothing())
 
-    async def create(self, engine: Engine, *, labels: Labels, gpu_ids: tuple[str, ...]) -> None:
-        """Create the container. Raises KernelBridgeError; also then, and when cancelled, `remove` is to be called."""
-        making = creation.create_container(engine, self._wanted, labels=labels, gpu_ids=gpu_ids)
+    async def make(self, making: Coroutine[Any, Any, None]) -> None:
+        """Make it, by what `making` asks the host for. Raises what that raises.
+
+        Also then, and when cancelled, `remove` is to be called.
+        """
         self._creation = asyncio.create_task(making)
         await asyncio.shield(self._creation)
 
@@ -54,7 +53,7 @@ class Housing:
         """The container is another's from now on: `remove` leaves it alone."""
         self._creation = None
 
-    async def remove(self, host: str, reach: Callable[[], Awaitable[Engine]]) -> bool:
+    async def remove(self, host: str, reach: Callable[[], Awaitable[Site]]) -> bool:
         """Remove the container; whether it is gone. A host that cannot be reached keeps it, and `clean` finds it.
 
         Who comes second waits for the first, and does nothing.
@@ -67,11 +66,11 @@ class Housing:
             is_answered = not isinstance(self._creation.exception(), LinkLost)
             try:
                 async with deadline(REMOVE_SECONDS, host, "the removal of the container"):
-                    engine = await reach()
-                    await engine.remove(self._name)
+                    runtime = (await reach()).runtime(self._name, self._wanted.environment)
+                    await runtime.end()
                     if not is_answered:
                         await asyncio.sleep(self._late_seconds)
-                        await engine.remove(self._name)
+                        await runtime.end()
             except KernelBridgeError as exc:
                 _LOG.warning("[%s k=%s] container not removed: %s", host, self._wanted.kernel_id[:4], exc)
                 return False

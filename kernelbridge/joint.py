@@ -6,7 +6,7 @@ How the stream is kept: attachment.py.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, Protocol
 
@@ -14,13 +14,13 @@ from kernelbridge import creation, outcome
 from kernelbridge.activity import Activity
 from kernelbridge.attachment import Attachment
 from kernelbridge.channels.sockets import Channels
-from kernelbridge.checks import Wanted
 from kernelbridge.config import Host
 from kernelbridge.errors import KernelBridgeError, LinkLost
 from kernelbridge.host.answers import Exited, Missing, Over
 from kernelbridge.kernel_errors import KernelEnded, KernelExpired, KernelHeld, KernelTaken
 from kernelbridge.relay import lifetime, wire
 from kernelbridge.surroundings import Surroundings
+from kernelbridge.wanted import Wanted
 
 
 class Hearer(Protocol):
@@ -34,6 +34,12 @@ class Hearer(Protocol):
 
     def died(self, event: Mapping[str, Any]) -> None:
         """The kernel process of the newest launch has ended."""
+
+    def leased(self, gpu_ids: Sequence[str]) -> None:
+        """The relay says which GPUs it has."""
+
+    def lost_gpus(self, parent: Mapping[str, Any]) -> None:
+        """The container cannot reach its GPUs any more; `parent` is the header of the running cell, or empty."""
 
     def tried(self, error: KernelBridgeError) -> None:
         """The stream could not be joined at this time."""
@@ -90,7 +96,10 @@ class Joint:
         self._host = host
         self._is_claimed = bool(claim)
         self.found = asyncio.get_running_loop().create_future() if is_old else None
-        place = creation.place(self.wanted, host, reach=partial(self._around.reach, host), rest=self._around.rest)
+        reach = partial(self._around.site, host)
+        place = creation.place(
+            self.wanted.kernel_id, self.wanted.environment, host, reach=reach, rest=self._around.rest
+        )
         self._attachment = Attachment(place, self, owner=self._around.owner, takes=takes, claim=claim)
         return self._attachment
 
@@ -140,6 +149,9 @@ class Joint:
             return
         if event["launch"] != self.launch:
             return
+        if event["event"] == "gpu_lost":
+            self._hearer.lost_gpus(event["parent"] or {})
+            return
         waits = not self.ready.done()
         if event["event"] == "ready" and waits:
             self.ready.set_result(event["info"])
@@ -153,6 +165,7 @@ class Joint:
     def joined(self, welcome: Mapping[str, Any]) -> None:
         """The stream is there, or there again."""
         self._channels.find()
+        self._hearer.leased(welcome["gpus"]["ids"])
         if self.is_settled:
             self._hearer.tell(self.activity.state)
         if self.found is None or self.found.done():
@@ -182,17 +195,21 @@ class Joint:
     def ended(self, how: Exited | Missing | Over) -> None:
         """The container has ended, or is gone."""
         if isinstance(how, Over):
+            self._leave()
             self._gone(how.explain(self.wanted.display_name), is_ours=True)
             return
         text = "was removed from elsewhere" if isinstance(how, Missing) else f"was ended ({how})"
-        attachment = self.part()
-        if attachment is not None:
-            attachment.forget()
+        self._leave()
         key = lifetime.key_of(how.code) if isinstance(how, Exited) else ""
         error: KernelBridgeError = KernelEnded(environment=self.wanted.display_name, host=self._host.name, how=text)
         if key:
             error = KernelExpired(environment=self.wanted.display_name, host=self._host.name, key=key)
         self._gone(error, is_ours=True)
+
+    def _leave(self) -> None:
+        attachment = self.part()
+        if attachment is not None:
+            attachment.forget()
 
     def _gone(self, error: KernelBridgeError, *, is_ours: bool) -> None:
         if self.found is not None and not self.found.done():

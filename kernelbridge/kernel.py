@@ -11,25 +11,27 @@ import logging
 import signal
 import time
 import uuid
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from kernelbridge import checks, creation, exits, outcome
+from kernelbridge import creation, exits, opening, outcome
 from kernelbridge.attachment import Attachment
 from kernelbridge.channels.endpoints import Endpoints
 from kernelbridge.channels.sockets import Channels
 from kernelbridge.channels.waiting import Wish
-from kernelbridge.checks import Wanted, deadline
+from kernelbridge.checks import Checks
 from kernelbridge.config import Host
 from kernelbridge.errors import KernelBridgeError
 from kernelbridge.familiarity import Familiarity
+from kernelbridge.gpu_errors import GpuLost
 from kernelbridge.handover import Handover
 from kernelbridge.housing import Housing
 from kernelbridge.joint import Joint
 from kernelbridge.processes import is_alive
 from kernelbridge.surroundings import KernelState, Surroundings
+from kernelbridge.wanted import Wanted, deadline
 
 _LOG = logging.getLogger(__name__)
 
@@ -49,9 +51,16 @@ class Kernel:
         self._exit = exits.ShownExit()
         # Why the kernel is not there; the sentence for people. Set when it fails or dies.
         self.failure: KernelBridgeError | None = None
-        # Which host took it; the first that can give the GPUs. Set by check.
+        # Which host took it; the first that can give the GPUs. Set by check and settle.
         self.host: Host = wanted.hosts[0]
-        self._gpu_ids: tuple[str, ...] = ()
+        # Those that may, as the check found them.
+        self._hosts: tuple[Host, ...] = wanted.hosts
+        # Its GPUs, by UUID; set by settle, and by what the relay says.
+        self.gpu_ids: tuple[str, ...] = ()
+        # The id of its job, where a cluster runs it; empty elsewhere.
+        self.job = ""
+        # Whether the container has lost them: a restart gets another one then.
+        self._has_lost_gpus = False
         # The start or restart under way; None when there is none.
         self._starting: asyncio.Task[None] | None = None
         self._housing = Housing(wanted)
@@ -93,11 +102,12 @@ class Kernel:
 
     async def check(self) -> None:
         """Fail fast; nothing was started yet. Raises KernelBridgeError."""
-        found = await checks.find_host(self.wanted, self._around.reach)
-        self.host, self._gpu_ids = found.host, found.gpu_ids
-        self._know_image(found.image_id)
+        found = await Checks(self.wanted, self._around.reach, self._around.cluster).find_hosts()
+        self.host, self._hosts = found.hosts[0], found.hosts
+        self.know_image(found.image_id)
 
-    def _know_image(self, image_id: str) -> None:
+    def know_image(self, image_id: str) -> None:
+        """Called by the opening, and by the check: the image has this id; empty: it is not there yet."""
         record = self._image.know(image_id)
         if record is not None:
             self.channels.know(dict(record.kernel_info), record.widgets)
@@ -136,28 +146,22 @@ class Kernel:
             self._starting = None
 
     async def _start(self) -> None:
-        environment = self.wanted.environment
         began = time.monotonic()
         async with contextlib.AsyncExitStack() as undo:
-            engine = await self._around.reach(self.host)
-            if not self._image.has_id or self.wanted.environment.pull == "always":
-                self._know_image(await creation.pull(engine, environment.image, self._say))
-            self._say("starting the container")
             undo.callback(self._undo_container)
-            self._remember()
-            async with deadline(environment.start_seconds, self.host.name, "the start of the container"):
-                labels = self._around.labels(self.wanted, self._gpu_ids)
-                await self._housing.create(engine, labels=labels, gpu_ids=self._gpu_ids)
-                await creation.start_container(engine, self.wanted, self._order(self._joint.launch))
-                await self._joint.attachment(self.host).join()
-                self._say("starting the kernel")
+            if self.host.scheduler is not None:
+                await opening.open_job(self, self._housing, self._around, self.host)
+            else:
+                await opening.open_container(self, self._housing, self._around, self._hosts)
+            self.say("starting the kernel")
+            async with deadline(self.wanted.environment.start_seconds, self.host.name, "the start of the kernel"):
                 info = await self._joint.ready
             undo.pop_all()
         self._open(info)
         _LOG.info("[%s k=%s] started in %.1f s", self.host.name, self.wanted.kernel_id[:4], time.monotonic() - began)
 
     async def _find_again(self) -> None:
-        self._say("joining the kernel again")
+        self.say("joining the kernel again")
         known = self._around.records.kernel(self.wanted.kernel_id)
         if known is None or not is_alive(known.process):
             self._remember()  # Otherwise who holds it would be forgotten if we are refused.
@@ -170,13 +174,13 @@ class Kernel:
             self._joint.ready.set_result({})
             self.died(welcome["outcome"])
             return
-        self._say("starting the kernel")
+        self.say("starting the kernel")
         await self._opened("the start of the kernel")
 
     async def _start_claimed(self) -> None:
         joint = self._joint
         try:
-            self._say("taking up the container again")
+            self.say("taking up the container again")
             attachment = joint.attachment(self.host, is_old=True, claim=self.wanted.claim)
             await attachment.join()
             self._housing.is_there()
@@ -203,6 +207,31 @@ class Kernel:
     def _order(self, launch: int) -> dict[str, Any]:
         return creation.order(self.wanted, launch=launch, session=self._session)
 
+    # -- called by the opening
+
+    @property
+    def has_image(self) -> bool:
+        """Whether the image is on the host that was found, as far as is known."""
+        return self._image.has_id
+
+    def settle(self, host: Host, gpu_ids: Sequence[str], *, job: str = "") -> None:
+        """This host will have it, with these GPUs, or in this job."""
+        if host != self.host:
+            self.know_image("")
+        self.host, self.gpu_ids, self.job = host, tuple(gpu_ids), job
+        self._remember()
+
+    def order(self) -> dict[str, Any]:
+        """Return what the relay starts the newest launch with."""
+        return self._order(self._joint.launch)
+
+    async def join(self) -> None:
+        """Join the relay that was started."""
+        left = self._joint.part()
+        if left is not None:  # Of a container that came too late for its GPUs.
+            await left.aclose()
+        await self._joint.attachment(self.host).join()
+
     def _undo_container(self) -> None:
         """Leave nothing behind of a start that failed or was cancelled; its user does not wait for that."""
         self._around.records.change(self.wanted.kernel_id, stop_wanted=True)
@@ -211,7 +240,7 @@ class Kernel:
     def _open(self, info: dict[str, Any], *, busy: Mapping[str, Any] | None = None) -> None:
         self.state, self.failure = KernelState.RUNNING, None
         self._image.learn(info=info)
-        refuse = outcome.debug_refusal(self.wanted.environment)
+        refuse = outcome.debug_refusal(self.wanted.environment, self.host)
         self.channels.open(launch=self._joint.launch, info=info, refuse_debug=refuse, busy=busy)
         self._joint.activity.set("busy" if busy else "idle")
         self.tell(self._joint.activity.state)
@@ -225,7 +254,7 @@ class Kernel:
         known = self._around.records.kernel(self.wanted.kernel_id)
         self._around.records.keep(creation.record(self.wanted, self.host, self._around, known, session=self._session))
 
-    def _say(self, text: str) -> None:
+    def say(self, text: str) -> None:
         """Progress: to the waiting cell, to those who watch the fleet, to the log."""
         self.channels.progress(f"{self.wanted.display_name} on {self.host.name}: {text}")
         self.tell(self.state.value, text)
@@ -243,9 +272,10 @@ class Kernel:
             return
         self.state = KernelState.STARTING
         self.channels.wait("restarting the kernel")
-        if not self._joint.is_there:
+        if self._has_lost_gpus or not self._joint.is_there:
             self._housing.is_there()  # One that has ended by itself is kept until now.
-            await self._remove(None)
+            await self._remove(self._joint.part())
+            self._has_lost_gpus = False
             await self.check()
             self.begin()
             return
@@ -254,7 +284,7 @@ class Kernel:
         self._starting = asyncio.create_task(self._begun(self._restarted()))
 
     async def _restarted(self) -> None:
-        self._say("restarting the kernel" if self.is_joined else "waiting for the link")
+        self.say("restarting the kernel" if self.is_joined else "waiting for the link")
         await self._opened("the restart of the kernel")
 
     def signal(self, number: int) -> None:
@@ -317,7 +347,7 @@ class Kernel:
     async def _remove(self, attachment: Attachment | None) -> bool:
         if attachment is not None:
             await attachment.aclose()
-        is_gone = await self._housing.remove(self.host.name, partial(self._around.reach, self.host))
+        is_gone = await self._housing.remove(self.host.name, partial(self._around.site, self.host))
         if is_gone:
             self._around.records.forget(self.wanted.kernel_id, of=self._around.process)
         else:
@@ -364,10 +394,22 @@ class Kernel:
         """A kernel that was there before answers."""
         self._open(info, busy=running)
 
+    def leased(self, gpu_ids: Sequence[str]) -> None:
+        """The relay says which GPUs it has."""
+        self.gpu_ids = tuple(gpu_ids)
+
+    def lost_gpus(self, parent: Mapping[str, Any]) -> None:
+        """The container cannot reach its GPUs any more."""
+        self._has_lost_gpus = True
+        lost = GpuLost(environment=self.wanted.display_name, host=self.host.name)
+        _LOG.warning("[%s k=%s] %s", self.host.name, self.wanted.kernel_id[:4], lost)
+        self.channels.notice(parent, f"[kernelbridge: {lost}]\n")
+        self.tell(self._joint.activity.state, str(lost))
+
     def tried(self, error: KernelBridgeError) -> None:
         """The stream could not be joined at this time: who waits for a kernel that runs somewhere hears why."""
         if self.state is KernelState.STARTING:
-            self._say(error.sentence)
+            self.say(error.sentence)
 
     def gone(self, error: KernelBridgeError, *, is_ours: bool) -> None:
         """The container has ended or is gone, or another has it."""

@@ -9,7 +9,7 @@ import json
 import os
 import sys
 import sysconfig
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import resources
@@ -19,7 +19,8 @@ from typing import Any, Final
 from jupyter_core.paths import jupyter_data_dir
 
 from kernelbridge import config as configs
-from kernelbridge.config import Config, Environment
+from kernelbridge import values
+from kernelbridge.config import Config, Environment, Host
 from kernelbridge.errors import SpecsUnwritable
 
 FOLDER_PREFIX: Final = "kernelbridge-"
@@ -55,15 +56,45 @@ def launcher_path() -> Path:
     return next(found, beside / file_name).absolute()
 
 
-def kernel_json(environment: Environment, *, display_name: str, config_path: Path, launcher: Path) -> dict[str, Any]:
-    """What kernel.json says of one environment."""
+def gpus_text(environment: Environment, hosts: Sequence[Host]) -> str:
+    """What its kernels get, for people: "1 free GPU of lab", "2 free GPUs (H200, 20g free) of lab or two, ..."."""
+    # What is written for Slurm counts on its hosts alone.
+    slurm = [host.name for host in hosts if host.scheduler and environment.gres]
+    others = [host.name for host in hosts if host.name not in slurm]
+    texts = [f"{environment.gres} of {' or '.join(slurm)}"] if slurm else []
+    if not others or (environment.gpus == 0 and not slurm):
+        return texts[0] if texts else "no GPU"
+    waits = f", waits up to {values.duration_text(environment.wait)}" if environment.wait else ""
+    return ", ".join([f"{_wish_text(environment)} of {' or '.join(others)}", *texts]) + waits
+
+
+def _wish_text(environment: Environment) -> str:
+    needs = [environment.gpu_model] if environment.gpu_model else []
+    needs += [f"{values.size_text(environment.gpu_memory)} free"] if environment.gpu_memory else []
+    match environment.gpus:
+        case tuple():
+            text = ", ".join(f"GPU {name}" for name in environment.gpus)
+        case "all":
+            text = "all GPUs"
+        case 0:
+            return "no GPU"
+        case number:
+            text = "1 free GPU" if number == 1 else f"{number} free GPUs"
+    return text + (f" ({', '.join(needs)})" if needs else "")
+
+
+def kernel_json(
+    environment: Environment, *, display_name: str, gpus: str, config_path: Path, launcher: Path
+) -> dict[str, Any]:
+    """What kernel.json says of one environment; `gpus` is gpus_text()."""
     metadata: dict[str, Any] = {
         "debugger": environment.has_debugger,
         "kernel_provisioner": {
             "provisioner_name": "kernelbridge",
             "config": {"environment": environment.name, "config_path": str(config_path)},
         },
-        "kernelbridge": {"config": str(config_path)},
+        # JupyterLab hands it to its launcher's cards, and shows it nowhere by itself; nor does VS Code.
+        "kernelbridge": {"config": str(config_path), "gpus": gpus},
     }
     if environment.cull_idle_timeout > 0:  # For Jupyter 0 means at once.
         metadata["cull_idle_timeout"] = environment.cull_idle_timeout
@@ -90,7 +121,11 @@ def write(config: Config, root: Path, launcher: Path) -> Changes:
             foreign.append(folder.name)
             continue
         spec = kernel_json(
-            environment, display_name=shown[environment.name], config_path=config.path, launcher=launcher
+            environment,
+            display_name=shown[environment.name],
+            gpus=gpus_text(environment, config.hosts_of(environment)),
+            config_path=config.path,
+            launcher=launcher,
         )
         (written if renew_folder(folder, spec) else unchanged).append(folder.name)
     removed = remove_folders(root, config.path, keep={*written, *unchanged})

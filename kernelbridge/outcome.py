@@ -7,9 +7,10 @@ import signal
 from collections.abc import Mapping
 from typing import Any
 
-from kernelbridge.checks import Wanted
 from kernelbridge.config import Environment, Host
 from kernelbridge.errors import KernelBridgeError, LinkLost
+from kernelbridge.gpu_errors import GpuMismatch
+from kernelbridge.host import jobscript
 from kernelbridge.host.answers import PullProgress
 from kernelbridge.kernel_errors import (
     ContainerFailed,
@@ -20,14 +21,27 @@ from kernelbridge.kernel_errors import (
     KernelOutOfMemory,
     StartCancelled,
 )
+from kernelbridge.wanted import Wanted
 
 
 def failed_start(wanted: Wanted, host: Host, event: Mapping[str, Any]) -> KernelBridgeError:
     """Return the error for the relay's word that it could not start the kernel process at all."""
     image = wanted.environment.image
+    if "gpus" in event:
+        return _mismatch(wanted.environment, host, event["gpus"])
     if event.get("lacks"):
         return ImageUnusable(image=image, lacks=str(event["lacks"]))
     return ContainerFailed(host=host.name, image=image, reason=str(event.get("reason", "")))
+
+
+def _mismatch(environment: Environment, host: Host, gpus: Mapping[str, Any]) -> KernelBridgeError:
+    """Return the error for a container that sees other GPUs than it should."""
+    wanted, seen = gpus["wanted"], gpus["seen"]
+    seen_text = f"{seen} of them" if isinstance(seen, int) else ", ".join(seen) or "none"
+    remedy = ""
+    if not wanted:
+        remedy = f"Mend the default runtime of the engine on {host.name}, which hands GPUs to every container."
+    return GpuMismatch(host=host.name, wanted=", ".join(wanted) or "no GPU", seen=seen_text, remedy=remedy)
 
 
 def broken_start(wanted: Wanted, host: Host, exc: BaseException) -> KernelBridgeError:
@@ -63,8 +77,16 @@ def dropped_text(event: Mapping[str, Any]) -> str:
     return f"[kernelbridge: {what} of this output ({size / 1e6:.1f} MB) had no room while nobody took it]\n"
 
 
-def debug_refusal(environment: Environment) -> str:
-    """Return why debugging is off in an environment; empty where it is on."""
+def debug_refusal(environment: Environment, host: Host) -> str:
+    """Return why debugging is off in an environment on a host; empty where it is on."""
+    is_on_nodes_network = host.scheduler is not None and not jobscript.RUNTIMES[host.runtime].has_own_network(
+        environment
+    )
+    if is_on_nodes_network and not environment.debug_on_host_network:
+        return (
+            f"Debugging is off in {environment.name}: {host.runtime} runs it on the node's network, where every login "
+            'could run code in your kernel. Set `network = "none"`, or `debug_on_host_network = true`.'
+        )
     if environment.has_debugger:
         return ""
     return (

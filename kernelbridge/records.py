@@ -71,6 +71,8 @@ class KernelRecord:
     stop_wanted: bool = False
     # Where a program of this machine finds its endpoints while it is held; empty where no file was written.
     connection_file: str = ""
+    # UUIDs of the GPUs that its container has.
+    gpus: tuple[str, ...] = ()
 
 
 def default_folder() -> Path:
@@ -181,6 +183,7 @@ def _read_kernel(path: Path) -> KernelRecord | None:
         names = {field.name for field in fields(KernelRecord)}
         facts = {key: value for key, value in known.items() if key in names}
         facts["sessions"] = tuple(SessionRecord(**row) for row in facts.get("sessions", ()))
+        facts["gpus"] = tuple(facts.get("gpus", ()))
         return KernelRecord(**facts)
     except (OSError, ValueError, TypeError, AttributeError):
         return None

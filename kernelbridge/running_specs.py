@@ -7,7 +7,7 @@ The lasting specs: kernelspecs.py.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,6 +22,7 @@ FOLDER: Final = "kernelbridge.running"
 PREFIX: Final = "kernelbridge-running-"
 KERNEL_VARIABLE: Final = "KERNELBRIDGE_KERNEL"
 SHORT_ID_LENGTH: Final = 8
+_SHORT_UUID_LENGTH: Final = 12
 _HOUR_SECONDS: Final = 3600
 
 
@@ -78,11 +79,16 @@ def display_names(records: Iterable[KernelRecord], config: Config, now: float) -
     shown = configs.display_names(config)
     names: dict[str, str] = {}
     for record in records:
-        facts = (record.title, age_text(now - record.started))
+        facts = (record.title, gpus_text(record.gpus), age_text(now - record.started))
         name = ", ".join([f"{shown[record.environment]} running on {record.host}", *(fact for fact in facts if fact)])
         is_taken = name in names.values()
         names[record.kernel_id] = f"{name}, {record.kernel_id[:SHORT_ID_LENGTH]}" if is_taken else name
     return names
+
+
+def gpus_text(gpus: Sequence[str]) -> str:
+    """Name the one GPU as `kernelbridge ps` does, count several; empty where none is known."""
+    return f"{len(gpus)} GPUs" if len(gpus) > 1 else "".join(gpus)[:_SHORT_UUID_LENGTH]
 
 
 def age_text(seconds: float) -> str:
@@ -96,6 +102,8 @@ def age_text(seconds: float) -> str:
 def kernel_json(record: KernelRecord, *, display_name: str, config: Config, launcher: Path) -> dict[str, Any]:
     """Return what kernel.json says of one kernel that runs."""
     path = str(config.path)
+    # Shown by no picker; in words, as in the lasting specs.
+    gpus = {"gpus": ", ".join(record.gpus)} if record.gpus else {}
     return {
         "argv": [str(launcher), "-f", "{connection_file}"],
         "display_name": display_name,
@@ -108,6 +116,6 @@ def kernel_json(record: KernelRecord, *, display_name: str, config: Config, laun
         },
         "metadata": {
             "debugger": config.environment(record.environment).has_debugger,
-            "kernelbridge": {"config": path, "kernel": record.kernel_id},
+            "kernelbridge": {"config": path, "kernel": record.kernel_id, **gpus},
         },
     }

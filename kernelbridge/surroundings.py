@@ -11,12 +11,14 @@ from kernelbridge import container
 from kernelbridge.attachment import Owner
 from kernelbridge.channels.pacing import Limits
 from kernelbridge.channels.switchboard import Switchboard
-from kernelbridge.checks import Wanted
 from kernelbridge.config import Host
+from kernelbridge.host.site import Site
 from kernelbridge.records import Records
+from kernelbridge.wanted import Wanted
 
 if TYPE_CHECKING:
     from kernelbridge.host.engine import Engine  # loads docker-py: see fleet.py
+    from kernelbridge.host.slurm import Cluster
 
 
 class KernelState(enum.Enum):
@@ -42,7 +44,10 @@ class Surroundings:
     # What Jupyter Server lets through; None where nobody limits.
     limits: Limits | None
     labels: Callable[[Wanted, tuple[str, ...]], container.Labels]
+    # The engine of a host; the cluster of a login node; whichever it is.
     reach: Callable[[Host], Awaitable[Engine]]
+    cluster: Callable[[Host], Awaitable[Cluster]]
+    site: Callable[[Host], Awaitable[Site]]
     rest: Callable[[float], Coroutine[Any, Any, None]]
     # Told of every state and progress text: (kernel id, state, text).
     observe: Callable[[str, str, str], None]

@@ -44,7 +44,14 @@ ENGINE_SOCKET_FOLDERS: Final = frozenset({"/run", "/var/run", "/run/podman", "/r
 GIVEAWAY_VALUE: Final = r"^(hf_|gh[opsur]_|github_pat_|sk-|AKIA|ASIA|glpat-|xox[abpr]-)[A-Za-z0-9_-]{8,}$"
 GIVEAWAY_NAME: Final = r"(^|_)(TOKEN|KEY|SECRET|PASSWORD|PASSWD|CREDENTIALS?)$"
 # Folders of the container that belong to its kernel, the engine or the relay.
-TAKEN_TARGETS: Final = ("/proc", "/sys", "/dev/pts", "/run/kernelbridge", "/var/lib/kernelbridge")
+TAKEN_TARGETS: Final = (
+    "/proc",
+    "/sys",
+    "/dev/pts",
+    "/run/kernelbridge",
+    "/var/lib/kernelbridge",
+    "/var/lib/kernelbridge.locks",
+)
 
 
 def parse_size(value: object) -> int:

@@ -12,13 +12,14 @@ from typing import Any, TypeVar
 from kernelbridge.census import KernelRow, Listing
 from kernelbridge.channels import endpoints
 from kernelbridge.channels.endpoints import Endpoints
-from kernelbridge.checks import Wanted
 from kernelbridge.config import Config, display_names
 from kernelbridge.errors import KernelBridgeError
 from kernelbridge.host.trust import HostKey
+from kernelbridge.inventory import GpuListing
 from kernelbridge.kernel_errors import KernelNotFound, OutputUndelivered
 from kernelbridge.records import Records, default_folder
 from kernelbridge.surroundings import KernelState
+from kernelbridge.wanted import Wanted
 
 T = TypeVar("T")
 
@@ -82,6 +83,8 @@ class FakeFleet:
 
     rows: list[KernelRow] = field(default_factory=list)
     problems: tuple[KernelBridgeError, ...] = ()
+    # What it says of GPUs, time after time, the last for ever; an exception is raised.
+    listings: list[GpuListing | BaseException] = field(default_factory=lambda: [GpuListing()])
     # What known_hosts does not have yet, in the order in which the way meets them.
     keys: list[HostKey] = field(default_factory=list)
     log_text: str = ""
@@ -127,6 +130,14 @@ class FakeFleet:
 
     def close(self) -> None:
         self.is_closed = True
+
+    async def list_gpus(self) -> GpuListing:
+        found, *later = self.listings
+        if later:
+            self.listings = later
+        if isinstance(found, BaseException):
+            raise found
+        return found
 
     async def list_kernels(self) -> Listing:
         return Listing(kernels=tuple(self.rows), problems=self.problems)

@@ -15,6 +15,7 @@ from kernelbridge.config import Config, Environment, Host
 from kernelbridge.container import Labels
 from kernelbridge.errors import HostRefused, KernelBridgeError
 from kernelbridge.host.answers import ContainerFacts, Exited, Running
+from kernelbridge.host.site import InContainer
 from kernelbridge.records import KernelRecord, Records
 from kernelbridge.relay import wire
 
@@ -77,6 +78,9 @@ class Engine:
     async def state(self, name: str) -> Any:
         box = self.boxes[name.removeprefix(container.NAME_PREFIX)]
         return box.ended or Running(is_paused=False, started_at="")
+
+    def runtime(self, name: str, environment: Environment) -> InContainer:
+        return InContainer(self, name, environment.python)  # type: ignore[arg-type]
 
     async def exec_stream(self, name: str, argv: Any, heard: Any) -> Stream:
         return Stream(box=self.boxes[name.removeprefix(container.NAME_PREFIX)], heard=heard)

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from kernelbridge.cli import attach, hosts, kernels, settings, specs
+from kernelbridge.cli import attach, gpus, hosts, kernels, settings, specs
 from kernelbridge.cli.session import Session
 from kernelbridge.config import Config
 from kernelbridge.errors import KernelBridgeError
@@ -30,6 +30,7 @@ app.command("trust")(hosts.trust)
 app.command("install")(specs.install)
 app.command("uninstall")(specs.uninstall)
 app.command("ps")(kernels.list_all)
+app.command("gpus")(gpus.list_all)
 app.command("stop")(kernels.stop)
 app.command("logs")(kernels.logs)
 app.command("attach")(attach.attach)

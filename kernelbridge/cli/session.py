@@ -91,10 +91,15 @@ class Session:
 
     def show_table(self, columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
         """Print rows under headings, aligned."""
-        table = Table(*columns, box=None, pad_edge=False, header_style="bold")
-        for row in rows:
-            table.add_row(*(Text(printable(cell)) for cell in row))
-        self.out.print(table)
+        self.out.print(table(columns, rows))
+
+
+def table(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> Table:
+    """Rows under headings, aligned."""
+    made = Table(*columns, box=None, pad_edge=False, header_style="bold")
+    for row in rows:
+        made.add_row(*(Text(printable(cell)) for cell in row))
+    return made
 
 
 def moment(at: datetime, *, now: datetime | None = None) -> str:

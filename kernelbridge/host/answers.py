@@ -148,17 +148,6 @@ def is_podman(version: Answer) -> bool:
     return any("podman" in str(part.get("Name", "")).lower() for part in version.get("Components") or [])
 
 
-def has_gpu_support(info: Answer) -> bool | None:
-    """Whether GET /info shows a way to hand GPUs to containers. None: only a start can tell.
-
-    Never False: a plain engine with NVIDIA's hook on its PATH hands GPUs out and shows nothing of it here.
-    """
-    if "nvidia" in (info.get("Runtimes") or {}):
-        return True
-    devices = info.get("DiscoveredDevices") or []
-    return True if any("nvidia.com/gpu" in str(device.get("ID", "")) for device in devices) else None
-
-
 def api_number(version: str) -> tuple[int, ...]:
     """An API version in a form that compares: 1.9 comes before 1.40."""
     return tuple(int(part) for part in version.split(".") if part.isdigit())

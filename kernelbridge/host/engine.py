@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 from urllib.parse import quote
 
-from kernelbridge.config import Host
+from kernelbridge.config import Environment, Host
 from kernelbridge.errors import EngineFailed, EngineTooOld, KernelBridgeError
 from kernelbridge.host.answers import (
     ContainerFacts,
@@ -27,7 +27,6 @@ from kernelbridge.host.answers import (
     PullTally,
     Running,
     api_number,
-    has_gpu_support,
     is_podman,
     parse_container,
     parse_image,
@@ -50,6 +49,7 @@ from kernelbridge.host.hijack import open_upgraded
 from kernelbridge.host.local import LocalLink
 from kernelbridge.host.refusals import container_error, pull_error, shortened
 from kernelbridge.host.registry import Credentials, credentials
+from kernelbridge.host.requirements import Way, gpu_way
 from kernelbridge.host.route import Route, command_reason, find_route, reason_of, user_error
 from kernelbridge.host.site import InContainer, Runtime
 from kernelbridge.host.stream import AnyLink, Collector, CommandError, Receiver, Stream
@@ -174,9 +174,12 @@ class Engine:
         answer: Mapping[str, Any] = await self._answered("say what it is", lambda client: client.info())
         return answer
 
-    async def has_gpu_support(self) -> bool | None:
-        """Whether the engine can hand GPUs to containers. None: only a start can tell."""
-        return has_gpu_support(await self.info())
+    async def gpu_way(self, access: str) -> Way:
+        """How to ask for GPUs here; `access` is the host's `gpu_access`. Raises GpuWayMissing."""
+        about = self.about
+        return gpu_way(
+            await self.info(), is_podman=about.is_podman, version=about.version, access=access, host=self.link.name
+        )
 
     # -- images
 
@@ -313,9 +316,9 @@ class Engine:
         written = await self._answered(f"read the log of {name}", lambda client: client.logs(name, tail=tail))
         return bytes(written).decode("utf-8", "replace")
 
-    def runtime(self, name: str, python: str) -> Runtime:
-        """The container of this name as what a relay runs in; `python` is the image's."""
-        return InContainer(self, name, python)
+    def runtime(self, name: str, environment: Environment) -> Runtime:
+        """The container of this name as what a relay runs in."""
+        return InContainer(self, name, environment.python)
 
     # -- streams
 

@@ -211,7 +211,7 @@ def _unfit(board: _Board, wish: Wish, gpu: Gpu) -> str:
         return board.held[gpu.uuid]
     computing = [process for process in gpu.processes if process.computes]
     if computing and wish.avoids_busy:
-        return _stranger(computing)
+        return stranger(computing)
     if wish.memory_bytes and gpu.free_mib * MIB < wish.memory_bytes:
         return f"{_gib(gpu.free_mib)} of {_gib(gpu.usable_mib)} free"
     return ""
@@ -253,8 +253,8 @@ def _holder(holding: Holding, now: datetime | None) -> str:
     return f"{_plain(holding.environment)} of {_plain(holding.who) or 'another'} since {moment}"
 
 
-def _stranger(computing: Sequence[GpuProcess]) -> str:
-    """The largest process in words, and how many others there are."""
+def stranger(computing: Sequence[GpuProcess]) -> str:
+    """Say in words which process is the largest, whose and since when, and how many others there are."""
     first = max(computing, key=lambda process: process.memory_mib)
     text = f"process {first.pid}" + (f" ({_plain(first.name)})" if first.name else "")
     text += f" of {_plain(first.user)}" if first.user else ""

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from kernelbridge.environment import Environment
 from kernelbridge.host.answers import ContainerFacts, ContainerState
 from kernelbridge.host.stream import AnyLink, Receiver, Stream
 from kernelbridge.relay import shipping
@@ -37,8 +38,8 @@ class Site(Protocol):
     async def list(self, label: str) -> list[ContainerFacts]:
         """All that runs, waits or has ended there with this label (`key` or `key=value`)."""
 
-    def runtime(self, name: str, python: str) -> Runtime:
-        """What runs under this name; `python` is the image's."""
+    def runtime(self, name: str, environment: Environment) -> Runtime:
+        """What runs under this name, made of this environment."""
 
 
 class Containers(Protocol):

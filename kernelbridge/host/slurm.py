@@ -11,10 +11,12 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-from kernelbridge.config import Host
+from kernelbridge.config import Environment, Host
 from kernelbridge.gpu_errors import JobRefused, SchedulerSilent, SlurmMissing
-from kernelbridge.host import endings, jobs
+from kernelbridge.host import endings, in_job, jobs
+from kernelbridge.host.answers import ContainerFacts
 from kernelbridge.host.endings import JobEnding
+from kernelbridge.host.in_job import InJob
 from kernelbridge.host.jobs import JobFacts, JobRequest, NodeFacts
 from kernelbridge.host.stream import AnyLink, Completed
 from kernelbridge.kernel_errors import StartTimeout
@@ -24,6 +26,8 @@ log = logging.getLogger(__name__)
 # Slurm's own clients give up after MessageTimeout, mostly 10 s, some after twice that.
 COMMAND_SECONDS = 45.0
 LOOK_INTERVAL_SECONDS = 2.0
+# A node that does not let logins in mostly says so at once; its ssh gives up after 5 s.
+NODE_SECONDS = 10.0
 # How much of a job's log is read.
 LOG_BYTES = 8192
 _NO_SUCH_COMMAND = 127
@@ -33,7 +37,15 @@ _TEST_SCRIPT = b"#!/bin/sh\n"
 class Cluster:
     """The scheduler of one host, over one link. Everything runs on the link's loop."""
 
-    def __init__(self, link: AnyLink, host: Host, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        link: AnyLink,
+        host: Host,
+        *,
+        before: Cluster | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`before` is the same cluster over the link before this one."""
         self._link = link
         self._host = host
         self._clock = clock
@@ -43,12 +55,22 @@ class Cluster:
         self._looking: asyncio.Task[Mapping[str, JobFacts]] | None = None
         # All of them that have not ended.
         self._tasks: set[asyncio.Task[Mapping[str, JobFacts]]] = set()
+        # The newest job of each name, and the names of those whose relay was not heard of yet; for how they ended.
+        self._jobs: dict[str, str] = before._jobs if before else {}
+        self._starting: set[str] = before._starting if before else set()
+        # Whether a node lets this login in from the login node, by its name.
+        self._lets_in: dict[str, bool] = {}
         # How many squeue were run, for __repr__; counted by _ask().
         self._looks = 0
 
     def __repr__(self) -> str:
         seen = "nothing seen" if self._seen is None else f"{len(self._seen[1])} jobs seen"
         return f"<Cluster {self._host.name} {seen}, {self._looks} looks>"
+
+    @property
+    def link(self) -> AnyLink:
+        """The link to the login node."""
+        return self._link
 
     async def check(self, request: JobRequest) -> None:
         """Know that Slurm would take the job, now or later.
@@ -81,6 +103,8 @@ class Cluster:
         except ValueError as error:
             raise JobRefused(host=self._host.name, reason=str(error)) from error
         log.info("[%s] job %s is in the queue", self._host.name, job)
+        self._jobs[request.name] = job
+        self._starting.add(request.name)
         return job
 
     async def look(self) -> Mapping[str, JobFacts]:
@@ -119,10 +143,57 @@ class Cluster:
         self._seen = None
         self._looking = None
 
-    async def find(self, name: str) -> JobFacts | None:
+    async def find(self, name: str, *, is_fresh: bool = False) -> JobFacts | None:
         """The newest job of this name in the queue; None where there is none. Raises: as look()."""
+        if is_fresh:
+            self._forget_seen()
         named = [job for job in (await self.look()).values() if job.name == name]
-        return max(named, key=lambda job: int(job.job), default=None)
+        found = max(named, key=lambda job: int(job.job), default=None)
+        if found is not None:
+            self._jobs[name] = found.job
+        return found
+
+    def job_of(self, name: str) -> str:
+        """The id of the newest job of this name that was seen here; empty where none was."""
+        return self._jobs.get(name, "")
+
+    def has_started(self, name: str) -> None:
+        """The relay in the job of this name was heard of."""
+        self._starting.discard(name)
+
+    def is_starting(self, name: str) -> bool:
+        """Whether the job of this name was handed in here, and its relay not heard of yet."""
+        return name in self._starting
+
+    async def lets_in(self, node: str) -> bool:
+        """Whether a job's node can be reached over ssh from the login node; asked once for each node."""
+        if node not in self._lets_in:
+            try:
+                answer = await self._link.run(jobs.node_argv(node, ["true"]), seconds=NODE_SECONDS)
+                self._lets_in[node] = answer.exit_code == 0
+            except StartTimeout:
+                self._lets_in[node] = False
+        return self._lets_in[node]
+
+    def runtime(self, name: str, environment: Environment) -> InJob:
+        """See site.Site."""
+        return InJob(self, self._host, in_job.spec(name, environment, self._link.facts))
+
+    async def list(self, label: str) -> list[ContainerFacts]:
+        """See site.Site: this login's jobs; others' are nobody's here."""
+        key, _, text = label.partition("=")
+        return [
+            ContainerFacts(
+                id=job.job,
+                name=job.name,
+                image=job.labels.get(f"{jobs.LABEL_PREFIX}image", ""),
+                labels=job.labels,
+                state="created" if job.is_waiting else "removing" if job.is_ending else "running",
+                created=job.submitted or 0.0,
+            )
+            for job in (await self.look()).values()
+            if key in job.labels and text in ("", job.labels[key])
+        ]
 
     async def ended(self, job: str, *, name: str = "") -> JobEnding | None:
         """How a job ended that look() no longer shows; None where it has not ended. `name`: the job's, for its log.
@@ -164,6 +235,7 @@ class Cluster:
 
     async def forget(self, name: str) -> None:
         """A job's log is removed. Safe to call twice."""
+        self._starting.discard(name)
         await self._link.run(["rm", "-f", "--", self._log_path(name)], seconds=COMMAND_SECONDS)
 
     def _log_path(self, name: str) -> str:

@@ -94,6 +94,10 @@ class Place:
     def __repr__(self) -> str:
         return f"<Place {self._name}, {self._beats} beats>"
 
+    def move(self, volumes: Volumes) -> None:
+        """The engine is reached another way from now on: its link was lost meanwhile."""
+        self._volumes = volumes
+
     async def beat(self) -> None:
         """Show that this process lives; the first beat takes the ticket. Raises KernelBridgeError."""
         number = self._beats
@@ -109,7 +113,7 @@ class Place:
     async def leave(self) -> None:
         """Give the ticket back. Raises KernelBridgeError."""
         if self._beats:
-            await throw_away(self._volumes, [row for row in await self._mine()])
+            await throw_away(self._volumes, await self._mine())
 
     async def _mine(self) -> list[str]:
         label = f"{QUEUE_LABEL}={self._labels[QUEUE_LABEL]}"

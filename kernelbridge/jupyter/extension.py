@@ -26,7 +26,7 @@ from kernelbridge.config import Config
 from kernelbridge.errors import KernelBridgeError
 from kernelbridge.jupyter import fleets
 from kernelbridge.jupyter.comeback import Comeback
-from kernelbridge.jupyter.handlers import Kernels
+from kernelbridge.jupyter.handlers import Gpus, Kernels
 from kernelbridge.records import Records, default_folder
 from kernelbridge.version import __version__
 
@@ -83,6 +83,7 @@ class KernelBridge(ExtensionApp):
     def initialize_handlers(self) -> None:
         """Called by jupyter_server after the settings."""
         self.handlers.append((r"/kernelbridge/kernels", Kernels, {"config_path": self._path, "held": self._rows}))
+        self.handlers.append((r"/kernelbridge/gpus", Gpus, {"config_path": self._path}))
 
     def _limits(self) -> Limits:
         """What the server's websockets let through."""
@@ -156,6 +157,8 @@ class KernelBridge(ExtensionApp):
                 "text": told.text,
                 "since": told.since.isoformat(),
                 "host": kernel.host.name if kernel is not None else "",
+                "gpus": list(kernel.gpu_ids) if kernel is not None else [],
+                "job": kernel.job if kernel is not None else "",
             },
         )
         self._comeback.observed(kernel_id, told.state)
@@ -180,7 +183,7 @@ class KernelBridge(ExtensionApp):
                     is_ours=True,
                     is_orphan=False,
                     created=datetime.fromtimestamp(record.started, UTC) if record else datetime.now(UTC),
-                    gpus="",
+                    gpus=",".join(kernel.gpu_ids),
                     why=told.text if told else "",
                     title=record.title if record else "",
                 )

@@ -1,4 +1,4 @@
-"""What Jupyter Server answers for us over REST: the kernels with their states; and 503 to its pages while it stops.
+"""What Jupyter Server answers for us over REST: kernels with their states, GPUs; and 503 to its pages while it stops.
 
 The same states as events: extension.py. Kernels over REST are Jupyter's own (api/kernels, api/sessions).
 """
@@ -7,19 +7,23 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from jupyter_server.auth.decorator import authorized
 from jupyter_server.base.handlers import APIHandler
 from tornado import web
 
+from kernelbridge import inventory
 from kernelbridge.census import KernelRow, Listing
 from kernelbridge.errors import KernelBridgeError
+from kernelbridge.fleet import Fleet
 from kernelbridge.jupyter import fleets
+
+Found = TypeVar("Found")
 
 # Hosts that do not answer are given up sooner by the fleet itself.
 LIST_SECONDS = 60.0
@@ -59,19 +63,40 @@ class Kernels(APIHandler):
         """Called by tornado."""
         listing = Listing(kernels=(), problems=())
         if self.get_query_argument("all", "") not in ("", "0"):
-            try:
-                fleet = fleets.fleet_of(self._config_path)
-                asked = asyncio.wrap_future(fleet.submit(fleet.list_kernels()))
-                listing = await asyncio.wait_for(asked, LIST_SECONDS)
-            except KernelBridgeError as exc:
-                raise web.HTTPError(500, str(exc), reason=exc.sentence) from exc
-            except TimeoutError as exc:
-                raise web.HTTPError(504, f"The hosts did not answer in {LIST_SECONDS:g} s.") from exc
+            listing = await _asked(self._config_path, Fleet.list_kernels)
         problems = [
             {"sentence": one.sentence, "remedy": one.remedy, "exit_code": one.exit_code} for one in listing.problems
         ]
         kernels = [as_json(row) for row in merged(self._held(), listing.kernels)]
         self.finish(json.dumps({"kernels": kernels, "problems": problems}))
+
+
+class Gpus(APIHandler):
+    """GET: the GPUs of all hosts, who has them and who waits for one, as `kernelbridge gpus --json` has it."""
+
+    auth_resource = "kernelbridge"
+
+    def initialize(self, config_path: Path) -> None:
+        """Called by tornado."""
+        self._config_path = config_path
+
+    @web.authenticated
+    @authorized
+    async def get(self) -> None:
+        """Called by tornado."""
+        listing = await _asked(self._config_path, Fleet.list_gpus)
+        self.finish(json.dumps(inventory.as_json(listing)))
+
+
+async def _asked(config_path: Path, question: Callable[[Fleet], Coroutine[Any, Any, Found]]) -> Found:
+    """Ask all hosts of the config. Raises tornado's HTTPError."""
+    try:
+        fleet = fleets.fleet_of(config_path)
+        return await asyncio.wait_for(asyncio.wrap_future(fleet.submit(question(fleet))), LIST_SECONDS)
+    except KernelBridgeError as exc:
+        raise web.HTTPError(500, str(exc), reason=exc.sentence) from exc
+    except TimeoutError as exc:
+        raise web.HTTPError(504, f"The hosts did not answer in {LIST_SECONDS:g} s.") from exc
 
 
 class Stopping(web.RequestHandler):

@@ -370,7 +370,11 @@ def main(order: Dict[str, Any]) -> None:
         ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
     except (OSError, AttributeError):
         pass
-    relay = Relay(order, fence.taken(order.get("gpus", {})))
+    cards = order.setdefault("gpus", {})
+    if cards.get("ids", ()) is None:
+        # In a job it is its script that knows them.
+        cards["ids"] = fence.granted(os.environ)
+    relay = Relay(order, fence.taken(cards))
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(EXIT_BY_SIGNAL))
     # A handler of any kind, so that the end of a child rings.
     signal.signal(signal.SIGCHLD, lambda *_: None)

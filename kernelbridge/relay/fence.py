@@ -73,6 +73,12 @@ class Fence:
         self._is_taken = False
 
 
+def granted(environ: Mapping[str, str]) -> List[str]:
+    """Return the cards that whoever made this container says it has."""
+    names = environ.get("NVIDIA_VISIBLE_DEVICES", "").split(",")
+    return [name for name in names if name not in ("", "void", "none")]
+
+
 def taken(cards: Mapping[str, Any]) -> Fence:
     """Return the fence around the cards of an order (ids, locks), taken; end this process where it cannot be."""
     fence = Fence(cards.get("ids", ()), cards.get("locks", ""))

@@ -34,11 +34,11 @@ def test_standin_cards_are_asked_of_the_engine_by_uuid_and_no_other_is_seen(
     wanted, uuids = CHOICES[choice]
     bridge_env.write_environment(rig.image, gpus=wanted)
     with notebook(bridge_env) as kernel:
+        kernel.run("import os, subprocess")
         (container,) = rig.engine.kernels()
         (request,) = container.attrs["HostConfig"]["DeviceRequests"]
         assert (request["DeviceIDs"], request["Count"]) == (list(uuids), 0)
         assert request["Capabilities"] == [["gpu", "utility", "compute"]]
-        kernel.run("import os, subprocess")
         assert kernel.value("os.environ['NVIDIA_VISIBLE_DEVICES']") == ",".join(uuids)
         assert kernel.value("'CUDA_VISIBLE_DEVICES' in os.environ") is False
         query = "['nvidia-smi', '--query-gpu=uuid', '--format=csv,noheader']"

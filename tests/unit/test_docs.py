@@ -23,6 +23,7 @@ COMMANDS = {
     "kernelbridge install": "tests/unit/cli/test_settings.py",
     "kernelbridge uninstall": "tests/unit/cli/test_settings.py",
     "kernelbridge ps": "tests/unit/cli/test_kernels.py",
+    "kernelbridge gpus": "tests/unit/cli/test_gpus.py",
     "kernelbridge stop": "tests/unit/cli/test_kernels.py",
     "kernelbridge logs": "tests/unit/cli/test_kernels.py",
     "kernelbridge attach": "tests/unit/cli/test_attach.py",

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from kernelbridge.checks import Wanted
+from kernelbridge.wanted import Wanted
 from kernelbridge.config import Environment, Host
 from kernelbridge.container import Labels
 from kernelbridge.errors import HostUnreachable, LinkLost

@@ -13,7 +13,7 @@ import pytest
 from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
 
 from kernelbridge import kernelspecs
-from kernelbridge.config import Config, Environment
+from kernelbridge.config import Config, Environment, Host
 from kernelbridge.errors import SpecsUnwritable
 from kernelbridge.kernelspecs import Changes
 
@@ -48,7 +48,7 @@ def test_one_kernel_json_serves_vs_code_and_jupyter(tmp_path: Path) -> None:
                 "provisioner_name": "kernelbridge",
                 "config": {"environment": "pytorch", "config_path": str(CONFIG_PATH)},
             },
-            "kernelbridge": {"config": str(CONFIG_PATH)},
+            "kernelbridge": {"config": str(CONFIG_PATH), "gpus": "no GPU"},
         },
     }
 
@@ -78,6 +78,33 @@ def test_the_debugger_is_offered_where_it_is_safe_or_asked_for(
 ) -> None:
     kernelspecs.write(config_of("a", **written), tmp_path, LAUNCHER)
     assert spec_in(tmp_path, "a")["metadata"]["debugger"] is debugger
+
+
+@pytest.mark.parametrize(
+    ("written", "text"),
+    [
+        ({}, "no GPU"),
+        ({"gpus": 1}, "1 free GPU of lab or hpc"),
+        ({"gpus": 2, "hosts": ("lab",)}, "2 free GPUs of lab"),
+        ({"gpus": "all", "hosts": ("lab",)}, "all GPUs of lab"),
+        ({"gpus": ("0", "GPU-1234"), "hosts": ("lab",)}, "GPU 0, GPU GPU-1234 of lab"),
+        ({"gpus": 1, "gpu_model": "H200", "hosts": ("lab",)}, "1 free GPU (H200) of lab"),
+        (
+            {"gpus": 1, "gpu_model": "H200", "gpu_memory": "20g", "wait": "30m", "hosts": ("lab",)},
+            "1 free GPU (H200, 20g free) of lab, waits up to 30m",
+        ),
+        ({"gres": "gpu:h200:2", "hosts": ("hpc",)}, "gpu:h200:2 of hpc"),
+        ({"gres": "gpu:h200:2", "gpus": 1, "hosts": ("lab", "hpc")}, "1 free GPU of lab, gpu:h200:2 of hpc"),
+        ({"gres": "gpu:h200:2", "hosts": ("lab", "hpc")}, "no GPU of lab, gpu:h200:2 of hpc"),
+    ],
+)
+def test_the_metadata_says_in_words_which_gpus_a_kernel_gets(
+    tmp_path: Path, written: dict[str, Any], text: str
+) -> None:
+    hosts = {"lab": Host(name="lab", ssh="lab"), "hpc": Host(name="hpc", ssh="hpc", scheduler="slurm")}
+    environment = Environment(name="a", image="x", **written)
+    kernelspecs.write(Config(path=CONFIG_PATH, hosts=hosts, environments={"a": environment}), tmp_path, LAUNCHER)
+    assert spec_in(tmp_path, "a")["metadata"]["kernelbridge"]["gpus"] == text
 
 
 def test_writing_again_changes_nothing(tmp_path: Path) -> None:

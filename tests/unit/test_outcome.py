@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from kernelbridge import outcome
-from kernelbridge.checks import Wanted
+from kernelbridge.wanted import Wanted
 from kernelbridge.config import Environment, Host
 from kernelbridge.exits import ShownExit
 from kernelbridge.host.engine import PullProgress
@@ -134,6 +134,6 @@ def test_debugging_is_refused_on_the_hosts_network_unless_asked_for(
     network: str, asked_for: bool, is_refused: bool
 ) -> None:
     environment = Environment(name="torch", image="torch:2", network=network, debug_on_host_network=asked_for)
-    said = outcome.debug_refusal(environment)
+    said = outcome.debug_refusal(environment, HOST)
     assert bool(said) is is_refused
     assert ("Debugging is off in torch" in said) is is_refused

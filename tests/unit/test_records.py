@@ -83,7 +83,7 @@ def record(kernel_id: str = "k-1", **facts: Any) -> KernelRecord:
 def test_a_kernel_is_remembered_with_all_its_facts(folder: Path) -> None:
     sessions = (SessionRecord(session_id="1", path="a/train.ipynb", name="train.ipynb", type="notebook"),)
     kept = record(left=7.0, process="1@2.00", server="/home/ada", sessions=sessions, title="train.ipynb", persist=True)
-    kept = replace(kept, claim="c", stop_wanted=True, connection_file="/run/k.json")
+    kept = replace(kept, claim="c", stop_wanted=True, connection_file="/run/k.json", gpus=("GPU-1", "MIG-2"))
     Records(folder).keep(kept)
     assert Records(folder).kernel("k-1") == kept
     assert Records(folder).kernel("k-2") is None
@@ -119,7 +119,7 @@ def test_a_kernels_id_cannot_leave_the_folder(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "broken", ["", "{", "[]", "{}", '{"kernel_id": "k-1"}', '{"sessions": [1]}', '{"sessions": 3}']
+    "broken", ["", "{", "[]", "{}", '{"kernel_id": "k-1"}', '{"sessions": [1]}', '{"sessions": 3}', '{"gpus": 3}']
 )
 def test_a_record_that_cannot_be_read_is_none(folder: Path, broken: str) -> None:
     records = Records(folder)

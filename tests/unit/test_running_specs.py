@@ -142,6 +142,24 @@ def test_no_two_have_the_same_name() -> None:
 
 
 @pytest.mark.parametrize(
+    ("gpus", "text"),
+    [
+        (("GPU-11111111-aaaa-4000-8000-000000000001",), "GPU-11111111, 2 h"),
+        (("MIG-11111111-aaaa-4000-8000-000000000001",), "MIG-11111111, 2 h"),
+        (("GPU-1", "GPU-2", "GPU-3"), "3 GPUs, 2 h"),
+    ],
+)
+def test_a_name_has_the_gpus_where_they_are_known(
+    records: Records, tmp_path: Path, gpus: tuple[str, ...], text: str
+) -> None:
+    records.keep(record(gpus=gpus))
+    renew(records, tmp_path)
+    spec = json.loads((tmp_path / "kernelbridge.running" / NAME / "kernel.json").read_text())
+    assert spec["display_name"] == f"Docker-GPU (remote) running on lab, train.ipynb, {text}"
+    assert spec["metadata"]["kernelbridge"]["gpus"] == ", ".join(gpus)
+
+
+@pytest.mark.parametrize(
     ("seconds", "text"),
     [
         (-5, "less than 1 h"),

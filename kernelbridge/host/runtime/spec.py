@@ -11,6 +11,7 @@ from kernelbridge import values
 from kernelbridge.environment import Environment, Mount
 from kernelbridge.errors import ConfigInvalid, Problem
 
+NAME_PREFIX: Final = "kernelbridge-"
 # Where the relay has its sockets, and its journal, in every container.
 RUN_FOLDER: Final = "/run/kernelbridge"
 JOURNAL_FOLDER: Final = "/var/lib/kernelbridge"
@@ -42,7 +43,7 @@ class Spec:
     @property
     def name(self) -> str:
         """The container's name, and the job's."""
-        return f"kernelbridge-{self.kernel}"
+        return NAME_PREFIX + self.kernel
 
     @property
     def folders(self) -> tuple[str, str]:

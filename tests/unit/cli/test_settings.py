@@ -34,7 +34,8 @@ def test_what_config_prints_is_a_config_that_means_the_same(call: Call, config_p
 
 def test_config_as_json_has_defaults_and_display_names(call: Call) -> None:
     whole = json.loads(call("config", "--json").out)
-    assert whole["hosts"]["lab"] == {"ssh": "lab", "socket": None}
+    facts = {"ssh": "lab", "socket": None, "gpu_access": "auto", "scheduler": None}
+    assert {key: whole["hosts"]["lab"][key] for key in facts} == facts
     environment = whole["environments"]["pytorch"]
     assert environment["display_name"] == "Docker-GPU (remote)"
     assert environment["hosts"] == ["lab"]

@@ -1,0 +1,117 @@
+"""From nothing to a joined relay: on an engine GPUs, image, container; on a cluster a job. When: kernel.py."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol
+
+from kernelbridge import checks, container, creation, job
+from kernelbridge.config import Host
+from kernelbridge.container import GpuAsk
+from kernelbridge.gpu_errors import GpuTaken
+from kernelbridge.housing import Housing
+from kernelbridge.leasing import Lease, Leasing
+from kernelbridge.relays import LockMissing
+from kernelbridge.surroundings import Surroundings
+from kernelbridge.wanted import Wanted, deadline
+
+if TYPE_CHECKING:
+    from kernelbridge.host.engine import Engine  # loads docker-py: see fleet.py
+
+
+class Opener(Protocol):
+    """The kernel that is being started; called on the loop."""
+
+    wanted: Wanted
+
+    def say(self, text: str) -> None:
+        """Progress, for who waits."""
+
+    def settle(self, host: Host, gpu_ids: Sequence[str], *, job: str = "") -> None:
+        """This host will have it, with these GPUs, or in this job; another may follow where that comes to nothing."""
+
+    def know_image(self, image_id: str) -> None:
+        """The image is on the host, and has this id."""
+
+    @property
+    def has_image(self) -> bool:
+        """Whether the image is on the host, as far as is known."""
+
+    def order(self) -> dict[str, Any]:
+        """Return what the relay starts the kernel process with."""
+
+    async def join(self) -> None:
+        """Join the relay that was started."""
+
+
+async def open_container(opener: Opener, housing: Housing, around: Surroundings, hosts: Sequence[Host]) -> None:
+    """Have a container on one of the hosts, with its GPUs locked, and its relay joined. Raises KernelBridgeError."""
+    wanted = opener.wanted
+    leasing = Leasing(wanted, hosts, around.reach, opener.say, user=around.owner.who)
+    try:
+        while True:
+            lease = await leasing.next()
+            engine = await around.reach(lease.host)
+            opener.settle(lease.host, lease.gpu_ids)
+            if await _fetch_image(opener, engine, lease.host):
+                continue  # That took its time: what was free may be taken.
+            opener.say("starting the container")
+            try:
+                async with deadline(wanted.environment.start_seconds, lease.host.name, "the start of the container"):
+                    await _try(opener, housing, around, engine, lease)
+                return
+            except GpuTaken:
+                leasing.lost(lease)
+            except LockMissing:
+                await _make_locks(engine, wanted, lease)
+            await housing.remove(lease.host.name, partial(around.site, lease.host))
+    finally:
+        await leasing.aclose()
+
+
+async def _fetch_image(opener: Opener, engine: Engine, host: Host) -> bool:
+    """The image is on the host; whether it had to be fetched."""
+    environment = opener.wanted.environment
+    if opener.has_image:
+        return False
+    image = await engine.image(environment.image) if environment.pull != "always" else None
+    opener.know_image(image.id if image else await creation.pull(engine, environment.image, opener.say))
+    await checks.check_driver(environment, host, engine)
+    return image is None
+
+
+async def _try(opener: Opener, housing: Housing, around: Surroundings, engine: Engine, lease: Lease) -> None:
+    """Start a container with these GPUs. Raises GpuTaken, LockMissing and others; the container is there then."""
+    wanted = opener.wanted
+    ask = GpuAsk()
+    if lease.gpu_ids:
+        ask = GpuAsk(ids=lease.gpu_ids, way=await engine.gpu_way(lease.host.gpu_access))
+    labels = around.labels(wanted, lease.gpu_ids)
+    await housing.make(creation.create_container(engine, wanted, labels=labels, gpus=ask))
+    await creation.start_container(engine, wanted, opener.order(), gpus=lease.gpu_ids)
+    await opener.join()
+
+
+async def _make_locks(engine: Engine, wanted: Wanted, lease: Lease) -> None:
+    """Every card of the host has its folder in the volume of the locks."""
+    names = {gpu.uuid for gpu in lease.facts.gpus} | set(lease.gpu_ids)
+    labels = {container.LOCKS_LABEL: wanted.kernel_id}
+    await engine.volumes.make_folders(container.LOCKS_VOLUME, names, image=wanted.environment.image, labels=labels)
+
+
+async def open_job(opener: Opener, housing: Housing, around: Surroundings, host: Host) -> None:
+    """Have a job of a cluster that runs, and its relay joined. Raises KernelBridgeError."""
+    wanted = opener.wanted
+    environment = wanted.environment
+    opener.settle(host, ())
+    cluster = await around.cluster(host)
+    labels = around.labels(wanted, ())
+    opener.say("handing the job in")
+    await housing.make(job.submit(cluster, wanted, host, labels))
+    opener.settle(host, (), job=cluster.job_of(container.name(wanted.kernel_id)))
+    await job.wait_until_running(partial(around.cluster, host), wanted, host, opener.say)
+    async with deadline(environment.start_seconds, host.name, "the start of the container in the job"):
+        opener.say("starting the container in the job")
+        await job.give_order(partial(around.cluster, host), wanted, host, opener.order())
+        await opener.join()
