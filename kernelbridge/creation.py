@@ -106,7 +106,13 @@ def relay_line(
 
 
 def record(
-    wanted: Wanted, host: Host, around: Surroundings, known: KernelRecord | None, *, session: str
+    wanted: Wanted,
+    host: Host,
+    around: Surroundings,
+    known: KernelRecord | None,
+    *,
+    session: str,
+    gpus: tuple[str, ...] = (),
 ) -> KernelRecord:
     """Return what is to be remembered of a kernel that this process has; `known` is what was."""
     return KernelRecord(
@@ -125,6 +131,7 @@ def record(
         persist=wanted.environment.persist,
         claim=wanted.claim,
         connection_file=wanted.connection_file,
+        gpus=gpus or (known.gpus if known else ()),
     )
 
 

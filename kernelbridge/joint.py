@@ -113,6 +113,12 @@ class Joint:
         attachment, self._attachment = self._attachment, None
         return attachment
 
+    async def drop(self) -> None:
+        """Leave the stream, where there is one."""
+        attachment = self.part()
+        if attachment is not None:
+            await attachment.aclose()
+
     def send(self, packed: list[tuple[int, bytes]]) -> None:
         """Send messages to the kernel: (lane, packed); nowhere where there is no relay."""
         if self._attachment is not None:

@@ -24,7 +24,6 @@ from kernelbridge.channels.waiting import Wish
 from kernelbridge.checks import Checks
 from kernelbridge.config import Host
 from kernelbridge.errors import KernelBridgeError
-from kernelbridge.familiarity import Familiarity
 from kernelbridge.gpu_errors import GpuLost
 from kernelbridge.handover import Handover
 from kernelbridge.housing import Housing
@@ -32,6 +31,7 @@ from kernelbridge.joint import Joint
 from kernelbridge.processes import is_alive
 from kernelbridge.surroundings import KernelState, Surroundings
 from kernelbridge.wanted import Wanted, deadline
+from kernelbridge.whereabouts import Whereabouts
 
 _LOG = logging.getLogger(__name__)
 
@@ -51,14 +51,6 @@ class Kernel:
         self._exit = exits.ShownExit()
         # Why the kernel is not there; the sentence for people. Set when it fails or dies.
         self.failure: KernelBridgeError | None = None
-        # Which host took it; the first that can give the GPUs. Set by check and settle.
-        self.host: Host = wanted.hosts[0]
-        # Those that may, as the check found them.
-        self._hosts: tuple[Host, ...] = wanted.hosts
-        # Its GPUs, by UUID; set by settle, and by what the relay says.
-        self.gpu_ids: tuple[str, ...] = ()
-        # The id of its job, where a cluster runs it; empty elsewhere.
-        self.job = ""
         # Whether the container has lost them: a restart gets another one then.
         self._has_lost_gpus = False
         # The start or restart under way; None when there is none.
@@ -66,12 +58,14 @@ class Kernel:
         self._housing = Housing(wanted)
         # What a failed start leaves is being removed, or was; None unless the newest start has failed.
         self._removal: asyncio.Task[bool] | None = None
-        self._image = Familiarity(around.records, wanted.environment)
+        self.where = Whereabouts(
+            wanted, around, session=self._session, know=lambda info, widgets: self.channels.know(info, widgets)
+        )
         self.channels = Channels(
             around.switchboard,
             endpoints,
             session=self._session,
-            info=dict(self._image.record.kernel_info),
+            info=dict(self.where.image.record.kernel_info),
             owner=self,
             limits=around.limits,
         )
@@ -79,14 +73,17 @@ class Kernel:
         self._handover = Handover(self._joint.send)
 
     def __repr__(self) -> str:
-        return (
-            f"<Kernel {self.wanted.kernel_id[:8]} {self.state.value} on {self.host.name}, launch {self._joint.launch}>"
-        )
+        return f"<Kernel {self.wanted.kernel_id[:8]} {self.state.value} on {self.host.name}>"
 
     @property
     def exit_code(self) -> int | None:
         """The exit code as clients may see it; None also while nobody knows."""
         return self._exit.code
+
+    @property
+    def host(self) -> Host:
+        """Which host has it, or will."""
+        return self.where.host
 
     @property
     def is_final(self) -> bool:
@@ -102,15 +99,7 @@ class Kernel:
 
     async def check(self) -> None:
         """Fail fast; nothing was started yet. Raises KernelBridgeError."""
-        found = await Checks(self.wanted, self._around.reach, self._around.cluster).find_hosts()
-        self.host, self._hosts = found.hosts[0], found.hosts
-        self.know_image(found.image_id)
-
-    def know_image(self, image_id: str) -> None:
-        """Called by the opening, and by the check: the image has this id; empty: it is not there yet."""
-        record = self._image.know(image_id)
-        if record is not None:
-            self.channels.know(dict(record.kernel_info), record.widgets)
+        self.where.found(await Checks(self.wanted, self._around.reach, self._around.cluster).find_hosts())
 
     def begin(self) -> None:
         """Start behind the waiting channels; the outcome is heard by whoever waits there."""
@@ -120,7 +109,7 @@ class Kernel:
 
     def come_back(self, host: Host, *, takes: bool) -> None:
         """Join the relay of a kernel that runs already, behind the waiting channels, as soon as that can be."""
-        self.host = host
+        self.where.host = host
         self.channels.hold()
         self._housing.is_there()
         self._joint.attachment(host, is_old=True, takes=takes).keep_joining()
@@ -128,7 +117,7 @@ class Kernel:
 
     def begin_claimed(self, host: Host) -> None:
         """Start in the container that was left under our claim; where that fails, start afresh."""
-        self.host = host
+        self.where.host = host
         self._starting = asyncio.create_task(self._begun(self._start_claimed()))
 
     async def _begun(self, start: Awaitable[None]) -> None:
@@ -149,25 +138,20 @@ class Kernel:
         began = time.monotonic()
         async with contextlib.AsyncExitStack() as undo:
             undo.callback(self._undo_container)
-            if self.host.scheduler is not None:
-                await opening.open_job(self, self._housing, self._around, self.host)
-            else:
-                await opening.open_container(self, self._housing, self._around, self._hosts)
+            await opening.open_kernel(self, self.where, self._housing, self._around)
             self.say("starting the kernel")
-            async with deadline(self.wanted.environment.start_seconds, self.host.name, "the start of the kernel"):
-                info = await self._joint.ready
+            await self._opened("the start of the kernel")
             undo.pop_all()
-        self._open(info)
         _LOG.info("[%s k=%s] started in %.1f s", self.host.name, self.wanted.kernel_id[:4], time.monotonic() - began)
 
     async def _find_again(self) -> None:
         self.say("joining the kernel again")
         known = self._around.records.kernel(self.wanted.kernel_id)
         if known is None or not is_alive(known.process):
-            self._remember()  # Otherwise who holds it would be forgotten if we are refused.
+            self.where.remember()  # Otherwise who holds it would be forgotten if we are refused.
         assert self._joint.found is not None
         welcome = await self._joint.found
-        self._remember()
+        self.where.remember()
         if self._joint.is_settled:
             return
         if welcome["outcome"] is not None:
@@ -184,17 +168,15 @@ class Kernel:
             attachment = joint.attachment(self.host, is_old=True, claim=self.wanted.claim)
             await attachment.join()
             self._housing.is_there()
-            self._remember()
-            joint.launch_again(joint.launch + 1, self._order(joint.launch + 1))
+            self.where.remember()
+            joint.launch_again(joint.launch + 1, self.order(joint.launch + 1))
             await self._opened("the restart of the kernel")
         except KernelBridgeError as exc:
             _LOG.info("[%s k=%s] not taken up: %s", self.host.name, self.wanted.kernel_id[:4], exc)
-            left = joint.part()
-            if left is not None:
-                await left.aclose()
+            await joint.drop()
             if joint.launch:  # It was taken up and failed then: that is this kernel's failure.
                 raise
-            self.wanted = joint.wanted = replace(self.wanted, kernel_id=str(uuid.uuid4()))
+            self.wanted = joint.wanted = self.where.wanted = replace(self.wanted, kernel_id=str(uuid.uuid4()))
             self._housing = Housing(self.wanted)
             await self.check()
             joint.expect(1)
@@ -204,32 +186,15 @@ class Kernel:
         async with deadline(self.wanted.environment.start_seconds, self.host.name, what):
             self._open(await self._joint.ready)
 
-    def _order(self, launch: int) -> dict[str, Any]:
-        return creation.order(self.wanted, launch=launch, session=self._session)
-
     # -- called by the opening
 
-    @property
-    def has_image(self) -> bool:
-        """Whether the image is on the host that was found, as far as is known."""
-        return self._image.has_id
-
-    def settle(self, host: Host, gpu_ids: Sequence[str], *, job: str = "") -> None:
-        """This host will have it, with these GPUs, or in this job."""
-        if host != self.host:
-            self.know_image("")
-        self.host, self.gpu_ids, self.job = host, tuple(gpu_ids), job
-        self._remember()
-
-    def order(self) -> dict[str, Any]:
-        """Return what the relay starts the newest launch with."""
-        return self._order(self._joint.launch)
+    def order(self, launch: int = 1) -> dict[str, Any]:
+        """Return what the relay starts a launch with."""
+        return creation.order(self.wanted, launch=launch, session=self._session)
 
     async def join(self) -> None:
         """Join the relay that was started."""
-        left = self._joint.part()
-        if left is not None:  # Of a container that came too late for its GPUs.
-            await left.aclose()
+        await self._joint.drop()  # Of a container that came too late for its GPUs.
         await self._joint.attachment(self.host).join()
 
     def _undo_container(self) -> None:
@@ -239,7 +204,7 @@ class Kernel:
 
     def _open(self, info: dict[str, Any], *, busy: Mapping[str, Any] | None = None) -> None:
         self.state, self.failure = KernelState.RUNNING, None
-        self._image.learn(info=info)
+        self.where.image.learn(info=info)
         refuse = outcome.debug_refusal(self.wanted.environment, self.host)
         self.channels.open(launch=self._joint.launch, info=info, refuse_debug=refuse, busy=busy)
         self._joint.activity.set("busy" if busy else "idle")
@@ -248,11 +213,6 @@ class Kernel:
     def tell(self, state: str, text: str = "") -> None:
         """For people: what has become of the kernel."""
         self._around.observe(self.wanted.kernel_id, state, text)
-
-    def _remember(self) -> None:
-        """Write down that this process has the kernel, so that another may find it."""
-        known = self._around.records.kernel(self.wanted.kernel_id)
-        self._around.records.keep(creation.record(self.wanted, self.host, self._around, known, session=self._session))
 
     def say(self, text: str) -> None:
         """Progress: to the waiting cell, to those who watch the fleet, to the log."""
@@ -280,7 +240,7 @@ class Kernel:
             self.begin()
             return
         launch = self._joint.launch + 1
-        self._joint.launch_again(launch, self._order(launch))
+        self._joint.launch_again(launch, self.order(launch))
         self._starting = asyncio.create_task(self._begun(self._restarted()))
 
     async def _restarted(self) -> None:
@@ -396,13 +356,12 @@ class Kernel:
 
     def leased(self, gpu_ids: Sequence[str]) -> None:
         """The relay says which GPUs it has."""
-        self.gpu_ids = tuple(gpu_ids)
+        self.where.gpu_ids = tuple(gpu_ids)
 
     def lost_gpus(self, parent: Mapping[str, Any]) -> None:
         """The container cannot reach its GPUs any more."""
         self._has_lost_gpus = True
         lost = GpuLost(environment=self.wanted.display_name, host=self.host.name)
-        _LOG.warning("[%s k=%s] %s", self.host.name, self.wanted.kernel_id[:4], lost)
         self.channels.notice(parent, f"[kernelbridge: {lost}]\n")
         self.tell(self._joint.activity.state, str(lost))
 
@@ -432,7 +391,7 @@ class Kernel:
 
     def learned(self, widgets: str) -> None:
         """VS Code's probe has found the image's ipywidgets version."""
-        self._loop.call_soon_threadsafe(lambda: self._image.learn(widgets=widgets))
+        self._loop.call_soon_threadsafe(lambda: self.where.image.learn(widgets=widgets))
 
     def _grant(self, wish: Wish) -> None:
         if wish is Wish.CANCEL and self._starting is not None:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from kernelbridge import checks, container, creation, job
-from kernelbridge.config import Host
 from kernelbridge.container import GpuAsk
 from kernelbridge.gpu_errors import GpuTaken
 from kernelbridge.housing import Housing
@@ -15,6 +13,7 @@ from kernelbridge.leasing import Lease, Leasing
 from kernelbridge.relays import LockMissing
 from kernelbridge.surroundings import Surroundings
 from kernelbridge.wanted import Wanted, deadline
+from kernelbridge.whereabouts import Whereabouts
 
 if TYPE_CHECKING:
     from kernelbridge.host.engine import Engine  # loads docker-py: see fleet.py
@@ -28,16 +27,6 @@ class Opener(Protocol):
     def say(self, text: str) -> None:
         """Progress, for who waits."""
 
-    def settle(self, host: Host, gpu_ids: Sequence[str], *, job: str = "") -> None:
-        """This host will have it, with these GPUs, or in this job; another may follow where that comes to nothing."""
-
-    def know_image(self, image_id: str) -> None:
-        """The image is on the host, and has this id."""
-
-    @property
-    def has_image(self) -> bool:
-        """Whether the image is on the host, as far as is known."""
-
     def order(self) -> dict[str, Any]:
         """Return what the relay starts the kernel process with."""
 
@@ -45,16 +34,22 @@ class Opener(Protocol):
         """Join the relay that was started."""
 
 
-async def open_container(opener: Opener, housing: Housing, around: Surroundings, hosts: Sequence[Host]) -> None:
+async def open_kernel(opener: Opener, where: Whereabouts, housing: Housing, around: Surroundings) -> None:
+    """Have a relay that is joined, on one of the hosts that were found. Raises KernelBridgeError."""
+    is_job = where.host.scheduler is not None
+    await (open_job if is_job else open_container)(opener, where, housing, around)
+
+
+async def open_container(opener: Opener, where: Whereabouts, housing: Housing, around: Surroundings) -> None:
     """Have a container on one of the hosts, with its GPUs locked, and its relay joined. Raises KernelBridgeError."""
     wanted = opener.wanted
-    leasing = Leasing(wanted, hosts, around.reach, opener.say, user=around.owner.who)
+    leasing = Leasing(wanted, where.hosts, around.reach, opener.say, user=around.owner.who)
     try:
         while True:
             lease = await leasing.next()
             engine = await around.reach(lease.host)
-            opener.settle(lease.host, lease.gpu_ids)
-            if await _fetch_image(opener, engine, lease.host):
+            where.settle(lease.host, lease.gpu_ids)
+            if await _fetch_image(opener, where, engine):
                 continue  # That took its time: what was free may be taken.
             opener.say("starting the container")
             try:
@@ -70,14 +65,14 @@ async def open_container(opener: Opener, housing: Housing, around: Surroundings,
         await leasing.aclose()
 
 
-async def _fetch_image(opener: Opener, engine: Engine, host: Host) -> bool:
+async def _fetch_image(opener: Opener, where: Whereabouts, engine: Engine) -> bool:
     """The image is on the host; whether it had to be fetched."""
     environment = opener.wanted.environment
-    if opener.has_image:
+    if where.image.has_id:
         return False
     image = await engine.image(environment.image) if environment.pull != "always" else None
-    opener.know_image(image.id if image else await creation.pull(engine, environment.image, opener.say))
-    await checks.check_driver(environment, host, engine)
+    where.know_image(image.id if image else await creation.pull(engine, environment.image, opener.say))
+    await checks.check_driver(environment, where.host, engine)
     return image is None
 
 
@@ -100,16 +95,16 @@ async def _make_locks(engine: Engine, wanted: Wanted, lease: Lease) -> None:
     await engine.volumes.make_folders(container.LOCKS_VOLUME, names, image=wanted.environment.image, labels=labels)
 
 
-async def open_job(opener: Opener, housing: Housing, around: Surroundings, host: Host) -> None:
+async def open_job(opener: Opener, where: Whereabouts, housing: Housing, around: Surroundings) -> None:
     """Have a job of a cluster that runs, and its relay joined. Raises KernelBridgeError."""
-    wanted = opener.wanted
+    wanted, host = opener.wanted, where.host
     environment = wanted.environment
-    opener.settle(host, ())
+    where.settle(host, ())
     cluster = await around.cluster(host)
     labels = around.labels(wanted, ())
     opener.say("handing the job in")
     await housing.make(job.submit(cluster, wanted, host, labels))
-    opener.settle(host, (), job=cluster.job_of(container.name(wanted.kernel_id)))
+    where.settle(host, (), job=cluster.job_of(container.name(wanted.kernel_id)))
     await job.wait_until_running(partial(around.cluster, host), wanted, host, opener.say)
     async with deadline(environment.start_seconds, host.name, "the start of the container in the job"):
         opener.say("starting the container in the job")

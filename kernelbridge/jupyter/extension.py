@@ -157,8 +157,8 @@ class KernelBridge(ExtensionApp):
                 "text": told.text,
                 "since": told.since.isoformat(),
                 "host": kernel.host.name if kernel is not None else "",
-                "gpus": list(kernel.gpu_ids) if kernel is not None else [],
-                "job": kernel.job if kernel is not None else "",
+                "gpus": list(kernel.where.gpu_ids) if kernel is not None else [],
+                "job": kernel.where.job if kernel is not None else "",
             },
         )
         self._comeback.observed(kernel_id, told.state)
@@ -183,7 +183,7 @@ class KernelBridge(ExtensionApp):
                     is_ours=True,
                     is_orphan=False,
                     created=datetime.fromtimestamp(record.started, UTC) if record else datetime.now(UTC),
-                    gpus=",".join(kernel.gpu_ids),
+                    gpus=",".join(kernel.where.gpu_ids),
                     why=told.text if told else "",
                     title=record.title if record else "",
                 )

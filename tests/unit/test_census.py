@@ -116,9 +116,9 @@ async def test_what_does_not_run_is_said_in_the_engines_place(hosts: Hosts, engi
 
 
 async def test_a_container_that_has_ended_says_how(hosts: Hosts) -> None:
-    hosts.add(state="exited", ended=ended(3))
+    hosts.add(state="exited", ended=ended(85))
     row = await hosts.row()
-    assert (row.state, row.why, row.is_orphan) == ("exited", "ended by a time limit", True)
+    assert (row.state, row.why, row.is_orphan) == ("exited", "nobody joined it", True)
 
 
 EVENT = {"code": 0, "why": "", "wanted": False, "out_of_memory": False, "last_words": ""}
@@ -146,7 +146,8 @@ def test_why_a_kernel_process_ended_is_said_in_words(status: dict[str, Any], why
     ("how", "why"),
     [
         (ended(0), "its owner left"),
-        (ended(3), "ended by a time limit"),
+        (ended(75), "another kernel had its GPU"),
+        (ended(85), "nobody joined it"),
         (ended(137), "killed"),
         (ended(137, oom_killed=True), "out of memory"),
         (ended(143), "stopped"),
@@ -183,7 +184,7 @@ async def test_what_is_done_with_is_swept_away(
     if how == "look":
         assert bool(await hosts.rows()) is not is_swept
     else:
-        await hosts.census.tidy(LAB)
+        await hosts.census.tidy(hosts.config, LAB)
     assert hosts.lab.removed == ([FIRST] if is_swept else [])
     assert (hosts.records.kernel(FIRST) is None) is is_swept
 
@@ -197,7 +198,7 @@ async def test_a_container_that_is_not_ours_by_its_name_is_left_alone(hosts: Hos
     box = hosts.add(state="exited", ended=ended(0))
     hosts.lab.boxes = {"another-name": box}
     assert await hosts.rows() == []
-    await hosts.census.tidy(LAB)
+    await hosts.census.tidy(hosts.config, LAB)
     assert hosts.lab.removed == []
 
 

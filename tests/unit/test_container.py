@@ -11,19 +11,31 @@ import pytest
 
 from kernelbridge import container
 from kernelbridge.config import Environment, Mount
-from kernelbridge.container import Labels
+from kernelbridge.container import GpuAsk, Labels
 from kernelbridge.errors import ConfigInvalid
+from kernelbridge.host.requirements import Way
 
 KERNEL_ID = "0d9f1c5e-6a1b-4f0e-9d55-0a6f5b7c2e11"
 LABELS = Labels(kernel=KERNEL_ID, environment="pytorch", owner="machine-1", user="ada@laptop")
 
 
-def spec_of(*, gpu_ids: tuple[str, ...] = (), host_home: str = "/home/ada", **written: Any) -> dict[str, Any]:
+LOCKS = {
+    "Type": "volume",
+    "Source": "kernelbridge-locks",
+    "Target": "/var/lib/kernelbridge.locks",
+    "ReadOnly": True,
+    "VolumeOptions": {"NoCopy": True},
+}
+
+
+def spec_of(
+    *, gpu_ids: tuple[str, ...] = (), way: Way = "gpus", host_home: str = "/home/ada", **written: Any
+) -> dict[str, Any]:
     return container.spec(
         environment=Environment(name="pytorch", image="pytorch:2", **written),
         labels=LABELS,
         command=["python3", "-c", "boot"],
-        gpu_ids=gpu_ids,
+        gpus=GpuAsk(ids=gpu_ids, way=way),
         host_home=host_home,
         host_user=(1000, 1001),
     )
@@ -99,22 +111,67 @@ def test_what_would_lose_output_or_open_a_port_is_never_written(key: str) -> Non
     assert key not in spec_of(gpus=1, gpu_ids=("GPU-1",), mounts=("/a:/b",), memory="1g")["HostConfig"]
 
 
+GPUS = {"Capabilities": [["gpu", "utility", "compute"]]}
+BOTH = ("GPU-1", "GPU-2")
+
+
 @pytest.mark.parametrize(
-    ("gpu_ids", "visible", "requests"),
+    ("way", "gpu_ids", "env", "asked"),
     [
-        ((), "void", None),
-        (("GPU-1",), "GPU-1", [{"DeviceIDs": ["GPU-1"], "Capabilities": [["gpu", "utility", "compute"]]}]),
+        ("gpus", (), ["NVIDIA_VISIBLE_DEVICES=void"], {}),
+        ("gpus", ("GPU-1",), ["NVIDIA_VISIBLE_DEVICES=GPU-1"], {"DeviceRequests": [{"DeviceIDs": ["GPU-1"], **GPUS}]}),
         (
-            ("GPU-1", "GPU-2"),
-            "GPU-1,GPU-2",
-            [{"DeviceIDs": ["GPU-1", "GPU-2"], "Capabilities": [["gpu", "utility", "compute"]]}],
+            "gpus",
+            BOTH,
+            ["NVIDIA_VISIBLE_DEVICES=GPU-1,GPU-2"],
+            {"DeviceRequests": [{"DeviceIDs": list(BOTH), **GPUS}]},
+        ),
+        ("runtime", (), ["NVIDIA_VISIBLE_DEVICES=void"], {}),
+        (
+            "runtime",
+            BOTH,
+            ["NVIDIA_DRIVER_CAPABILITIES=compute,utility", "NVIDIA_VISIBLE_DEVICES=GPU-1,GPU-2"],
+            {"Runtime": "nvidia"},
+        ),
+        ("cdi", (), ["NVIDIA_VISIBLE_DEVICES=void"], {}),
+        (
+            "cdi",
+            BOTH,
+            # The hook of an engine whose default runtime is nvidia would put them in once more.
+            ["NVIDIA_VISIBLE_DEVICES=void"],
+            {
+                "DeviceRequests": [
+                    {"Driver": "cdi", "DeviceIDs": ["nvidia.com/gpu=GPU-1", "nvidia.com/gpu=GPU-2"]},
+                ]
+            },
         ),
     ],
 )
-def test_the_kernel_sees_its_own_cards_and_no_others(gpu_ids: tuple[str, ...], visible: str, requests: object) -> None:
-    body = spec_of(gpu_ids=gpu_ids)
-    assert body["Env"] == [f"NVIDIA_VISIBLE_DEVICES={visible}"]
-    assert body["HostConfig"].get("DeviceRequests") == requests
+def test_the_kernel_sees_its_own_cards_and_no_others(
+    way: Way, gpu_ids: tuple[str, ...], env: list[str], asked: dict[str, object]
+) -> None:
+    body = spec_of(gpu_ids=gpu_ids, way=way)
+    assert body["Env"] == env
+    assert {key: body["HostConfig"][key] for key in ("DeviceRequests", "Runtime") if key in body["HostConfig"]} == asked
+
+
+@pytest.mark.parametrize(
+    ("gpu_ids", "lock", "mounts"),
+    [
+        ((), "flock", []),
+        (("GPU-1",), "flock", [LOCKS]),
+        (("GPU-1",), "advisory", []),
+    ],
+)
+def test_who_has_cards_sees_their_locks_and_cannot_change_them(
+    gpu_ids: tuple[str, ...], lock: str, mounts: list[object]
+) -> None:
+    assert spec_of(gpus=1, gpu_ids=gpu_ids, gpu_lock=lock)["HostConfig"]["Mounts"] == mounts
+
+
+def test_the_locks_come_beside_the_users_mounts() -> None:
+    mounts = spec_of(gpus=1, gpu_ids=("GPU-1",), mounts=("/a:/b",))["HostConfig"]["Mounts"]
+    assert [mount["Target"] for mount in mounts] == ["/b", "/var/lib/kernelbridge.locks"]
 
 
 def test_no_variable_of_the_users_stands_where_docker_inspect_shows_it() -> None:
@@ -178,7 +235,7 @@ def test_a_home_that_turns_out_to_be_refused_is_refused(source: str, host_home: 
             ),
             labels=LABELS,
             command=["x"],
-            gpu_ids=(),
+            gpus=GpuAsk(),
             host_home=host_home,
             host_user=(1, 1),
         )

@@ -1,4 +1,4 @@
-"""Every error's sentence says what failed and where, and its remedy what to do next. The errors of GPUs: gpu_error_rows."""
+"""Every error's sentence says what failed and where, and its remedy what to do next. Those of GPUs: gpu_error_rows."""
 
 from __future__ import annotations
 

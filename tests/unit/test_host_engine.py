@@ -165,19 +165,6 @@ def test_a_listed_container_may_have_no_labels() -> None:
     assert (row.name, row.labels, row.state, row.created) == ("kb-1", {}, "exited", 5.0)
 
 
-@pytest.mark.parametrize(
-    ("info", "expected"),
-    [
-        ({"Runtimes": {"runc": {}, "nvidia": {}}}, True),
-        ({"DiscoveredDevices": [{"Source": "cdi", "ID": "nvidia.com/gpu=0"}]}, True),
-        ({"Runtimes": {"runc": {}}, "DiscoveredDevices": None}, None),
-        ({}, None),
-    ],
-)
-def test_an_engine_may_have_gpus_without_showing_it(info: dict[str, Any], expected: bool | None) -> None:
-    assert answers.has_gpu_support(info) is expected
-
-
 def test_podman_is_known_by_its_components() -> None:
     assert answers.is_podman({"Components": [{"Name": "Podman Engine"}]})
     assert not answers.is_podman({"Components": [{"Name": "Engine"}]})

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 import pytest
 
-from kernelbridge.wanted import Wanted
+from kernelbridge import creation
 from kernelbridge.config import Environment, Host
-from kernelbridge.container import Labels
+from kernelbridge.container import GpuAsk, Labels
 from kernelbridge.errors import HostUnreachable, LinkLost
+from kernelbridge.host.site import InContainer
 from kernelbridge.housing import Housing
 from kernelbridge.kernel_errors import ContainerFailed
+from kernelbridge.wanted import Wanted
 
 WANTED = Wanted(
     kernel_id="k1",
@@ -50,6 +52,10 @@ class SlowEngine:
     async def make_folder(self, name: str, parent: str, folder: str) -> None:
         self.asked.append(f"make {parent}/{folder}")
 
+    def runtime(self, name: str, environment: Environment) -> Any:
+        assert environment == WANTED.environment
+        return InContainer(self, name, environment.python)  # type: ignore[arg-type]
+
     async def remove(self, name: str) -> None:
         self.asked.append("remove")
         self.there.discard(name)
@@ -65,9 +71,13 @@ def slow_engine(*, failure: Exception | None = None) -> Any:
     return SlowEngine(failure=failure)
 
 
+def making(engine: Any) -> Coroutine[Any, Any, None]:
+    return creation.create_container(engine, WANTED, labels=LABELS, gpus=GpuAsk())
+
+
 async def begun(engine: Any, housing: Housing) -> asyncio.Task[None]:
     """A creation that the engine has begun."""
-    task = asyncio.create_task(housing.create(engine, labels=LABELS, gpu_ids=()))
+    task = asyncio.create_task(housing.make(making(engine)))
     while not engine.asked:  # noqa: ASYNC110 - one turn of the loop each
         await asyncio.sleep(0)
     return task
@@ -82,7 +92,7 @@ async def test_where_nothing_was_asked_for_nothing_is_removed() -> None:
 async def test_a_container_is_made_and_removed_once_however_often_that_is_asked_for() -> None:
     engine, housing = slow_engine(), Housing(WANTED)
     engine.goes_on.set()
-    await housing.create(engine, labels=LABELS, gpu_ids=())
+    await housing.make(making(engine))
     assert engine.there == {"kernelbridge-k1"}
     assert repr(housing) == "<Housing kernelbridge-k1 perhaps there>"
     assert await asyncio.gather(*(housing.remove("lab", engine.reach()) for _ in range(3))) == [True] * 3
@@ -108,7 +118,7 @@ async def test_a_refusal_by_the_engine_is_removed_at_once() -> None:
     engine, housing = slow_engine(failure=ContainerFailed(host="lab", image="x", reason="no")), Housing(WANTED)
     engine.goes_on.set()
     with pytest.raises(ContainerFailed):
-        await housing.create(engine, labels=LABELS, gpu_ids=())
+        await housing.make(making(engine))
     assert await housing.remove("lab", engine.reach())
     assert engine.asked == ["create", "remove"]
 
@@ -117,7 +127,7 @@ async def test_a_container_that_comes_after_the_link_was_lost_is_removed() -> No
     engine, housing = slow_engine(failure=LinkLost(host="lab")), Housing(WANTED, late_seconds=0.05)
     engine.goes_on.set()
     with pytest.raises(LinkLost):
-        await housing.create(engine, labels=LABELS, gpu_ids=())
+        await housing.make(making(engine))
     removal = asyncio.create_task(housing.remove("lab", engine.reach()))
     while "remove" not in engine.asked:  # noqa: ASYNC110 - one turn of the loop each
         await asyncio.sleep(0)
@@ -129,7 +139,7 @@ async def test_a_container_that_comes_after_the_link_was_lost_is_removed() -> No
 async def test_a_host_that_cannot_be_reached_keeps_it_and_is_asked_again(caplog: pytest.LogCaptureFixture) -> None:
     engine, housing = slow_engine(), Housing(WANTED)
     engine.goes_on.set()
-    await housing.create(engine, labels=LABELS, gpu_ids=())
+    await housing.make(making(engine))
 
     async def unreachable() -> Any:
         raise HostUnreachable(host="lab", address="lab:22", reason="no route")
@@ -145,7 +155,7 @@ async def test_a_user_who_is_not_root_gets_a_folder_for_the_journal(image_user: 
     engine = slow_engine()
     engine.image_user = image_user
     engine.goes_on.set()
-    await Housing(WANTED).create(engine, labels=LABELS, gpu_ids=())
+    await Housing(WANTED).make(making(engine))
     made = ["make /var/lib/kernelbridge/journal"] if is_made else []
     assert engine.asked == ["create", *made]
 

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from kernelbridge import outcome
-from kernelbridge.wanted import Wanted
 from kernelbridge.config import Environment, Host
 from kernelbridge.exits import ShownExit
 from kernelbridge.host.engine import PullProgress
 from kernelbridge.kernel_errors import ContainerFailed, ImageUnusable, KernelDied, KernelExpired, KernelOutOfMemory
+from kernelbridge.wanted import Wanted
 
 HOST = Host(name="lab", ssh="lab")
 
