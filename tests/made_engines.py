@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -58,36 +59,37 @@ class MadeVolumes:
     moments: list[frozenset[str]] = field(default_factory=list)
     failure: KernelBridgeError | None = None
 
-    def _changed(self, what: str) -> None:
+    async def _changed(self, what: str) -> None:
         self.log.append(what)
         self.moments.append(frozenset(self.there))
+        # What an engine has done is heard of a moment later.
+        await asyncio.sleep(0)
 
-    def _refuse(self) -> None:
+    async def _refuse(self) -> None:
+        await asyncio.sleep(0)
         if self.failure is not None:
             raise self.failure
 
     async def list(self, label: str) -> list[VolumeFacts]:
-        self._refuse()
+        await self._refuse()
         key, _, text = label.partition("=")
         return [one for one in self.there.values() if key in one.labels and text in ("", one.labels[key])]
 
     async def make(self, name: str, labels: Mapping[str, str]) -> None:
-        self._refuse()
+        await self._refuse()
         # The engine tells whole seconds.
         made = VolumeFacts(name=name, labels=dict(labels), created=self.now().replace(microsecond=0))
         self.there.setdefault(name, made)
-        self._changed(f"make {name}")
+        await self._changed(f"make {name}")
 
     async def remove(self, name: str) -> None:
-        self._refuse()
+        await self._refuse()
         self.there.pop(name, None)
-        self._changed(f"remove {name}")
+        await self._changed(f"remove {name}")
 
-    async def make_folders(
-        self, volume: str, names: Collection[str], *, image: str, labels: Mapping[str, str]
-    ) -> None:
+    async def make_folders(self, volume: str, names: Collection[str], *, image: str, labels: Mapping[str, str]) -> None:
         assert image and container.LOCKS_LABEL in labels
-        self._changed(f"folders {','.join(sorted(names))} in {volume}")
+        await self._changed(f"folders {','.join(sorted(names))} in {volume}")
 
 
 @dataclass(frozen=True)

@@ -147,7 +147,8 @@ def step_argv(job: str, command: Sequence[str]) -> list[str]:
     """The command that runs another one inside a job, from the login node; stdin and stdout pass unchanged."""
     # The login's folder may not be on the node. The step shares what the job has, so that it never waits for it.
     step = ["srun", f"--jobid={job}", "--overlap", "--nodes=1", "--ntasks=1", "--chdir=/", "--mpi=none", "--quiet"]
-    return [*WRAPPED, *step, *command]
+    # Else Slurm keeps what comes until the end of a line, and a frame has none.
+    return [*WRAPPED, *step, "--unbuffered", *command]
 
 
 def node_argv(node: str, command: Sequence[str]) -> list[str]:

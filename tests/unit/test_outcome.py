@@ -137,3 +137,24 @@ def test_debugging_is_refused_on_the_hosts_network_unless_asked_for(
     said = outcome.debug_refusal(environment, HOST)
     assert bool(said) is is_refused
     assert ("Debugging is off in torch" in said) is is_refused
+
+
+@pytest.mark.parametrize(
+    ("runtime", "network", "asked_for", "is_refused"),
+    [
+        ("apptainer", "bridge", False, True),
+        ("apptainer", "none", False, False),
+        ("apptainer", "bridge", True, False),
+        ("pyxis", "none", False, True),
+        ("podman", "bridge", False, False),
+        ("docker", "host", False, True),
+    ],
+)
+def test_debugging_is_refused_in_a_job_that_has_its_nodes_network(
+    runtime: Any, network: str, asked_for: bool, is_refused: bool
+) -> None:
+    environment = Environment(name="torch", image="torch:2", network=network, debug_on_host_network=asked_for)
+    cluster = Host(name="hpc", ssh="hpc", scheduler="slurm", runtime=runtime)
+    said = outcome.debug_refusal(environment, cluster)
+    assert bool(said) is is_refused
+    assert (f"{runtime} runs it on the node's network" in said) is is_refused
