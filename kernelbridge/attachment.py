@@ -31,7 +31,10 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger(__name__)
 
-_KNOCKS = 3
+# How often and how fast the relay is asked for again before that is a failure: a container that ends just now is
+# refused by the engine some time before it is shown as ended.
+_KNOCKS = 6
+_KNOCK_SECONDS = 0.3
 PING_SECONDS = 5.0
 SILENCE_SECONDS = 15.0
 UNHOPEFUL_SECONDS = 30.0
@@ -185,13 +188,18 @@ class Attachment:
     async def _join(self) -> _Line:
         """Open one line and say HELLO. Raises KernelBridgeError."""
         runtime = await self._place.runtime()
-        for _ in range(_KNOCKS):
+        failure: KernelBridgeError = ContainerFailed(
+            host=self._place.host, image=self._place.image, reason="the relay does not answer"
+        )
+        for knock in range(_KNOCKS):
+            await asyncio.sleep(_KNOCK_SECONDS if knock else 0)
             line = _Line(self._take)
             try:
                 stream = await runtime.attach(line)
-            except EngineFailed:
+            except EngineFailed as exc:
+                failure = exc
                 await check_running(runtime, self._place)
-                raise
+                continue
             self._welcome = asyncio.get_running_loop().create_future()
             stream.write(
                 shipping.hello(
@@ -215,7 +223,7 @@ class Attachment:
             stream.close()
             # The bridge ended without a WELCOME: the container may have ended.
             await check_running(runtime, self._place)
-        raise ContainerFailed(host=self._place.host, image=self._place.image, reason="the relay does not answer")
+        raise failure
 
     def _welcomed(self, stream: Stream, welcome: dict[str, Any]) -> None:
         if self._epoch and welcome["epoch"] != self._epoch:

@@ -353,6 +353,8 @@ def _told(row: KernelRow, status: Mapping[str, Any], record: KernelRecord | None
         since=now - timedelta(seconds=since_seconds),
         held_by=str(status["who"]) if owner else "",
         is_orphan=row.is_orphan and not owner and not status["persist"],
+        # Which cards a job got is in no label.
+        gpus=",".join(status.get("gpus", {}).get("ids", ())) or row.gpus,
         deadline=now + timedelta(seconds=float(deadline["seconds"])) if deadline else None,
         deadline_key=str(deadline["why"]) if deadline else "",
         undelivered_bytes=int(status["undelivered_bytes"]),

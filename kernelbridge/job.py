@@ -34,6 +34,7 @@ def request(wanted: Wanted, host: Host, labels: Labels | None = None) -> JobRequ
     environment = wanted.environment
     try:
         gres = jobs.gres_of(gpus=environment.gpus, gres=environment.gres)
+        comment = jobs.write_comment(labels.to_dict()) if labels else ""
     except ValueError as exc:
         raise JobRefused(host=host.name, reason=str(exc)) from exc
     return JobRequest(
@@ -45,7 +46,7 @@ def request(wanted: Wanted, host: Host, labels: Labels | None = None) -> JobRequ
         memory_bytes=environment.memory,
         cpus=environment.cpus,
         args=host.sbatch_args,
-        comment=jobs.write_comment(labels.to_dict()) if labels else "",
+        comment=comment,
     )
 
 
@@ -63,7 +64,7 @@ async def wait_until_running(
     Raises JobEnded, JobRefused, GpusBusy (`wait` is over) and others.
     """
     name, limit = container.name(wanted.kernel_id), wanted.environment.wait
-    began = time.monotonic()
+    began, tell = time.monotonic(), _only_news(say)
     while True:
         try:
             job = await (await reach()).find(name)
@@ -73,19 +74,32 @@ async def wait_until_running(
                 return
             else:
                 _check_waiting(job, wanted, host)
-                say(jobs.waiting_text(job, host=host.name))
+                tell(jobs.waiting_text(job, host=host.name))
         except SchedulerSilent as exc:
-            say(exc.sentence)
+            tell(exc.sentence)
         except KernelBridgeError as exc:
             if not is_transient(exc):
                 raise
-            say(exc.sentence)
+            tell(exc.sentence)
         if limit is not None and time.monotonic() - began > limit:
             wish = str(Wish.of_environment(wanted.environment))
             raise GpusBusy(
                 host=host.name, wanted=wish, holders=["Slurm has not started the job"], waited=f"{limit / 60:.0f} min"
             )
         await asyncio.sleep(LOOK_SECONDS)
+
+
+def _only_news(say: Callable[[str], None]) -> Callable[[str], None]:
+    """Return what says a text unless it was the last."""
+    last = ""
+
+    def tell(text: str) -> None:
+        nonlocal last
+        if text != last:
+            last = text
+            say(text)
+
+    return tell
 
 
 def _check_waiting(job: JobFacts, wanted: Wanted, host: Host) -> None:

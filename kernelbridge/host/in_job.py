@@ -79,8 +79,18 @@ class InJob:
         number = self.cluster.job_of(name)
         if not number:
             return Missing()
-        ending = await self.cluster.ended(number, name=name)
-        return Running(is_paused=False, started_at="") if ending is None else self._told(ending)
+        ending = self.cluster.endings.get(number)
+        if ending is None:
+            ending = await self.cluster.ended(number, name=name)
+            if ending is None:
+                return Running(is_paused=False, started_at="")
+            # At once: nobody calls for the end of a kernel that has ended by itself.
+            was_starting = self.cluster.is_starting(name)
+            await self.cluster.forget(name)
+            self.cluster.endings[number] = ending
+            if was_starting:
+                self.cluster.is_early.add(number)
+        return self._told(ending)
 
     def _told(self, ending: JobEnding) -> ContainerState:
         if ending.state in ("COMPLETED", "FAILED") and ending.exit_code in lifetime.EXIT_CODES.values():

@@ -16,6 +16,7 @@ from urllib.parse import parse_qsl, quote, urlencode
 
 # The keys of our labels on containers; in a job's comment they stand without it.
 LABEL_PREFIX: Final = "kernelbridge."
+USER_LABEL: Final = f"{LABEL_PREFIX}user"
 # The comment's first word, so that no other text is taken for ours.
 _COMMENT_MARK: Final = "kernelbridge=1&"
 # Seen on Slurm 22.05: sbatch refuses a longer one.
@@ -193,9 +194,10 @@ def sentence(stderr: str) -> str:
 def write_comment(labels: Mapping[str, str]) -> str:
     """Our labels as a job's comment: letters, digits and a few marks, so that no program stumbles over it.
 
-    Raises: ValueError, where they are too long.
+    All logins of the cluster can read it: the user's name on this machine stays out. Raises: ValueError, where they
+    are too long.
     """
-    ours = {key.removeprefix(LABEL_PREFIX): text for key, text in labels.items()}
+    ours = {key.removeprefix(LABEL_PREFIX): "" if key == USER_LABEL else text for key, text in labels.items()}
     comment = _COMMENT_MARK + urlencode(ours, quote_via=quote)
     if len(comment) > COMMENT_BYTES:
         raise ValueError(f"the labels take {len(comment)} of {COMMENT_BYTES} bytes")
@@ -227,12 +229,17 @@ class JobFacts:
     # None: no limit, or not known.
     time_left_seconds: float | None
     submitted: float | None
+    # Whose it is: LOGIN@HOST.
+    who: str = ""
     comment: str = field(default="", repr=False)
 
     @property
     def labels(self) -> dict[str, str]:
-        """Our labels, from the comment."""
-        return parse_comment(self.comment)
+        """Our labels, from the comment; the user's name is not written there."""
+        written = parse_comment(self.comment)
+        if written and not written.get(USER_LABEL):
+            written[USER_LABEL] = self.who
+        return written
 
     @property
     def is_waiting(self) -> bool:
@@ -255,8 +262,8 @@ class JobFacts:
         return self.state == "PENDING" and self.reason in HOPELESS
 
 
-def parse_queue(answer: str) -> dict[str, JobFacts]:
-    """Read the answer to QUEUE: the jobs by id."""
+def parse_queue(answer: str, *, who: str = "") -> dict[str, JobFacts]:
+    """Read the answer to QUEUE: the jobs by id; `who` has them all."""
     jobs = {}
     for line in answer.splitlines():
         fields = line.split("|", 8)
@@ -271,6 +278,7 @@ def parse_queue(answer: str) -> dict[str, JobFacts]:
                 starts=parse_time(starts),
                 time_left_seconds=parse_duration(left),
                 submitted=parse_time(submitted),
+                who=who,
                 comment="" if comment == "(null)" else comment,
             )
     return jobs

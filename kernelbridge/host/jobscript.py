@@ -89,9 +89,11 @@ trap clean EXIT
 trap '[ -z "$child" ] || kill -TERM "$child" 2>/dev/null' TERM INT HUP
 mkdir "$folder/run" "$folder/journal" "$folder/work" && mkfifo "$folder/stdin" || fail 69 "$folder cannot be used"
 command -v "$program" >/dev/null || fail 69 "$program is not installed"
-exec 3<>"$folder/stdin"
-run <"$folder/stdin" 3>&- &
+exec 3<>"$folder/stdin" 4<"$folder/stdin"
+tidy
+run <&4 3>&- 4<&- &
 child=$!
+exec 4<&-
 while :; do
     wait "$child"
     code=$?
@@ -148,6 +150,9 @@ def script(runtime: str, made: Spec) -> bytes:
     # In functions, so that the text around them is the same for all.
     parts.append(f"run() {{ exec {_words(run)}; }}\n")
     parts.append(f"remove() {{ {_words(remove) if remove else ':'}; }}\n")
+    # What the runtime has no use for is gone at once: nothing of it stays where the script is killed.
+    needs_folder = any(spec.FOLDER in word for word in run)
+    parts.append('tidy() { rm -%s; }\n' % ('f "$folder/stdin"' if needs_folder else 'rf "$folder"'))
     return "".join([*parts, _RUN]).encode()
 
 

@@ -58,6 +58,8 @@ class Cluster:
         # The newest job of each name, and the names of those whose relay was not heard of yet; for how they ended.
         self._jobs: dict[str, str] = before._jobs if before else {}
         self._starting: set[str] = before._starting if before else set()
+        # How jobs ended, by id: their logs are gone then. Set by InJob.
+        self.endings: dict[str, JobEnding] = before.endings if before else {}
         # Whether a node lets this login in from the login node, by its name.
         self._lets_in: dict[str, bool] = {}
         # How many squeue were run, for __repr__; counted by _ask().
@@ -133,7 +135,7 @@ class Cluster:
         answer = await self._run(jobs.QUEUE)
         if answer.exit_code != 0:
             raise SchedulerSilent(host=self._host.name, reason=jobs.sentence(_text(answer.stderr)))
-        found = jobs.parse_queue(_text(answer.stdout))
+        found = jobs.parse_queue(_text(answer.stdout), who=f"{self._link.facts.user}@{self._host.name}")
         if self._looking is asyncio.current_task():
             self._seen = (asked_at, found)
         return found

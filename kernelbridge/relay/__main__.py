@@ -181,6 +181,7 @@ class Relay:
 
     def obey(self, message: wire.Message) -> None:
         """Pass a client's message to the kernel, or do what a command says."""
+        self.lifetime.used()
         if message.channel == wire.COMMAND:
             self._command(json.loads(bytes(message.parts[0])))
         elif self.child is not None and message.launch == self.child.launch:

@@ -11,8 +11,8 @@ from typing import Any, Mapping, NamedTuple, Optional
 GOODBYE_SECONDS = 15.0
 # After the kernel's end and the last acknowledgement, for one who comes just now.
 LINGER_SECONDS = 2.0
-# A kernel that nobody has joined since its relay started: whoever started it died meanwhile, and it may hold GPUs.
-UNJOINED_SECONDS = 120.0
+# Of a kernel that was never asked anything: whoever started it died on the way, and it may hold GPUs.
+UNJOINED_SECONDS = 60.0
 # What the container exits with, by what ended it: so that an engine's listing tells why.
 EXIT_CODES = {
     "goodbye": 0,
@@ -65,8 +65,8 @@ class Lifetime:
         self.started_at = now
         # Since when nobody is joined; None while somebody is.
         self.alone_since: Optional[float] = now
-        # Whether anybody has ever joined.
-        self._is_known = False
+        # Whether its owner has ever asked it something.
+        self._is_used = False
         # The last moment at which a cell ran or output waited to be delivered.
         self.quiet_since = now
         self._is_quiet = True
@@ -82,7 +82,11 @@ class Lifetime:
 
     def joined(self) -> None:
         """Somebody holds the kernel now."""
-        self._is_known, self.alone_since, self.goodbye_until = True, None, None
+        self.alone_since, self.goodbye_until = None, None
+
+    def used(self) -> None:
+        """Its owner has asked it something: it has a state that somebody may want back."""
+        self._is_used = True
 
     def left(self, now: float) -> None:
         """The line ended, and nobody said why."""
@@ -92,6 +96,7 @@ class Lifetime:
     def goodbye(self, now: float, *, ends: bool) -> None:
         """The owner has left in good order; `ends` unless the kernel is to run on without it."""
         self.left(now)
+        self.used()
         if ends and not self.terms.persist:
             self.goodbye_until = now + GOODBYE_SECONDS
 
@@ -125,7 +130,9 @@ class Lifetime:
         return None if self.goodbye_until is None else Deadline(self.goodbye_until, "goodbye")
 
     def _by_silence(self) -> Optional[Deadline]:
-        return None if self._is_known else Deadline(self.started_at + UNJOINED_SECONDS, "unjoined")
+        if self._is_used or self.alone_since is None:
+            return None
+        return Deadline(self.alone_since + UNJOINED_SECONDS, "unjoined")
 
     def _by_idleness(self) -> Optional[Deadline]:
         if self.terms.idle_timeout is None:

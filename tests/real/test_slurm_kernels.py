@@ -1,17 +1,21 @@
-"""Kernels as jobs of a real Slurm, whose containers are Docker's or rootless Podman's: cells, cards, and every end.
+"""Kernels as jobs of a real Slurm, whose containers are Docker's or rootless Podman's: cells, cards, the queue.
 
-The four cards are STAND-INS; who gets which, and that a job's end ends all of it, is real.
+The four cards are STAND-INS; who gets which is real. How such kernels end: test_slurm_ends.py.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 
 import pytest
 
-from tests.clients.notebook import notebook
+from tests.clients.blocking import started
+from tests.clients.cluster import seconds_until_clean, shows, write_cluster
+from tests.clients.notebook import CellFailed, fleet_closed_after, notebook
+from tests.rig.daemon import SLOW, wait_until
 from tests.rig.laptop import Laptop
-from tests.rig.slurm import SlurmRig
+from tests.rig.slurm import SlurmRig, missing_podman
 from tests.rig.standin_gpu import UUIDS
 from tests.rig.whole import Rig
 
@@ -21,24 +25,72 @@ SEEN = "subprocess.run(['nvidia-smi', '--query-gpu=uuid', '--format=csv,noheader
 
 @pytest.fixture
 def cluster(rig: Rig, slurm: SlurmRig, bridge_env: Laptop) -> Iterator[SlurmRig]:
-    """The user's host `lab` is a login node; at the end nothing is left in the queue, and no process of a job."""
-    bridge_env.write_environment(rig.image, host={"scheduler": "slurm", "runtime": "docker"}, gpus=2)
+    """The cluster; at the end nothing of a kernel is left on it."""
     yield slurm
-    left = slurm.jobs()
-    slurm.sweep()
-    assert left == []
+    try:
+        seconds_until_clean(rig, slurm)
+    finally:
+        slurm.sweep()
 
 
 def test_a_cell_runs_in_a_container_inside_a_job_with_two_of_four_cards(
     rig: Rig, cluster: SlurmRig, bridge_env: Laptop
 ) -> None:
+    write_cluster(bridge_env, rig, {"test": {"gpus": 2, "memory": "600m", "cpus": 2}})
     with notebook(bridge_env) as kernel:
         assert kernel.value("6 * 7") == 42
-        kernel.run("import os, subprocess")
+        kernel.run("import os, subprocess, time")
         cards = kernel.value("os.environ['NVIDIA_VISIBLE_DEVICES']").split(",")
         assert len(cards) == 2 and set(cards) < set(UUIDS)
         assert kernel.value(f"{SEEN}.stdout").split() == sorted(cards)
         (container,) = rig.engine.kernels()
-        assert container.status == "running"
-        print(cluster.jobs())
+        limits = container.attrs["HostConfig"]
+        assert (limits["Memory"], limits["NanoCpus"]) == (600 << 20, 2_000_000_000)
+        assert kernel.debug("initialize", clientID="test", adapterID="")["success"]
+        # A restart is in place: the same job and container, the same cards.
+        jobs = cluster.jobs()
+        kernel.run("kept = 1")
+        kernel.manager.restart_kernel()
+        kernel.client.wait_for_ready(timeout=30 * SLOW)
+        assert kernel.value("'kept' in dir()") is False
+        kernel.run("import os, subprocess, time")
+        assert kernel.value("os.environ['NVIDIA_VISIBLE_DEVICES']").split(",") == cards
+        assert cluster.jobs() == jobs
+        assert [one.id for one in rig.engine.kernels()] == [container.id]
+        interrupted = kernel.client.execute("time.sleep(60)")
+        wait_until(lambda: kernel.client.get_iopub_msg(timeout=5)["msg_type"] == "execute_input", "the cell", 10)
+        kernel.manager.interrupt_kernel()
+        reply = kernel.client.get_shell_msg(timeout=10 * SLOW)
+        assert reply["parent_header"]["msg_id"] == interrupted
+        assert reply["content"]["ename"] == "KeyboardInterrupt"
+        with pytest.raises(CellFailed, match="ZeroDivisionError"):
+            kernel.run("1 / 0")
+    # shutdown_kernel has returned: it waited for this.
+    assert cluster.jobs() == []
     assert rig.engine.kernels() == []
+
+
+def test_of_five_kernels_for_four_cards_one_waits_and_runs_when_another_ends(
+    rig: Rig, cluster: SlurmRig, bridge_env: Laptop
+) -> None:
+    write_cluster(bridge_env, rig, {"test": {"gpus": 1, "time_limit": "30m"}})
+    with fleet_closed_after(bridge_env), ExitStack() as ends:
+        kernels = [ends.enter_context(started("kernelbridge-test", ready=False)) for _ in range(4)]
+        read = [client.send("import os; os.environ['NVIDIA_VISIBLE_DEVICES']") for _, client in kernels]
+        taken = [client.finish(cell).result for (_, client), cell in zip(kernels, read, strict=True)]
+        assert sorted(taken) == sorted(f"'{uuid}'" for uuid in UUIDS)
+        manager, client = ends.enter_context(started("kernelbridge-test", ready=False))
+        cell = client.send("import os; os.environ['NVIDIA_VISIBLE_DEVICES']")
+        shows(client, cell, "Docker-GPU (remote), test on test: waiting in the queue of test (Resources), expected start ")
+        another, cancelled = ends.enter_context(started("kernelbridge-test", ready=False))
+        never = cancelled.send("1")
+        # A kernel that is shut down while it waits takes its job out of the queue.
+        shows(cancelled, never, "waiting in the queue of test (")
+        assert len(cluster.jobs()) == 6
+        another.shutdown_kernel()
+        assert cancelled.finish(never).reply["status"] == "aborted"
+        wait_until(lambda: len(cluster.jobs()) == 5, "the job to be cancelled", 5)
+        kernels[1][0].shutdown_kernel()
+        assert client.finish(cell).result == taken[1]
+        assert client.run("6 * 7").result == "42"
+        assert manager.is_alive()

@@ -90,12 +90,13 @@ async def end_of(cluster: Cluster, job: str, *, name: str = "kernelbridge-k1", s
 
 async def test_a_job_runs_as_its_login_and_its_output_is_private(cluster: Cluster, link: Link) -> None:
     script = b"#!/bin/sh\nid -un\nnvidia-smi -L | wc -l\nsleep 600\n"
-    labels = {"kernelbridge.kernel": "k1", "kernelbridge.user": 'ada\'s "lap"|top %j \\n é'}
+    labels = {"kernelbridge.kernel": "k1", "kernelbridge.image": 'ada\'s "lap"|top %j \\n é'}
     wanted = request(gres="gpu:1", memory_bytes=100 << 20, cpus=1.5, seconds=90, comment=jobs.write_comment(labels))
     await cluster.check(wanted)
     job = await cluster.submit(wanted, script)
     facts = await seen(cluster, job, "RUNNING")
-    assert (facts.name, facts.node, facts.labels) == ("kernelbridge-k1", "lab", labels)
+    assert (facts.name, facts.node) == ("kernelbridge-k1", "lab")
+    assert facts.labels == {**labels, "kernelbridge.user": "kbtest@lab"}
     assert facts.time_left_seconds is not None
     assert 60 < facts.time_left_seconds <= 120
     assert facts.submitted is not None

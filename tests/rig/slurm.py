@@ -176,6 +176,32 @@ class SlurmRig:
         words = self.lab.run(["scontrol", "show", "job", "-o", job_id]).split()
         return dict(word.split("=", 1) for word in words if "=" in word)
 
+    def job_of(self, kernel: str) -> str:
+        """The id of a kernel's newest job, also of one that ended a short while ago. Raises RigError."""
+        lines = self.lab.run(["squeue", "-h", "-a", "-t", "all", "-o", "%A %j"]).splitlines()
+        found = [int(line.split()[0]) for line in lines if line.split()[1] == f"kernelbridge-{kernel}"]
+        if not found:
+            raise RigError(f"no job of kernel {kernel} among {lines}")
+        return str(max(found))
+
+    def hold(self, words: Sequence[str] = ("--gres=gpu:4",)) -> str:
+        """A job of another login that runs; its id."""
+        out = self.as_user("kbother", ["sbatch", "--parsable", "-D", "/", "-o", "/dev/null", *words, "--wrap", "sleep 900"])
+        job_id = out.strip()
+        wait_until(lambda: self.job(job_id)["JobState"] == "RUNNING", "the other login's job to run", 30)
+        return job_id
+
+    def traces(self) -> list[str]:
+        """All that is there of kernels in jobs: jobs, steps, containers, processes, folders of the node, logs."""
+        found = [f"job {job_id}" for job_id in self.jobs()]
+        for process in self.lab.processes():
+            with suppress(psutil.Error):
+                words = " ".join(process.cmdline())
+                if _is_step(process) or "/slurm_script" in words or "/run/kernelbridge" in words:
+                    found.append(f"process {process.name()}: {words[:80]}")
+        folders = (self.lab.path / "tmp", self.lab.home("kbtest") / ".cache/kernelbridge/jobs")
+        return found + [str(path) for folder in folders for path in folder.glob("kernelbridge-*")]
+
     def end_by_time(self, job_id: str) -> None:
         """The job's time is over in a moment. The controller sees it when it looks next, which it does every 30 s."""
         self.lab.run(["scontrol", "update", f"jobid={job_id}", "endtime=now+2seconds"])

@@ -149,6 +149,8 @@ root=$(sed -n 's/.*"root":{"path":"\([^"]*\)".*/\1/p' "$bundle/config.json")
 cp '@SMI@' "$root/usr/bin/nvidia-smi"
 """
 
+_HOOK_NAME = "nvidia-container-runtime-hook"
+
 
 class StandInGpus:
     """The folder that stands on the engine's and the logins' PATH while the machine "has" its four cards."""
@@ -163,15 +165,23 @@ class StandInGpus:
         """The machine has four cards and the container toolkit; the engine sees it at its next start."""
         smi = self.folder / "nvidia-smi"
         smi.write_text(_NVIDIA_SMI.replace("@FOLDER@", str(self.folder)).replace("@UUIDS@", " ".join(UUIDS)))
-        hook = self.folder / "nvidia-container-runtime-hook"
+        hook = self.folder / _HOOK_NAME
         hook.write_text(_HOOK.replace("@SMI@", str(smi)))
         for program in (smi, hook):
             program.chmod(0o755)
 
     def remove(self) -> None:
         """The machine has neither cards nor toolkit; the engine sees it at its next start."""
-        for name in ("nvidia-smi", "nvidia-container-runtime-hook"):
+        for name in ("nvidia-smi", _HOOK_NAME):
             (self.folder / name).unlink(missing_ok=True)
+
+    def take_hook(self) -> None:
+        """The machine has its cards, and no container toolkit; the engine sees it at its next start."""
+        (self.folder / _HOOK_NAME).unlink(missing_ok=True)
+
+    def break_hook(self) -> None:
+        """The toolkit takes every request and hands out nothing, as old Podman does; seen at the next container."""
+        (self.folder / _HOOK_NAME).write_text("#!/bin/sh\n# STAND-IN that hands out nothing.\n")
 
     def occupy(self, *uuids: str, pid: int = 4242) -> None:
         """Somebody else's process computes on these cards; none with no argument."""

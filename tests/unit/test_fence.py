@@ -199,7 +199,7 @@ def test_a_kernel_that_was_joined_is_not_said_to_end_because_nobody_did(folder: 
 
 def test_a_kernel_whose_starter_died_before_it_joined_ends_with_all_it_said(folder: Path, locks: str) -> None:
     line = order(folder / "1", gpus={"ids": IDS, "locks": locks}, terms={"persist": True})
-    sooner = line.replace(b"UNJOINED_SECONDS = 120.0", b"UNJOINED_SECONDS = 2.0")
+    sooner = line.replace(b"UNJOINED_SECONDS = 60.0", b"UNJOINED_SECONDS = 2.0")
     with MadeRelay(folder / "1", sooner, path=standin(folder, IDS)) as relay:
         wait_until(lambda: relay.ask()["deadline"] is not None, "its deadline", 2)
         assert relay.ask()["deadline"]["why"] == "unjoined"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -92,7 +93,10 @@ def test_a_node_reached_by_ssh_gets_the_words_unharmed() -> None:
 
 def test_labels_come_back_from_a_comment_as_they_were() -> None:
     comment = jobs.write_comment(LABELS.to_dict())
-    assert container.parse("kernelbridge-k1", jobs.parse_comment(comment)) == LABELS
+    read = container.parse("kernelbridge-k1", jobs.parse_comment(comment))
+    assert read is not None
+    # Everybody of the cluster reads comments.
+    assert (read, "ada" in comment) == (replace(LABELS, user=""), False)
     assert not set(comment) & set(" \"'|\\\n$;")
 
 
@@ -125,6 +129,9 @@ def test_the_queue_is_read_as_squeue_prints_it() -> None:
     assert queue["11"].time_left_seconds == 59 * 60 + 53
     assert queue["11"].labels["kernelbridge.user"] == "ada l|x@lap"
     assert queue["14"].labels == {}
+    unnamed = jobs.write_comment(LABELS.to_dict())
+    (job,) = jobs.parse_queue(f"1|kernelbridge-k1|RUNNING|n1|1|1:00|1|None|{unnamed}", who="ada@lab").values()
+    assert job.labels["kernelbridge.user"] == "ada@lab"
     assert [job for job, facts in queue.items() if facts.is_hopeless] == ["14", "15"]
     assert queue["13"].is_waiting
     assert queue["11"].is_running

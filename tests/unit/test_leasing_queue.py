@@ -11,7 +11,7 @@ from kernelbridge.errors import HostUnreachable, LinkLost, LoginRefused
 from kernelbridge.gpu_errors import GpusBusy
 from kernelbridge.leasing import LOOK_SECONDS
 from tests.made_clock import MadeClock, made_clock
-from tests.made_engines import BOBS, CARLS, MadeEngine, cards
+from tests.made_engines import BOBS, CARLS, MINE, MadeEngine, cards
 from tests.made_starts import TICKET, Start, begun, cancelled, taken
 
 

@@ -23,9 +23,10 @@ GRACE = 1000.0
 
 
 def lived(terms: Terms | None = None) -> Lifetime:
-    """Started at 0, joined since then."""
+    """Started at 0, joined and used since then."""
     life = Lifetime(terms or Terms(lost_grace=GRACE), 0.0)
     life.joined()
+    life.used()
     life.launched(0.0)
     return life
 
@@ -158,11 +159,24 @@ def test_what_ends_it_sooner_still_does() -> None:
     assert looked(life, 3.0) == Deadline(2.0 + GOODBYE_SECONDS, "delivered")
 
 
-def test_once_joined_it_is_never_unjoined_again() -> None:
+def test_once_it_was_asked_something_it_is_never_unjoined_again() -> None:
     life = Lifetime(Terms(persist=True), 0.0)
     life.launched(0.0)
     life.joined()
-    life.left(1.0)
+    assert looked(life, 2 * UNJOINED_SECONDS) is None
+    life.left(200.0)  # Its owner died before it asked anything.
+    assert looked(life, 201.0) == Deadline(200.0 + UNJOINED_SECONDS, "unjoined")
+    life.joined()
+    life.used()
+    life.left(202.0)
+    assert looked(life, 202.0 + 2 * UNJOINED_SECONDS) is None
+
+
+def test_one_that_was_left_in_good_order_is_not_unjoined() -> None:
+    life = Lifetime(Terms(persist=True), 0.0)
+    life.launched(0.0)
+    life.joined()
+    life.goodbye(5.0, ends=False)
     assert looked(life, 2 * UNJOINED_SECONDS) is None
 
 

@@ -154,7 +154,7 @@ def test_podman_stays_in_the_jobs_cgroup_and_with_the_logins_numbers() -> None:
     assert podman.run_argv(made()) == [
         "podman",
         "run",
-        "--rm=false",
+        "--rm",
         "--cgroups=disabled",
         *ENGINE,
         "--userns=keep-id",
@@ -171,6 +171,7 @@ def test_docker_copies_the_jobs_limits_and_is_hardened_as_ever() -> None:
     assert docker.run_argv(made()) == [
         "docker",
         "run",
+        "--rm",
         "--init",
         *ENGINE,
         "--pids-limit=4096",

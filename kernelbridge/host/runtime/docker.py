@@ -1,6 +1,7 @@
 """Docker inside a job: only where the config says so. Its container is no child of the job: limits are copied.
 
 Its lifetime is tied to the job by our stdin: the first process ends on EOF, which comes even if the script is killed.
+The engine removes it then: nobody reaches a job's node after the job, so what it keeps could be fetched by nobody.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ JOINS_AS_STEP: Final = False
 def run_argv(spec: Spec) -> list[str]:
     """See Runtime."""
     environment = spec.environment
-    words = [PROGRAM, "run", "--init", *engine_options(spec), f"--pids-limit={environment.pids_limit}"]
+    words = [PROGRAM, "run", "--rm", "--init", *engine_options(spec), f"--pids-limit={environment.pids_limit}"]
     words += ["--no-healthcheck", "--restart=no", "--log-driver=local", "--log-opt=max-size=4m", "--log-opt=max-file=2"]
     words += [MEMORY_OPTIONS, CPU_OPTIONS]
     if environment.user == "host":

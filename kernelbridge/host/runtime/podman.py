@@ -17,7 +17,7 @@ JOINS_AS_STEP: Final = False
 def run_argv(spec: Spec) -> list[str]:
     """See Runtime."""
     # Without a cgroup of its own it stays in the job's, whose limits hold; a session's systemd would take it out.
-    words = [PROGRAM, "run", "--rm=false", "--cgroups=disabled", *engine_options(spec)]
+    words = [PROGRAM, "run", "--rm", "--cgroups=disabled", *engine_options(spec)]
     # Files in mounts are the login's, whoever the kernel is in the container.
     words += ["--userns=keep-id", "--log-driver=none"]
     if spec.environment.user not in (None, "host"):

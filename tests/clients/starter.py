@@ -1,0 +1,146 @@
+"""A process of its own that starts kernels as a script would, several at once, and says in lines of JSON what it sees.
+
+`python -m tests.clients.starter COUNT HOLD_SECONDS [ASLEEP_SECONDS]`: each kernel says which GPUs it has, holds them so
+long, and is shut down. ASLEEP_SECONDS makes the queue's clock faster: who does not beat for so long is passed over.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from tests.rig.daemon import SLOW, wait_until
+from tests.rig.laptop import Laptop
+
+
+def _main(count: int, hold_seconds: float, asleep_seconds: float | None) -> None:
+    # Here, so that a test that imports Starter does not read this user's folders.
+    from kernelbridge import config as configs
+    from kernelbridge.host import tickets
+    from kernelbridge.jupyter import fleets
+
+    if asleep_seconds is not None:
+        tickets.ASLEEP_AFTER = timedelta(seconds=asleep_seconds)  # type: ignore[misc]
+        tickets.BEAT_SECONDS = asleep_seconds / 4  # type: ignore[misc]
+    path = configs.find_path(os.environ)
+    fleets.fleet_of(path).observe(lambda kernel, state, text: _say("step", kernel=kernel, state=state, text=text))
+    threads = [threading.Thread(target=_hold, args=(hold_seconds,)) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def _hold(seconds: float) -> None:
+    from jupyter_client.manager import KernelManager
+
+    from tests.clients.notebook import NAME, Notebook
+
+    manager = KernelManager(kernel_name=NAME)
+    client = None
+    try:
+        manager.start_kernel()
+        client = manager.client()
+        client.start_channels()
+        client.wait_for_ready(timeout=600)
+        kernel = Notebook(manager, client)
+        kernel.run("import os", seconds=600)
+        cards = kernel.value("os.environ['NVIDIA_VISIBLE_DEVICES']").split(",")
+        _say("got", cards=cards, at=time.time())
+        time.sleep(seconds)
+        _say("freed", cards=cards, at=time.time())
+    except Exception as exc:
+        _say("failed", error=str(exc))
+    finally:
+        if client is not None:
+            client.stop_channels()
+        if manager.has_kernel:
+            manager.shutdown_kernel(now=True)
+
+
+_LOCK = threading.Lock()
+
+
+def _say(what: str, **facts: Any) -> None:
+    with _LOCK:
+        print(json.dumps({"what": what, **facts}), flush=True)
+
+
+class Starter:
+    """One such process, which a test reads, stops and kills."""
+
+    def __init__(
+        self, laptop: Laptop, *, count: int = 1, hold_seconds: float = 0.0, asleep_seconds: float | None = None
+    ) -> None:
+        words = [str(count), str(hold_seconds), *([str(asleep_seconds)] if asleep_seconds else [])]
+        self._lines = laptop.home / f"starter-{time.monotonic_ns()}"
+        self._sink = self._lines.open("w")
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "tests.clients.starter", *words],
+            env=laptop.env,
+            cwd=Path(__file__).parents[2],
+            stdout=self._sink,
+            stderr=self._lines.with_suffix(".stderr").open("w"),
+        )
+
+    def __repr__(self) -> str:
+        return f"<Starter {self.process.pid} {self.process.poll()} {self.said()[-3:]}>"
+
+    def said(self, what: str = "") -> list[dict[str, Any]]:
+        """The lines so far: step (state, text), got, freed (cards, at), failed (error)."""
+        lines = [json.loads(line) for line in self._lines.read_text().splitlines() if line.endswith("}")]
+        return [line for line in lines if what in ("", line["what"])]
+
+    def wait_said(self, what: str, text: str = "", *, seconds: float = 60) -> dict[str, Any]:
+        """The first line of this kind, with this in its text."""
+        found: list[dict[str, Any]] = []
+
+        def is_said() -> bool:
+            found[:] = [line for line in self.said(what) if text in line.get("text", "")]
+            return bool(found)
+
+        try:
+            wait_until(is_said, f"{what} {text}", seconds)
+        except Exception as exc:
+            raise AssertionError(f"{exc}; it said {self.said()[-5:]}") from exc
+        return found[0]
+
+    def sleep(self) -> None:
+        """It stands still, as on a laptop whose lid is closed."""
+        os.kill(self.process.pid, signal.SIGSTOP)
+
+    def wake(self) -> None:
+        """It goes on."""
+        os.kill(self.process.pid, signal.SIGCONT)
+
+    def close(self) -> None:
+        """No process is left."""
+        if self.process.poll() is None:
+            self.wake()
+            self.process.kill()
+        self.process.wait(10 * SLOW)
+        self._sink.close()
+
+
+@contextmanager
+def starting(laptop: Laptop, **facts: Any) -> Iterator[Starter]:
+    """A starter that is gone in the end, one way or another; its containers are the test's to look for."""
+    one = Starter(laptop, **facts)
+    try:
+        yield one
+    finally:
+        one.close()
+
+
+if __name__ == "__main__":
+    _main(int(sys.argv[1]), float(sys.argv[2]), float(sys.argv[3]) if len(sys.argv) > 3 else None)

@@ -1,0 +1,232 @@
+"""Four STAND-IN cards that many want at once: no card twice, no start lost, the queue fair, nothing stays taken.
+
+The locks, the queue, the engine and the processes that are killed are real.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+
+from kernelbridge.container import LOCKS_VOLUME
+from kernelbridge.relay.lifetime import UNJOINED_SECONDS
+from tests.clients.notebook import CellFailed, notebook, write_specs
+from tests.clients.starter import Starter, starting
+from tests.clients.terminal import kernelbridge
+from tests.rig.daemon import SLOW, wait_until
+from tests.rig.laptop import Laptop
+from tests.rig.standin_gpu import UUIDS
+from tests.rig.whole import Rig
+
+pytestmark = pytest.mark.timeout(300)
+
+
+@pytest.fixture(autouse=True)
+def nothing_in_the_queue(rig: Rig) -> Iterator[None]:
+    """At the end no ticket is left."""
+    yield
+    assert tickets(rig) == []
+
+
+def tickets(rig: Rig) -> list[str]:
+    with rig.engine.client() as client:
+        return [volume.name for volume in client.volumes.list(filters={"label": "kernelbridge.queue"})]
+
+
+def ready(rig: Rig, laptop: Laptop, **keys: object) -> Laptop:
+    """Kernels of this user get one card each unless said otherwise."""
+    laptop.write_environment(rig.image, **{"gpus": 1, **keys})
+    write_specs(laptop)
+    return laptop
+
+
+@pytest.fixture
+def root_laptop(rig: Rig) -> Iterator[Laptop]:
+    """A colleague's, who has another login on the host."""
+    folder = Path(tempfile.mkdtemp(prefix="kbt-"))
+    yield rig.laptop(folder)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def test_sixteen_starts_at_once_share_four_cards_and_no_card_is_there_twice(
+    rig: Rig, bridge_env: Laptop, root_laptop: Laptop
+) -> None:
+    ready(rig, bridge_env, wait="10m")
+    root_laptop.write_environment(rig.image, host={"ssh": "lab-root"}, gpus=1, wait="10m")
+    assert kernelbridge(root_laptop, "install").code == 0
+    with ExitStack() as undo:
+        starters = [
+            undo.enter_context(starting(laptop, count=4, hold_seconds=1.0))
+            for laptop in (bridge_env, root_laptop, bridge_env, root_laptop)
+        ]
+        for one in starters:
+            one.process.wait(240)
+        assert [line for one in starters for line in one.said("failed")] == []
+        got = [line for one in starters for line in one.said("got")]
+        freed = [line for one in starters for line in one.said("freed")]
+    assert len(got) == 16
+    assert {line["cards"][0] for line in got} == set(UUIDS)
+    for card in UUIDS:
+        begins = sorted(line["at"] for line in got if line["cards"] == [card])
+        ends = sorted(line["at"] for line in freed if line["cards"] == [card])
+        assert all(end < begin for end, begin in zip(ends, begins[1:], strict=False)), card
+    assert rig.engine.kernels() == []
+
+
+def test_who_waits_longest_is_next_and_who_sleeps_is_passed_over_until_it_wakes(rig: Rig, bridge_env: Laptop) -> None:
+    ready(rig, bridge_env, gpus=["2"], wait="10m")
+    asleep_seconds = 6.0
+    with ExitStack() as undo:
+
+        def begin(**facts: float) -> Starter:
+            return undo.enter_context(starting(bridge_env, asleep_seconds=asleep_seconds, **facts))
+
+        holder = begin(hold_seconds=16.0)
+        holder.wait_said("got")
+        sleeper, second, third = begin(), begin(hold_seconds=3.0), begin()
+        for one in (sleeper, second, third):
+            one.wait_said("step", "place in the queue")
+            time.sleep(1.1)
+        sleeper.sleep()
+        second.wait_said("got", seconds=60)
+        sleeper.wake()
+        for one in (sleeper, third):
+            one.wait_said("got", seconds=60)
+        for one in (holder, sleeper, second, third):
+            one.process.wait(60)
+        at = {name: one.said("got")[0]["at"] for name, one in (("a", sleeper), ("b", second), ("c", third))}
+    # It came first, slept while its turn was, and is before the third again.
+    assert at["b"] < at["a"] < at["c"]
+
+
+@pytest.mark.parametrize("how", ["killed", "asleep"])
+def test_a_laptop_that_dies_or_sleeps_at_any_step_of_a_start_leaves_no_card_taken(
+    rig: Rig, bridge_env: Laptop, how: str
+) -> None:
+    ready(rig, bridge_env, wait="10m")
+    steps = ("starting the container", "starting the kernel", "joined")
+    with ExitStack() as undo:
+        starters = [undo.enter_context(starting(bridge_env)) for _ in steps]
+        for one, step in zip(starters, steps, strict=True):
+            if step == "joined":
+                wait_until(lambda: len(rig.engine.kernels()) >= 1, "a container", 30)
+            else:
+                one.wait_said("step", step)
+            one.process.kill() if how == "killed" else one.sleep()
+        # The first may have come to no container at all; none may hold a card for longer than a relay waits.
+        until = time.monotonic() + (UNJOINED_SECONDS + 25) * SLOW
+        while any(one.status == "running" for one in rig.engine.kernels()) and time.monotonic() < until:
+            time.sleep(1)
+        assert [one.status for one in rig.engine.kernels() if one.status == "running"] == []
+        ready(rig, bridge_env, gpus="all")
+        with notebook(bridge_env) as kernel:
+            kernel.run("import os")
+            assert set(kernel.value("os.environ['NVIDIA_VISIBLE_DEVICES']").split(",")) == set(UUIDS)
+        for one in starters:
+            one.close()
+    rig.engine.sweep()
+    sweep_tickets(rig)
+
+
+def sweep_tickets(rig: Rig) -> None:
+    with rig.engine.client() as client:
+        for volume in client.volumes.list(filters={"label": "kernelbridge.queue"}):
+            volume.remove(force=True)
+
+
+def test_a_full_host_says_who_has_what_and_with_wait_the_cell_shows_its_place_and_then_runs(
+    rig: Rig, bridge_env: Laptop
+) -> None:
+    ready(rig, bridge_env, gpus="all")
+    with starting(bridge_env, hold_seconds=12.0) as holder:
+        holder.wait_said("got")
+        ready(rig, bridge_env, gpus=1)
+        with (
+            pytest.raises(Exception, match=r"1 GPU wanted, not free: GPU 0: test of .* since \d\d:\d\d"),
+            notebook(bridge_env),
+        ):
+            pytest.fail("it started on a full host")
+        ready(rig, bridge_env, gpus=1, wait="5m")
+        with starting(bridge_env) as waiting, starting(bridge_env) as gives_up:
+            line = waiting.wait_said("step", "place in the queue: 1 on lab")
+            assert "GPU 0: test of" in line["text"]
+            gives_up.wait_said("step", "place in the queue: 2 on lab")
+            gives_up.process.terminate()
+            gives_up.process.wait(20)
+            waiting.wait_said("got")
+            waiting.process.wait(30)
+    sweep_tickets(rig)
+
+
+def test_a_wait_that_is_over_ends_with_who_has_it(rig: Rig, bridge_env: Laptop) -> None:
+    ready(rig, bridge_env, gpus="all")
+    with starting(bridge_env, hold_seconds=15.0) as holder:
+        holder.wait_said("got")
+        ready(rig, bridge_env, gpus=1, wait="3s")
+        with notebook(bridge_env) as kernel, pytest.raises(CellFailed, match=r"GpusBusy.*in the queue: GPU 0: test of"):
+            kernel.run("1")
+
+
+def test_a_card_on_which_a_stranger_computes_is_left_alone_unless_said_otherwise(rig: Rig, bridge_env: Laptop) -> None:
+    rig.engine.gpus.occupy(*UUIDS[:3])
+    try:
+        ready(rig, bridge_env)
+        with notebook(bridge_env) as kernel:
+            kernel.run("import os")
+            assert kernel.value("os.environ['NVIDIA_VISIBLE_DEVICES']") == UUIDS[3]
+        ready(rig, bridge_env, gpus=2)
+        with pytest.raises(Exception, match=r"2 GPUs wanted, not free: GPU 0: process 4242"), notebook(bridge_env):
+            pytest.fail("it started beside a stranger")
+        ready(rig, bridge_env, gpus=2, busy_gpus="use")
+        with notebook(bridge_env) as kernel:
+            kernel.run("import os")
+            assert len(kernel.value("os.environ['NVIDIA_VISIBLE_DEVICES']").split(",")) == 2
+    finally:
+        rig.engine.gpus.occupy()
+
+
+def test_a_card_is_free_again_at_the_moment_its_container_is_killed(rig: Rig, bridge_env: Laptop) -> None:
+    ready(rig, bridge_env, gpus=["1"])
+    with notebook(bridge_env) as kernel:
+        kernel.run("1")
+        (container,) = rig.engine.kernels()
+        mounts = {mount["Name"]: mount["RW"] for mount in container.attrs["Mounts"] if "Name" in mount}
+        assert mounts[LOCKS_VOLUME] is False
+        container.kill()
+        began = time.monotonic()
+        with notebook(bridge_env) as another:
+            another.run("import os")
+            assert another.value("os.environ['NVIDIA_VISIBLE_DEVICES']") == UUIDS[1]
+        assert time.monotonic() - began < 15 * SLOW
+
+
+def test_labels_that_an_image_brings_hold_no_card_and_are_nobodys_kernel(rig: Rig, bridge_env: Laptop) -> None:
+    labels = [f"LABEL kernelbridge.kernel=evil kernelbridge.gpus={','.join(UUIDS)} kernelbridge.owner=evil"]
+    with changed_image(rig, *labels) as image:
+        rig.engine.cli("run", "-d", "--entrypoint", "sleep", "--name", "kernelbridge-evil", image, "60")
+        try:
+            ready(rig, bridge_env, gpus="all")
+            with notebook(bridge_env) as kernel:
+                kernel.run("import os")
+                assert len(kernel.value("os.environ['NVIDIA_VISIBLE_DEVICES']").split(",")) == 4
+        finally:
+            rig.engine.cli("rm", "-f", "kernelbridge-evil")
+
+
+@contextmanager
+def changed_image(rig: Rig, *changes: str) -> Iterator[str]:
+    """The test image with more of a Dockerfile's lines, under a name of its own; gone in the end."""
+    name = f"kernelbridge-test-changed:{time.monotonic_ns()}"
+    made = rig.engine.cli("create", rig.image).strip()
+    rig.engine.cli("commit", *(word for change in changes for word in ("--change", change)), made, name)
+    rig.engine.cli("rm", made)
+    try:
+        yield name
+    finally:
+        rig.engine.cli("image", "rm", "-f", name)
