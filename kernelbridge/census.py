@@ -21,6 +21,7 @@ from kernelbridge.host.site import Runtime, Site
 from kernelbridge.kernel_errors import KernelNotFound, OutputUndelivered
 from kernelbridge.processes import is_alive
 from kernelbridge.records import KernelRecord, Records
+from kernelbridge.relay import lifetime
 from kernelbridge.relays import Place, ask
 
 _LOG = logging.getLogger(__name__)
@@ -32,6 +33,7 @@ _STATES = {"created": "starting", "running": "unknown", "removing": "stopping", 
 _CODES = {
     0: "its owner left",
     75: "another kernel had its GPU",
+    80: "all its output was delivered",
     85: "nobody joined it",
     137: "killed",
     143: "stopped",
@@ -330,7 +332,8 @@ def why_container_ended(ended: Exited) -> str:
     """Return how a container ended that is there still."""
     if ended.oom_killed:
         return "out of memory"
-    return _CODES.get(ended.code, str(ended))
+    key = lifetime.key_of(ended.code)
+    return f"ended by `{key}`" if key else _CODES.get(ended.code, str(ended))
 
 
 def _told(row: KernelRow, status: Mapping[str, Any], record: KernelRecord | None, machine: str) -> KernelRow:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from kernelbridge import container, creation
 from kernelbridge.config import Host
 from kernelbridge.container import Labels
-from kernelbridge.errors import KernelBridgeError, LinkLost
+from kernelbridge.errors import EngineFailed, KernelBridgeError
 from kernelbridge.gpu_errors import GpusBusy, JobRefused, SchedulerSilent
 from kernelbridge.host import in_job, jobs, jobscript
 from kernelbridge.host.answers import Over
@@ -82,7 +82,7 @@ async def wait_until_running(
                 raise
             tell(exc.sentence)
         if limit is not None and time.monotonic() - began > limit:
-            wish = str(Wish.of_environment(wanted.environment))
+            wish = wanted.environment.gres or str(Wish.of_environment(wanted.environment))
             raise GpusBusy(
                 host=host.name, wanted=wish, holders=["Slurm has not started the job"], waited=f"{limit / 60:.0f} min"
             )
@@ -128,24 +128,35 @@ async def give_order(
         wanted, spawn, gpus=None if in_job.wants_gpus(environment) else (), ends_with_stdin=is_engine
     )
     while True:
-        cluster = await reach()
-        answer = Collector()
-        with contextlib.suppress(LinkLost):
-            stream = await cluster.runtime(container.name(wanted.kernel_id), environment).reach(
-                shipping.order_argv(environment.python), answer
-            )
-            try:
-                stream.write(line)
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(ORDER_ANSWER_SECONDS):
-                        await _answered(answer)
-            finally:
-                stream.close()
-            if b"ok\n" in answer.received:
-                cluster.has_started(container.name(wanted.kernel_id))
+        try:
+            if await _is_taken(await reach(), wanted, line):
                 return
-        await _explain(await reach(), wanted, host)
+            await _explain(await reach(), wanted, host)
+        except KernelBridgeError as exc:
+            if not is_transient(exc) and not isinstance(exc, SchedulerSilent):
+                raise
         await asyncio.sleep(LOOK_SECONDS)
+
+
+async def _is_taken(cluster: Cluster, wanted: Wanted, line: bytes) -> bool:
+    """Offer the order once; whether the relay has it. A job that does not run (any more) takes none."""
+    name, environment = container.name(wanted.kernel_id), wanted.environment
+    answer = Collector()
+    try:
+        stream = await cluster.runtime(name, environment).reach(shipping.order_argv(environment.python), answer)
+    except EngineFailed:
+        return False
+    try:
+        stream.write(line)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(ORDER_ANSWER_SECONDS):
+                await _answered(answer)
+    finally:
+        stream.close()
+    if b"ok\n" not in answer.received:
+        return False
+    cluster.has_started(name)
+    return True
 
 
 async def _answered(answer: Collector) -> None:

@@ -92,9 +92,12 @@ class Leasing:
         self._user = user
         self._wish = Wish.of_environment(wanted.environment)
         self._queues = {host.name: _HostQueue() for host in hosts}
+        # When we came into the queue.
         self._began = time.monotonic()
         # Keeps our tickets alive; None before we queue.
         self._beating: asyncio.Task[None] | None = None
+        # The newest sign of life: an engine carries it out also where nobody waits for it.
+        self._sign: asyncio.Task[None] | None = None
 
     def __repr__(self) -> str:
         return f"<Leasing {self._wish} for {self._wanted.kernel_id[:8]}{' in the queue' if self._beating else ''}>"
@@ -119,7 +122,8 @@ class Leasing:
             waits = self._wanted.environment.wait
             # A laptop that wakes up finds its place again: a link that is lost for now is no reason to leave it.
             may_wait = isinstance(failure, GpusBusy) or (self._beating is not None and is_transient(failure))
-            if waits is None or not may_wait or time.monotonic() - self._began >= waits:
+            is_over = self._beating is not None and waits is not None and time.monotonic() - self._began >= waits
+            if waits is None or not may_wait or is_over:
                 raise failure
             await self._queue_up(failure)
             await asyncio.sleep(LOOK_SECONDS)
@@ -215,6 +219,10 @@ class Leasing:
     async def _queue_up(self, failure: KernelBridgeError) -> None:
         """Have a ticket on every host, and say where we stand."""
         places = []
+        if self._beating is None:
+            # The wait counts from here: what a pull took before is no waiting.
+            self._began = time.monotonic()
+            self._beating = asyncio.create_task(self._beat())
         for host in self._hosts:
             queue = self._queues[host.name]
             try:
@@ -222,12 +230,10 @@ class Leasing:
                 if queue.place is None:
                     text = self._wish.to_text()
                     queue.place = Place(engine.volumes, self._wanted.kernel_id, wish=text, user=self._user)
-                    await queue.place.beat()
+                    await self._show_life(queue.place)
                 places.append(f"{len(await self._ahead(engine, host)) + 1} on {host.name}")
             except KernelBridgeError as exc:
                 _LOG.info("[%s] not in its queue: %s", host.name, exc)
-        if self._beating is None:
-            self._beating = asyncio.create_task(self._beat())
         busy = "; ".join(failure.holders[:SHOWN_HOLDERS]) if isinstance(failure, GpusBusy) else failure.sentence
         self._say(f"waiting for {self._wish}, place in the queue: {', '.join(places) or 'not known'} ({busy})")
 
@@ -241,9 +247,13 @@ class Leasing:
                 try:
                     engine = await self._reach(host)
                     place.move(engine.volumes)
-                    await place.beat()
+                    await self._show_life(place)
                 except KernelBridgeError as exc:
                     _LOG.info("[%s] no sign of life in its queue: %s", host.name, exc)
+
+    async def _show_life(self, place: Place) -> None:
+        self._sign = asyncio.create_task(place.beat())
+        await asyncio.shield(self._sign)
 
     async def aclose(self) -> None:
         """Give the tickets back; a host that cannot be reached finds out by itself. Safe to call twice."""
@@ -257,6 +267,8 @@ class Leasing:
             await asyncio.wait_for(asyncio.shield(giving), GIVE_BACK_SECONDS)
 
     async def _give_back(self) -> None:
+        if self._sign is not None:
+            await asyncio.gather(self._sign, return_exceptions=True)
         for host in self._hosts:
             place = self._queues[host.name].place
             if place is not None:

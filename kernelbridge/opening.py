@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from kernelbridge import checks, container, creation, job
 from kernelbridge.container import GpuAsk
+from kernelbridge.errors import LinkLost
 from kernelbridge.gpu_errors import GpuTaken
 from kernelbridge.housing import Housing
+from kernelbridge.kernel_errors import ContainerFailed
 from kernelbridge.leasing import Lease, Leasing
 from kernelbridge.relays import LockMissing
 from kernelbridge.surroundings import Surroundings
@@ -44,6 +46,7 @@ async def open_container(opener: Opener, where: Whereabouts, housing: Housing, a
     """Have a container on one of the hosts, with its GPUs locked, and its relay joined. Raises KernelBridgeError."""
     wanted = opener.wanted
     leasing = Leasing(wanted, where.hosts, around.reach, opener.say, user=around.owner.who)
+    made_locks: set[str] = set()
     try:
         while True:
             lease = await leasing.next()
@@ -58,9 +61,14 @@ async def open_container(opener: Opener, where: Whereabouts, housing: Housing, a
                 return
             except GpuTaken:
                 leasing.lost(lease)
-            except LockMissing:
+            except LockMissing as exc:
+                if lease.host.name in made_locks:
+                    reason = 'its volumes know no locks; set `gpu_lock = "advisory"`'
+                    raise ContainerFailed(host=lease.host.name, image=wanted.environment.image, reason=reason) from exc
+                made_locks.add(lease.host.name)
                 await _make_locks(engine, wanted, lease)
-            await housing.remove(lease.host.name, partial(around.site, lease.host))
+            if not await housing.remove(lease.host.name, partial(around.site, lease.host)):
+                raise LinkLost(host=lease.host.name)
     finally:
         await leasing.aclose()
 

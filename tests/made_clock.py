@@ -13,6 +13,8 @@ import pytest
 
 # Of the engine: neither this machine's, nor near it.
 ENGINES_START = datetime(2031, 5, 6, 7, 8, 9, tzinfo=UTC)
+# A test that lives for longer waits for what never comes.
+LONGEST_SECONDS = 1_000_000.0
 
 
 class MadeClock:
@@ -45,6 +47,7 @@ def made_clock() -> Iterator[MadeClock]:
             raise AssertionError("all wait, and nothing is to come")
         if not ready and timeout:
             clock.skip(timeout)
+            assert clock.now < LONGEST_SECONDS, "waited for what never comes"
         return ready
 
     with pytest.MonkeyPatch.context() as patch:

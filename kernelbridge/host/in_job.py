@@ -85,15 +85,13 @@ class InJob:
             if ending is None:
                 return Running(is_paused=False, started_at="")
             # At once: nobody calls for the end of a kernel that has ended by itself.
-            was_starting = self.cluster.is_starting(name)
-            await self.cluster.forget(name)
+            await self.cluster.remove_log(name)
             self.cluster.endings[number] = ending
-            if was_starting:
-                self.cluster.is_early.add(number)
         return self._told(ending)
 
     def _told(self, ending: JobEnding) -> ContainerState:
-        if ending.state in ("COMPLETED", "FAILED") and ending.exit_code in lifetime.EXIT_CODES.values():
+        has_exited = ending.state in ("COMPLETED", "FAILED") and not ending.signal
+        if has_exited and ending.exit_code in lifetime.EXIT_CODES.values():
             return Exited(code=ending.exit_code, oom_killed=False, error="", finished_at="")
         was_ready = not self.cluster.is_starting(self.spec.name)
 

@@ -34,8 +34,10 @@ WRAPPED: Final = (
     "sh",
 )
 # `$1` is the log's path below the home, the rest is sbatch's command. The file is made first: its mode stays.
+# Logs of jobs that nobody was told the end of: whoever started them was killed.
 _SUBMIT: Final = (
-    'cd "$HOME" && (umask 077 && mkdir -p "${1%/*}" && : >"$1") && shift'
+    'cd "$HOME" && (umask 077 && mkdir -p "${1%/*}" && : >"$1") &&'
+    ' { find "${1%/*}" -name "kernelbridge-*.log" -mtime +30 -exec rm -f -- {} + 2>/dev/null; shift; }'
     " && { command -v sbatch >/dev/null 2>&1 || " + _PROFILE + '; exec "$@"; }'
 )
 # The comment comes last: it alone may hold the mark between the fields.

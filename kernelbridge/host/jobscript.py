@@ -152,7 +152,7 @@ def script(runtime: str, made: Spec) -> bytes:
     parts.append(f"remove() {{ {_words(remove) if remove else ':'}; }}\n")
     # What the runtime has no use for is gone at once: nothing of it stays where the script is killed.
     needs_folder = any(spec.FOLDER in word for word in run)
-    parts.append('tidy() { rm -%s; }\n' % ('f "$folder/stdin"' if needs_folder else 'rf "$folder"'))
+    parts.append("tidy() { rm -%s; }\n" % ('f "$folder/stdin"' if needs_folder else 'rf "$folder"'))
     return "".join([*parts, _RUN]).encode()
 
 

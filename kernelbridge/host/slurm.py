@@ -236,8 +236,13 @@ class Cluster:
         return _text(answer.stdout) if answer.exit_code == 0 else ""
 
     async def forget(self, name: str) -> None:
-        """A job's log is removed. Safe to call twice."""
+        """Nothing of a job that is no more is left. Safe to call twice."""
         self._starting.discard(name)
+        self.endings.pop(self._jobs.get(name, ""), None)
+        await self.remove_log(name)
+
+    async def remove_log(self, name: str) -> None:
+        """A job's log is removed. Safe to call twice."""
         await self._link.run(["rm", "-f", "--", self._log_path(name)], seconds=COMMAND_SECONDS)
 
     def _log_path(self, name: str) -> str:

@@ -102,8 +102,9 @@ class Place:
         """Show that this process lives; the first beat takes the ticket. Raises KernelBridgeError."""
         number = self._beats
         self._beats += 1
+        # Each time: after a long sleep others have thrown it away. One that is there stays as it is.
+        await self._volumes.make(self._name, self._ticket_labels)
         if number == 0:
-            await self._volumes.make(self._name, self._ticket_labels)
             return
         # The new one first: at no moment is there none.
         await self._volumes.make(f"{self._name}-{number}", self._labels)

@@ -52,7 +52,9 @@ def shows(client: Client, request: str, words: str, *, seconds: float = 20) -> M
         raise AssertionError(f"{words!r} is not among {list(dict.fromkeys(texts))}") from error
 
 
-def seconds_until_clean(rig: Rig, slurm: SlurmRig, *, seconds: float = 30, but: Callable[[str], bool] | None = None) -> float:
+def seconds_until_clean(
+    rig: Rig, slurm: SlurmRig, *, seconds: float = 30, but: Callable[[str], bool] | None = None
+) -> float:
     """Wait until nothing is left of kernels in jobs, but what is named; how long that took."""
     began = time.monotonic()
 

@@ -1,7 +1,7 @@
 """A process of its own that starts kernels as a script would, several at once, and says in lines of JSON what it sees.
 
 `python -m tests.clients.starter COUNT HOLD_SECONDS [ASLEEP_SECONDS]`: each kernel says which GPUs it has, holds them so
-long, and is shut down. ASLEEP_SECONDS makes the queue's clock faster: who does not beat for so long is passed over.
+long or until SIGUSR1, and is shut down. ASLEEP_SECONDS makes the queue's clock faster: who does not beat for so long is passed over.
 """
 
 from __future__ import annotations
@@ -32,8 +32,11 @@ def _main(count: int, hold_seconds: float, asleep_seconds: float | None) -> None
     if asleep_seconds is not None:
         tickets.ASLEEP_AFTER = timedelta(seconds=asleep_seconds)  # type: ignore[misc]
         tickets.BEAT_SECONDS = asleep_seconds / 4  # type: ignore[misc]
+    signal.signal(signal.SIGUSR1, lambda *_: _RELEASED.set())
     path = configs.find_path(os.environ)
-    fleets.fleet_of(path).observe(lambda kernel, state, text: _say("step", kernel=kernel, state=state, text=text))
+    fleets.fleet_of(path).observe(
+        lambda kernel, state, text: _say("step", kernel=kernel, state=state, text=text, at=time.time())
+    )
     threads = [threading.Thread(target=_hold, args=(hold_seconds,)) for _ in range(count)]
     for thread in threads:
         thread.start()
@@ -57,7 +60,7 @@ def _hold(seconds: float) -> None:
         kernel.run("import os", seconds=600)
         cards = kernel.value("os.environ['NVIDIA_VISIBLE_DEVICES']").split(",")
         _say("got", cards=cards, at=time.time())
-        time.sleep(seconds)
+        _RELEASED.wait(seconds)
         _say("freed", cards=cards, at=time.time())
     except Exception as exc:
         _say("failed", error=str(exc))
@@ -69,6 +72,7 @@ def _hold(seconds: float) -> None:
 
 
 _LOCK = threading.Lock()
+_RELEASED = threading.Event()
 
 
 def _say(what: str, **facts: Any) -> None:
@@ -84,14 +88,14 @@ class Starter:
     ) -> None:
         words = [str(count), str(hold_seconds), *([str(asleep_seconds)] if asleep_seconds else [])]
         self._lines = laptop.home / f"starter-{time.monotonic_ns()}"
-        self._sink = self._lines.open("w")
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.clients.starter", *words],
-            env=laptop.env,
-            cwd=Path(__file__).parents[2],
-            stdout=self._sink,
-            stderr=self._lines.with_suffix(".stderr").open("w"),
-        )
+        with self._lines.open("w") as said, self._lines.with_suffix(".stderr").open("w") as complained:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "tests.clients.starter", *words],
+                env=laptop.env,
+                cwd=Path(__file__).parents[2],
+                stdout=said,
+                stderr=complained,
+            )
 
     def __repr__(self) -> str:
         return f"<Starter {self.process.pid} {self.process.poll()} {self.said()[-3:]}>"
@@ -115,6 +119,11 @@ class Starter:
             raise AssertionError(f"{exc}; it said {self.said()[-5:]}") from exc
         return found[0]
 
+    def release(self) -> None:
+        """What it holds is not needed any more; returns when it has shut down."""
+        self.process.send_signal(signal.SIGUSR1)
+        self.process.wait(60 * SLOW)
+
     def sleep(self) -> None:
         """It stands still, as on a laptop whose lid is closed."""
         os.kill(self.process.pid, signal.SIGSTOP)
@@ -129,7 +138,6 @@ class Starter:
             self.wake()
             self.process.kill()
         self.process.wait(10 * SLOW)
-        self._sink.close()
 
 
 @contextmanager

@@ -81,14 +81,14 @@ def test_of_five_kernels_for_four_cards_one_waits_and_runs_when_another_ends(
         assert sorted(taken) == sorted(f"'{uuid}'" for uuid in UUIDS)
         manager, client = ends.enter_context(started("kernelbridge-test", ready=False))
         cell = client.send("import os; os.environ['NVIDIA_VISIBLE_DEVICES']")
-        shows(client, cell, "Docker-GPU (remote), test on test: waiting in the queue of test (Resources), expected start ")
+        shows(client, cell, "Docker-GPU (remote) on test: waiting in the queue of test (Resources), expected start ")
         another, cancelled = ends.enter_context(started("kernelbridge-test", ready=False))
         never = cancelled.send("1")
         # A kernel that is shut down while it waits takes its job out of the queue.
         shows(cancelled, never, "waiting in the queue of test (")
         assert len(cluster.jobs()) == 6
         another.shutdown_kernel()
-        assert cancelled.finish(never).reply["status"] == "aborted"
+        assert cancelled.finish(never).reply["status"] in ("aborted", "error")
         wait_until(lambda: len(cluster.jobs()) == 5, "the job to be cancelled", 5)
         kernels[1][0].shutdown_kernel()
         assert client.finish(cell).result == taken[1]

@@ -186,7 +186,9 @@ class SlurmRig:
 
     def hold(self, words: Sequence[str] = ("--gres=gpu:4",)) -> str:
         """A job of another login that runs; its id."""
-        out = self.as_user("kbother", ["sbatch", "--parsable", "-D", "/", "-o", "/dev/null", *words, "--wrap", "sleep 900"])
+        out = self.as_user(
+            "kbother", ["sbatch", "--parsable", "-D", "/", "-o", "/dev/null", *words, "--wrap", "sleep 900"]
+        )
         job_id = out.strip()
         wait_until(lambda: self.job(job_id)["JobState"] == "RUNNING", "the other login's job to run", 30)
         return job_id
