@@ -17,6 +17,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from kernelbridge.errors import EngineFailed, KernelBridgeError, LinkLost
+from kernelbridge.gpu_errors import JobEnded, RuntimeMissing
 from kernelbridge.host.answers import Exited, Missing, Over
 from kernelbridge.host.pool import delays
 from kernelbridge.host.ssh import is_transient
@@ -366,8 +367,9 @@ class Attachment:
             except KernelBridgeError as exc:
                 _LOG.info("kernel %s: %s", self._place.kernel[:8], exc)
                 self._listener.tried(exc)
-                # After the engine was reached, the next look at the container tells more: it may be going just now.
-                if not is_transient(exc) and not isinstance(exc, ContainerFailed | EngineFailed):
+                # After the host was reached, the next look at what runs there tells more: it may be going just now.
+                is_reached = isinstance(exc, ContainerFailed | EngineFailed | JobEnded | RuntimeMissing)
+                if not is_transient(exc) and not is_reached:
                     # A refused login, a changed key: somebody must mend that first, and hosts count such attempts.
                     rest_seconds = UNHOPEFUL_SECONDS
             await self._rest(rest_seconds)

@@ -9,7 +9,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -221,7 +221,7 @@ def test_a_card_is_free_again_at_the_moment_its_container_is_killed(rig: Rig, br
 
 def test_labels_that_an_image_brings_hold_no_card_and_are_nobodys_kernel(rig: Rig, bridge_env: Laptop) -> None:
     labels = [f"LABEL kernelbridge.kernel=evil kernelbridge.gpus={','.join(UUIDS)} kernelbridge.owner=evil"]
-    with changed_image(rig, *labels) as image:
+    with rig.engine.changed(rig.image, *labels) as image:
         rig.engine.cli("run", "-d", "--entrypoint", "sleep", "--name", "kernelbridge-evil", image, "60")
         try:
             ready(rig, bridge_env, gpus="all")
@@ -230,16 +230,3 @@ def test_labels_that_an_image_brings_hold_no_card_and_are_nobodys_kernel(rig: Ri
                 assert len(kernel.value("os.environ['NVIDIA_VISIBLE_DEVICES']").split(",")) == 4
         finally:
             rig.engine.cli("rm", "-f", "kernelbridge-evil")
-
-
-@contextmanager
-def changed_image(rig: Rig, *changes: str) -> Iterator[str]:
-    """The test image with more of a Dockerfile's lines, under a name of its own; gone in the end."""
-    name = f"kernelbridge-test-changed:{time.monotonic_ns()}"
-    made = rig.engine.cli("create", rig.image, "true").strip()
-    rig.engine.cli("commit", *(word for change in changes for word in ("--change", change)), made, name)
-    rig.engine.cli("rm", made)
-    try:
-        yield name
-    finally:
-        rig.engine.cli("image", "rm", "-f", name)

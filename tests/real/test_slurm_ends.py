@@ -115,12 +115,6 @@ def test_each_end_of_a_job_is_one_sentence_in_the_cell_no_restart_and_nothing_le
             assert not {"restarting", "autorestarting"} & set(kernel.states())
         # While the server still knows the kernels: nobody has asked for an end of them.
         print(f"all: nothing left {seconds_until_clean(rig, slurm):.1f} s later")
-        # The user's own restart gets another job.
-        again = kernels["cancelled"]
-        again.timed("POST", "restart")
-        assert again.finish(again.send("6 * 7"), seconds=60).result == "42"
-        assert slurm.jobs() == [slurm.job_of(again.id)] != [jobs["cancelled"]]
-    print(f"shutdown: nothing left {seconds_until_clean(rig, slurm):.1f} s later")
 
 
 def expect_sentence(kernel: ServerKernel, cell: str, name: str, job: str) -> float:

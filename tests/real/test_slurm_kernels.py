@@ -15,7 +15,7 @@ from tests.clients.cluster import seconds_until_clean, shows, write_cluster
 from tests.clients.notebook import CellFailed, fleet_closed_after, notebook
 from tests.rig.daemon import SLOW, wait_until
 from tests.rig.laptop import Laptop
-from tests.rig.slurm import SlurmRig, missing_podman
+from tests.rig.slurm import SlurmRig
 from tests.rig.standin_gpu import UUIDS
 from tests.rig.whole import Rig
 
@@ -63,8 +63,16 @@ def test_a_cell_runs_in_a_container_inside_a_job_with_two_of_four_cards(
         reply = kernel.client.get_shell_msg(timeout=10 * SLOW)
         assert reply["parent_header"]["msg_id"] == interrupted
         assert reply["content"]["ename"] == "KeyboardInterrupt"
-        with pytest.raises(CellFailed, match="ZeroDivisionError"):
-            kernel.run("1 / 0")
+        # The job is ended from outside, and the user restarts: that is another job.
+        cluster.as_user("kbtest", ["scancel", *jobs])
+        with pytest.raises(
+            CellFailed, match=f"JobEnded: The job {jobs[0]} of .* was cancelled. Start the kernel again"
+        ):
+            kernel.run("time.sleep(60)")
+        kernel.manager.restart_kernel()
+        kernel.client.wait_for_ready(timeout=30 * SLOW)
+        assert kernel.value("6 * 7") == 42
+        assert len(cluster.jobs()) == 1 and cluster.jobs() != jobs
     # shutdown_kernel has returned: it waited for this.
     assert cluster.jobs() == []
     assert rig.engine.kernels() == []

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from jupyter_client.manager import KernelManager
 
 from kernelbridge.errors import KernelBridgeError
 from kernelbridge.gpu_errors import JobRefused, SlurmMissing
-from tests.clients.blocking import connected, started
+from tests.clients.blocking import Client, connected, started
 from tests.clients.cluster import seconds_until_clean, shows, write_cluster
 from tests.clients.launched import launched
 from tests.clients.notebook import fleet_closed_after
@@ -21,7 +22,6 @@ from tests.clients.terminal import begin, kernelbridge, wait_bound
 from tests.rig.daemon import SLOW, wait_until
 from tests.rig.laptop import Laptop
 from tests.rig.slurm import SlurmRig
-from tests.rig.standin_gpu import UUIDS
 from tests.rig.whole import Rig
 
 pytestmark = pytest.mark.timeout(240)
@@ -47,7 +47,7 @@ def test_a_kernel_in_a_job_is_left_shown_and_taken_up_by_another_process(
             cards = client.run("os.environ['NVIDIA_VISIBLE_DEVICES']").result
         one.end()
     (row,) = kernelbridge(bridge_env, "ps", "--json").json["kernels"]
-    assert f"'{row['gpus']}'" == cards
+    assert f"'{','.join(row['gpus'])}'" == cards
     assert (row["state"], row["link"], row["is_orphan"], row["is_ours"]) == ("idle", "detached", False, True)
     assert row["owner"] == "kbtest@test"
     assert "said by the process" in kernelbridge(bridge_env, "logs", row["kernel_id"]).out
@@ -70,7 +70,7 @@ def test_a_process_killed_while_its_job_waits_or_starts_leaves_nothing_that_clea
     try:
         with launched(bridge_env) as one:
             wait_until(lambda: len(cluster.jobs()) == 2, "the job to be in the queue", 20)
-            wait_bound(__import__("pathlib").Path(one.connection_file))
+            wait_bound(Path(one.connection_file))
             one.kill()
         (row,) = kernelbridge(bridge_env, "ps", "--json").json["kernels"]
         assert (row["state"], row["is_orphan"]) == ("starting", True)
@@ -115,18 +115,15 @@ def test_a_controller_that_does_not_answer_harms_no_kernel_and_no_wait(
                 assert manager.is_alive()
             assert client.finish(held, seconds=60).result == "49"
             # The next look, or the one behind it, finds the job in the queue as before.
-            shows_again(second, cell)
+            shows_again(second)
             with cluster.controller_stuck():
                 assert client.run("8 * 8").result == "64"
             manager.shutdown_kernel()
             assert second.finish(cell).result == "6"
 
 
-def shows_again(client: object, cell: str) -> None:
+def shows_again(client: Client) -> None:
     """The waiting cell shows the queue again, after what it showed before."""
-    from tests.clients.blocking import Client
-
-    assert isinstance(client, Client)
     before = len(client.seen())
     limit = time.monotonic() + 30 * SLOW
     while not any("waiting in the queue" in one["content"].get("text", "") for one in client.seen()[before:]):
@@ -135,15 +132,12 @@ def shows_again(client: object, cell: str) -> None:
 
 REFUSALS = {
     "partition": ({"host": {"partition": "nowhere"}}, JobRefused, "invalid partition specified: nowhere"),
-    "time": ({"time_limit": "2h", "host": {"partition": "short"}}, JobRefused, "time limit"),
     "gres": ({"gpus": 5}, JobRefused, "node configuration is not available"),
     "all": ({"gpus": "all"}, JobRefused, "Slurm gives GPUs by number; write one, or Slurm's own words in `gres`"),
 }
 
 
-def test_what_slurm_would_refuse_fails_at_once_with_its_words(
-    rig: Rig, cluster: SlurmRig, bridge_env: Laptop
-) -> None:
+def test_what_slurm_would_refuse_fails_at_once_with_its_words(rig: Rig, cluster: SlurmRig, bridge_env: Laptop) -> None:
     write_cluster(bridge_env, rig, {name: keys for name, (keys, _, _) in REFUSALS.items()})
     with fleet_closed_after(bridge_env):
         for name, (_, kind, words) in REFUSALS.items():
@@ -156,6 +150,20 @@ def test_what_slurm_would_refuse_fails_at_once_with_its_words(
     assert cluster.jobs() == []
 
 
+def test_a_job_that_would_wait_for_ever_ends_the_start_and_leaves_the_queue(
+    rig: Rig, cluster: SlurmRig, bridge_env: Laptop
+) -> None:
+    # The cluster does not enforce the limits of its partitions at sbatch: it is seen in the queue.
+    write_cluster(bridge_env, rig, {"test": {"time_limit": "2h", "host": {"partition": "short"}}})
+    with fleet_closed_after(bridge_env), started("kernelbridge-test", ready=False) as (manager, client):
+        error = client.run("1", seconds=20).error
+        assert error.startswith(
+            "JobRefused: test: Slurm refused the job (it would wait for ever: PartitionTimeLimit). Mend `partition`,"
+        )
+        wait_until(lambda: not manager.is_alive(), "the kernel to be dead", 10)
+        seconds_until_clean(rig, cluster)
+
+
 def test_a_host_without_slurm_says_so(rig: Rig, cluster: SlurmRig, bridge_env: Laptop) -> None:
     write_cluster(bridge_env, rig, {"test": {}})
     cluster.lab.run(["mount", "-t", "tmpfs", "none", "/etc/slurm"])
@@ -164,4 +172,3 @@ def test_a_host_without_slurm_says_so(rig: Rig, cluster: SlurmRig, bridge_env: L
             KernelManager(kernel_name="kernelbridge-test").start_kernel()
     finally:
         cluster.lab.run(["umount", "/etc/slurm"])
-    assert UUIDS

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
@@ -61,8 +62,12 @@ class EngineRig:
         """The last lines of the engine's log."""
         return tail(self.lab.log_folder / "dockerd.log")
 
-    def start(self, *, gpus: bool = True, sockets: Sequence[str] = (), options: Sequence[str] = ()) -> None:
-        """Start it. Without `gpus` it is an engine that knows no GPUs; `sockets` are paths inside the machine.
+    def start(
+        self, *, gpus: bool = True, toolkit: bool = True, sockets: Sequence[str] = (), options: Sequence[str] = ()
+    ) -> None:
+        """Start it. Without `gpus` it is an engine that knows no GPUs; without `toolkit` its machine has some.
+
+        `sockets` are paths inside the machine.
 
         A socket in /run/user/<uid> is given to that user, as a rootless engine's would be.
         """
@@ -72,6 +77,8 @@ class EngineRig:
             self.gpus.insert()
         else:
             self.gpus.remove()
+        if not toolkit:
+            self.gpus.take_hook()
         for stale in ("docker.pid", "docker.sock"):
             (self.lab.path / stale).unlink(missing_ok=True)
         hosts = [f"unix://{self.socket}", f"unix://{self.host_socket}", *(f"unix://{path}" for path in sockets)]
@@ -192,6 +199,31 @@ class EngineRig:
         """The docker command from this machine."""
         environment = {**os.environ, "DOCKER_HOST": self.url, "DOCKER_BUILDKIT": "0"}
         return run(["docker", *words], env=environment, seconds=seconds)
+
+    @contextmanager
+    def running_image(self, image: str, command: str) -> Iterator[str]:
+        """An image in which a shell command was run, under a name of its own; gone in the end."""
+        name = f"kernelbridge-test-run:{time.monotonic_ns()}"
+        made = self.cli("create", "--user", "0", "--entrypoint", "sh", image, "-c", command).strip()
+        self.cli("start", "--attach", made)
+        self.cli("commit", "--change", "ENTRYPOINT []", made, name)
+        self.cli("rm", made)
+        try:
+            yield name
+        finally:
+            self.cli("image", "rm", "-f", name)
+
+    @contextmanager
+    def changed(self, image: str, *changes: str) -> Iterator[str]:
+        """An image with more of a Dockerfile's lines, under a name of its own; gone in the end."""
+        name = f"kernelbridge-test-changed:{time.monotonic_ns()}"
+        made = self.cli("create", image, "true").strip()
+        self.cli("commit", *(word for change in changes for word in ("--change", change)), made, name)
+        self.cli("rm", made)
+        try:
+            yield name
+        finally:
+            self.cli("image", "rm", "-f", name)
 
     def kernels(self) -> list[Container]:
         """All containers with our label, running or not."""

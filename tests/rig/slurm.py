@@ -17,6 +17,7 @@ import psutil
 
 from tests.rig.daemon import SLOW, Daemon, RigError, tail, wait_until
 from tests.rig.lab import NAME, USERS, Lab
+from tests.rig.sshd import SshRig
 
 GPUS = 4
 # The default partition; one whose jobs may last 10 minutes; one whose jobs make room for those of `main`.
@@ -257,6 +258,23 @@ class SlurmRig:
             with suppress(RigError):
                 self.lab.run(["scontrol", "update", f"nodename={NAME}", "state=resume"])
         wait_until(self._takes_jobs, "the node to take jobs", 60)
+
+    @contextmanager
+    def node_open(self, private_key: Path, sshd: SshRig) -> Iterator[None]:
+        """Login kbtest gets from the login node to the compute node by ssh, without a password."""
+        home = self.lab.home("kbtest")
+        uid, folder = home.stat().st_uid, home / ".ssh"
+        folder.mkdir(mode=0o700)
+        shutil.copy(private_key, folder / "id_ed25519")
+        (folder / "known_hosts").write_text(sshd.known_hosts_line(NAME, sshd.port))
+        (folder / "config").write_text(f"Host {NAME}\n  Port {sshd.port}\n")
+        for path in (folder, *folder.iterdir()):
+            os.chown(path, uid, uid)
+        (folder / "id_ed25519").chmod(0o600)
+        try:
+            yield
+        finally:
+            shutil.rmtree(folder)
 
     def give_podman(self, archive: Path) -> None:
         """Login kbtest has rootless Podman with the image of a `docker save`. It stays until the machine ends."""

@@ -1,0 +1,158 @@
+"""Kernels in Slurm's jobs by other ways: rootless Podman, ssh to the node; and what others see of them all.
+
+With Docker and as a step of the job: test_slurm_kernels.py.
+"""
+
+from __future__ import annotations
+
+import getpass
+import platform
+import secrets
+from collections.abc import Iterator
+from contextlib import suppress
+
+import psutil
+import pytest
+
+from tests.clients.cluster import seconds_until_clean, write_cluster
+from tests.clients.notebook import CellFailed, notebook
+from tests.rig.daemon import RigError, wait_until
+from tests.rig.laptop import Laptop
+from tests.rig.slurm import SlurmRig, missing_podman
+from tests.rig.whole import Rig, nothing_may_skip
+
+pytestmark = pytest.mark.timeout(240)
+TOKEN = f"token-{secrets.token_hex(8)}"
+
+
+@pytest.fixture
+def cluster(rig: Rig, slurm: SlurmRig, bridge_env: Laptop) -> Iterator[SlurmRig]:
+    """The cluster; at the end nothing of a kernel is left on it."""
+    yield slurm
+    try:
+        seconds_until_clean(rig, slurm)
+    finally:
+        slurm.sweep()
+
+
+def command_lines(cluster: SlurmRig) -> list[list[str]]:
+    """The words of every process of the machine."""
+    found = []
+    for process in cluster.lab.processes():
+        with suppress(psutil.Error):
+            found.append(process.cmdline())
+    return found
+
+
+def streams(cluster: SlurmRig) -> set[str]:
+    """By which commands the login node reaches relays."""
+    return {words[0] for words in command_lines(cluster) if words and words[0] in ("ssh", "srun")}
+
+
+def test_the_stream_goes_over_ssh_where_the_node_lets_us_in_and_else_as_a_step(
+    rig: Rig, cluster: SlurmRig, bridge_env: Laptop
+) -> None:
+    write_cluster(bridge_env, rig, {"test": {}})
+    with notebook(bridge_env) as kernel:
+        assert kernel.value("6 * 7") == 42
+        assert streams(cluster) == {"srun"}
+    with cluster.node_open(rig.keys.private, rig.sshd):
+        with notebook(bridge_env) as kernel:
+            assert kernel.value("len('x' * 10_000_000)") == 10_000_000
+            assert kernel.value("'x' * 3_000_000") == "x" * 3_000_000
+            assert streams(cluster) == {"ssh"}
+            cluster.as_user("kbtest", ["scancel", *cluster.jobs()])
+            with pytest.raises(CellFailed, match=r"JobEnded: .* was cancelled\."):
+                kernel.run("import time; time.sleep(60)")
+        write_cluster(bridge_env, rig, {"test": {"host": {"node_login": "srun"}}})
+        with notebook(bridge_env) as kernel:
+            assert kernel.value("6 * 7") == 42
+            assert streams(cluster) == {"srun"}
+
+
+def test_podman_without_root_runs_cells_in_a_job_and_leaves_nothing_however_it_ends(
+    rig: Rig, cluster: SlurmRig, bridge_env: Laptop
+) -> None:
+    if reason := missing_podman():
+        if nothing_may_skip():
+            pytest.fail(f"nothing may skip here, and {reason}")
+        pytest.skip(reason)
+    archive = rig.lab.path / "podman.tar"
+    rig.engine.cli("save", "--output", archive, rig.image)
+    cluster.give_podman(archive)
+    archive.unlink()
+    # Without a network of its own: the rig's Podman has no slirp4netns.
+    write_cluster(bridge_env, rig, {"test": {"network": "none", "host": {"runtime": "podman"}}})
+    with notebook(bridge_env) as kernel:
+        assert kernel.value("__import__('os').environ['NVIDIA_VISIBLE_DEVICES']") == "void"
+        assert kernel.debug("initialize", clientID="test", adapterID="")["success"]
+        assert "kernelbridge-" in containers(cluster)
+    assert containers(cluster) == ""
+    for end in ("scancel", "kill"):
+        with notebook(bridge_env) as kernel:
+            assert kernel.value("6 * 7") == 42
+            (job,) = cluster.jobs()
+            if end == "scancel":
+                cluster.as_user("kbtest", ["scancel", job])
+            else:
+                kill_script(cluster)
+            with pytest.raises(CellFailed, match=rf"JobEnded: The job {job} of .* (was cancelled|signal 9)"):
+                kernel.run("import time; time.sleep(60)")
+            wait_until(lambda: containers(cluster) == "", "the container to be gone", 15)
+            print(f"{end}: nothing left after {seconds_until_clean(rig, cluster):.1f} s")
+
+
+def containers(cluster: SlurmRig) -> str:
+    """The names of all that the login's Podman knows."""
+    return cluster.as_user("kbtest", ["podman", "ps", "-a", "--format", "{{.Names}}"]).strip()
+
+
+def kill_script(cluster: SlurmRig) -> None:
+    """SIGKILL to the batch script alone."""
+    (script,) = [
+        one for one in cluster.lab.processes() if one.cmdline() and one.cmdline()[-1].endswith("/slurm_script")
+    ]
+    script.kill()
+
+
+def test_a_job_shows_no_secret_and_no_name_to_others_who_cannot_get_in(
+    rig: Rig, cluster: SlurmRig, bridge_env: Laptop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_cluster(bridge_env, rig, {"test": {"secrets": ["HF_TOKEN"]}})
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    with notebook(bridge_env) as kernel:
+        kernel.run("import os; word = os.environ['HF_TOKEN'][::-1]")
+        assert kernel.value("word") == TOKEN[::-1]
+        (job,) = cluster.jobs()
+        name = f"kernelbridge-{cluster.lab.run(['squeue', '-h', '-o', '%j']).strip().removeprefix('kernelbridge-')}"
+        shown = cluster.as_user("kbother", ["scontrol", "show", "job", job])
+        assert f"JobName={name}" in shown
+        assert "environment=test" in shown
+        assert f"{getpass.getuser()}@{platform.node()}" not in shown.replace("%40", "@")
+        spool = [path for path in (cluster.folder / "spool").rglob("*") if path.is_file()]
+        script = next(path for path in spool if path.name == "slurm_script").read_text()
+        assert "docker run" in script
+        log = cluster.lab.home("kbtest") / f".cache/kernelbridge/jobs/{name}.log"
+        places = [shown, script, log.read_text(), *(path.read_text(errors="replace") for path in spool)]
+        places += [" ".join(words) for words in command_lines(cluster)]
+        assert [place[:80] for place in places if TOKEN in place] == []
+        # The kernel's own process has it, and nobody else: not the script, the steps, the engine's command.
+        holders = [process for process in cluster.lab.processes() if TOKEN in environment_of(process)]
+        assert [one.name() for one in holders if "ipykernel_launcher" not in " ".join(one.cmdline())] == []
+        assert len(holders) >= 1
+        for words in (["srun", f"--jobid={job}", "--overlap", "true"], ["docker", "exec", name, "true"]):
+            with pytest.raises(RigError):
+                cluster.as_user("kbother", words)
+        # The same commands open it to its own login.
+        cluster.as_user("kbtest", ["srun", f"--jobid={job}", "--overlap", "true"])
+        cluster.as_user("kbtest", ["docker", "exec", name, "true"])
+        with pytest.raises(RigError):
+            cluster.as_user("kbother", ["ls", f"/proc/{holders[0].pid}/root/run/kernelbridge/relay"])
+        mode = cluster.lab.run(["docker", "exec", name, "stat", "-c", "%a", "/run/kernelbridge/relay"])
+        assert mode.strip() == "700"
+
+
+def environment_of(process: psutil.Process) -> str:
+    with suppress(psutil.Error):
+        return "\n".join(process.environ().values())
+    return ""
