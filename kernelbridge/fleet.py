@@ -21,7 +21,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from kernelbridge import container, inventory
+from kernelbridge import container, inventory, leasing
 from kernelbridge.attachment import Owner
 from kernelbridge.census import Census, KernelRow, Listing
 from kernelbridge.channels.endpoints import Endpoints
@@ -314,6 +314,8 @@ class Fleet:
         await asyncio.sleep(TIDY_SECONDS)
         try:
             await self._census.tidy(self.config, host)
+            if host.scheduler is None:
+                await leasing.tidy(await self.engine(host))
         except KernelBridgeError as exc:
             _LOG.info("[%s] not tidied up: %s", host.name, exc)
 

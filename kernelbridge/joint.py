@@ -206,6 +206,11 @@ class Joint:
             return
         text = "was removed from elsewhere" if isinstance(how, Missing) else f"was ended ({how})"
         self._leave()
+        if isinstance(how, Exited) and how.code == lifetime.EXIT_CODES["unjoined"]:
+            seconds = lifetime.UNJOINED_SECONDS
+            text = (
+                f"was ended: this machine could not be reached for {seconds:.0f} s, before it asked the kernel anything"
+            )
         key = lifetime.key_of(how.code) if isinstance(how, Exited) else ""
         error: KernelBridgeError = KernelEnded(environment=self.wanted.display_name, host=self._host.name, how=text)
         if key:

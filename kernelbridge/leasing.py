@@ -183,10 +183,9 @@ class Leasing:
         if not found:
             return []
         now = tickets.engine_now(await engine.info())
-        for ticket in found:
-            if now - ticket.beat > tickets.DEAD_AFTER:
-                with contextlib.suppress(KernelBridgeError):
-                    await tickets.throw_away(engine.volumes, ticket.volumes)
+        if any(now - ticket.beat > tickets.DEAD_AFTER for ticket in found):
+            with contextlib.suppress(KernelBridgeError):
+                await tidy(engine)
         return tickets.ahead(tickets.read(volumes), self._wanted.kernel_id, now)
 
     async def _ask_holders(self, engine: Engine, host: Host) -> frozenset[str]:
@@ -275,6 +274,18 @@ class Leasing:
                 with contextlib.suppress(KernelBridgeError):
                     place.move((await self._reach(host)).volumes)
                     await place.leave()
+
+
+async def tidy(engine: Engine) -> None:
+    """Nothing is left on the host of starts whose process has died: tickets, containers that carried locks' folders."""
+    now = tickets.engine_now(await engine.info())
+    for ticket in tickets.read(await engine.volumes.list(tickets.QUEUE_LABEL)):
+        if now - ticket.beat > tickets.DEAD_AFTER:
+            await tickets.throw_away(engine.volumes, ticket.volumes)
+    for carrier in await engine.list(container.LOCKS_LABEL):
+        is_carrier = carrier.name.startswith(container.LOCKS_VOLUME) and carrier.state == "created"
+        if is_carrier and now.timestamp() - carrier.created > tickets.ASLEEP_AFTER.total_seconds():
+            await engine.remove(carrier.name)
 
 
 def holdings(found: Sequence[ContainerFacts], *, but: set[str]) -> tuple[list[Holding], set[str]]:

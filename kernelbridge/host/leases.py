@@ -130,11 +130,6 @@ def pick(
     return tuple(gpu.uuid for gpu in chosen)
 
 
-def place(tickets: Sequence[str], mine: str) -> int:
-    """How many wait before me; all of them while my own ticket is not in the row."""
-    return tickets.index(mine) if mine in tickets else len(tickets)
-
-
 def _board(facts: GpuFacts, others: Others, now: datetime | None) -> _Board:
     families: dict[str, frozenset[str]] = {}
     for gpu in facts.gpus:

@@ -1,4 +1,4 @@
-"""A config whose hosts are login nodes of the rig's cluster, and kernels in its jobs. The cluster: tests/rig/slurm.py."""
+"""A config whose hosts are login nodes of the rig's cluster, and their kernels. The cluster: rig/slurm.py."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """A process of its own that starts kernels as a script would, several at once, and says in lines of JSON what it sees.
 
 `python -m tests.clients.starter COUNT HOLD_SECONDS [ASLEEP_SECONDS]`: each kernel says which GPUs it has, holds them so
-long or until SIGUSR1, and is shut down. ASLEEP_SECONDS makes the queue's clock faster: who does not beat for so long is passed over.
+long or until SIGUSR1, and is shut down. ASLEEP_SECONDS makes two clocks faster: who does not beat for so long is passed
+over in the queue, and who does not join for so long loses its kernel.
 """
 
 from __future__ import annotations
@@ -28,10 +29,18 @@ def _main(count: int, hold_seconds: float, asleep_seconds: float | None) -> None
     from kernelbridge import config as configs
     from kernelbridge.host import tickets
     from kernelbridge.jupyter import fleets
+    from kernelbridge.relay import shipping
 
     if asleep_seconds is not None:
         tickets.ASLEEP_AFTER = timedelta(seconds=asleep_seconds)  # type: ignore[misc]
         tickets.BEAT_SECONDS = asleep_seconds / 4  # type: ignore[misc]
+        real = shipping.order_line
+        sooner = f"UNJOINED_SECONDS = {asleep_seconds}".encode()
+
+        def order_line(*words: Any, **more: Any) -> bytes:
+            return real(*words, **more).replace(b"UNJOINED_SECONDS = 60.0", sooner)
+
+        shipping.order_line = order_line
     signal.signal(signal.SIGUSR1, lambda *_: _RELEASED.set())
     path = configs.find_path(os.environ)
     fleets.fleet_of(path).observe(

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from kernelbridge import creation
+from kernelbridge.relay import shipping
 from tests.clients.notebook import CellFailed, notebook
 from tests.rig.laptop import Laptop
 from tests.rig.standin_gpu import UUIDS
@@ -87,12 +87,13 @@ def test_a_toolkit_that_hands_out_nothing_is_noticed(rig: Rig, bridge_env: Lapto
 def test_a_container_that_loses_its_cards_is_explained_and_a_restart_gets_another(
     rig: Rig, bridge_env: Laptop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = creation.shipping.order_line
+    real = shipping.order_line
 
     def sooner(*words: Any, gpus: dict[str, Any], **more: Any) -> bytes:
-        return real(*words, gpus={**gpus, "look_seconds": 1.0}, **more)
+        line: bytes = real(*words, gpus={**gpus, "look_seconds": 1.0}, **more)
+        return line
 
-    monkeypatch.setattr(creation.shipping, "order_line", sooner)
+    monkeypatch.setattr(shipping, "order_line", sooner)
     bridge_env.write_environment(rig.image, gpus=1)
     with notebook(bridge_env) as kernel:
         kernel.run("import os, time")

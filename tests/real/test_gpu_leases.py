@@ -15,7 +15,6 @@ from pathlib import Path
 import pytest
 
 from kernelbridge.container import LOCKS_VOLUME
-from kernelbridge.relay.lifetime import UNJOINED_SECONDS
 from tests.clients.notebook import CellFailed, notebook, write_specs
 from tests.clients.starter import Starter, starting
 from tests.clients.terminal import kernelbridge
@@ -25,6 +24,8 @@ from tests.rig.standin_gpu import UUIDS
 from tests.rig.whole import Rig
 
 pytestmark = pytest.mark.timeout(300)
+# Of the starters here, so that no test waits for a minute; see starter.py.
+UNJOINED_SECONDS = 12.0
 
 
 @pytest.fixture(autouse=True)
@@ -43,7 +44,7 @@ def tickets(rig: Rig) -> list[str]:
 
 def ready(rig: Rig, laptop: Laptop, **keys: object) -> Laptop:
     """Kernels of this user get one card each unless said otherwise."""
-    laptop.write_environment(rig.image, **{"gpus": 1, **keys})
+    laptop.write_environment(rig.image, host=None, **{"gpus": 1, **keys})
     write_specs(laptop)
     return laptop
 
@@ -120,7 +121,7 @@ def test_a_laptop_that_dies_or_sleeps_at_any_step_of_a_start_leaves_no_card_take
     ready(rig, bridge_env, wait="10m")
     steps = ("starting the container", "starting the kernel", "joined")
     with ExitStack() as undo:
-        starters = [undo.enter_context(starting(bridge_env)) for _ in steps]
+        starters = [undo.enter_context(starting(bridge_env, asleep_seconds=UNJOINED_SECONDS)) for _ in steps]
         for one, step in zip(starters, steps, strict=True):
             if step == "joined":
                 wait_until(lambda: len(rig.engine.kernels()) >= 1, "a container", 30)
@@ -128,7 +129,7 @@ def test_a_laptop_that_dies_or_sleeps_at_any_step_of_a_start_leaves_no_card_take
                 one.wait_said("step", step)
             one.process.kill() if how == "killed" else one.sleep()
         # The first may have come to no container at all; none may hold a card for longer than a relay waits.
-        until = time.monotonic() + (UNJOINED_SECONDS + 25) * SLOW
+        until = time.monotonic() + (UNJOINED_SECONDS + 15) * SLOW
         while any(one.status == "running" for one in rig.engine.kernels()) and time.monotonic() < until:
             time.sleep(1)
         assert [one.status for one in rig.engine.kernels() if one.status == "running"] == []

@@ -1,4 +1,4 @@
-"""Kernels in Slurm's jobs whose process leaves, dies or finds nobody at the controller; and starts that come to nothing.
+"""Kernels in Slurm's jobs whose process leaves, dies or gets no answer from Slurm; starts that come to nothing.
 
 Ends of the jobs themselves: test_slurm_ends.py.
 """

@@ -88,15 +88,16 @@ def test_podman_without_root_runs_cells_in_a_job_and_leaves_nothing_however_it_e
         assert kernel.debug("initialize", clientID="test", adapterID="")["success"]
         assert "kernelbridge-" in containers(cluster)
     assert containers(cluster) == ""
-    for end in ("scancel", "kill"):
+    for end in ("scancel", "kill", "kill all"):
         with notebook(bridge_env) as kernel:
             assert kernel.value("6 * 7") == 42
             (job,) = cluster.jobs()
             if end == "scancel":
                 cluster.as_user("kbtest", ["scancel", job])
             else:
-                kill_script(cluster)
-            with pytest.raises(CellFailed, match=rf"JobEnded: The job {job} of .* (was cancelled|signal 9)"):
+                kill_job(cluster, all_of_it=end == "kill all")
+            how = "was cancelled" if end == "scancel" else r"failed on node lab \(signal 9\)"
+            with pytest.raises(CellFailed, match=rf"JobEnded: The job {job} of .* {how}"):
                 kernel.run("import time; time.sleep(60)")
             wait_until(lambda: containers(cluster) == "", "the container to be gone", 15)
             print(f"{end}: nothing left after {seconds_until_clean(rig, cluster):.1f} s")
@@ -107,12 +108,18 @@ def containers(cluster: SlurmRig) -> str:
     return cluster.as_user("kbtest", ["podman", "ps", "-a", "--format", "{{.Names}}"]).strip()
 
 
-def kill_script(cluster: SlurmRig) -> None:
-    """SIGKILL to the batch script alone."""
-    (script,) = [
-        one for one in cluster.lab.processes() if one.cmdline() and one.cmdline()[-1].endswith("/slurm_script")
-    ]
-    script.kill()
+def kill_job(cluster: SlurmRig, *, all_of_it: bool) -> None:
+    """SIGKILL to the batch script, or to all that belongs to the job, as a cgroup's end is."""
+    for process in cluster.lab.processes():
+        with suppress(psutil.Error):
+            words = " ".join(process.cmdline())
+            if words.endswith("/slurm_script") or (all_of_it and is_of_job(words)):
+                process.kill()
+
+
+def is_of_job(words: str) -> bool:
+    is_stream = words.startswith(("srun", "slurmstepd"))
+    return "/run/kernelbridge" in words and not is_stream or "conmon" in words or words.startswith("podman run")
 
 
 def test_a_job_shows_no_secret_and_no_name_to_others_who_cannot_get_in(

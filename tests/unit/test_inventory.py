@@ -143,8 +143,8 @@ async def test_a_cluster_tells_its_nodes_and_the_jobs_that_wait() -> None:
         ),
     )
     assert listing.waiting == (
-        WaitRow(host="hpc", kernel_id=KERNEL, who="ada@laptop", since=NOON, awake=True),
-        WaitRow(host="hpc", kernel_id=OTHER, who="ada@laptop", since=NOON + timedelta(minutes=5), awake=True),
+        WaitRow(host="hpc", kernel_id=KERNEL, who="ada@lab", since=NOON, awake=True),
+        WaitRow(host="hpc", kernel_id=OTHER, who="ada@lab", since=NOON + timedelta(minutes=5), awake=True),
     )
     assert (listing.gpus, listing.bare) == ((), ())
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from kernelbridge.config import Environment
 from kernelbridge.gpu_errors import GpusBusy
 from kernelbridge.host.gpus import Gpu
-from kernelbridge.host.leases import Holding, Others, Wish, place
+from kernelbridge.host.leases import Holding, Others, Wish
 from kernelbridge.kernel_errors import GpuUnavailable
 from tests.unit.test_leases import GIB, card, held, ids, one, split, take
 
@@ -61,16 +61,9 @@ def test_no_label_is_a_fault(text: str) -> None:
 def test_a_wish_is_what_the_environment_says() -> None:
     plain = Environment(name="a", image="x", gpus=2)
     assert Wish.of_environment(plain) == Wish(number=2)
-    full = Environment(name="a", image="x", gpus=["0"], gpu_memory="20g", gpu_model="H200", busy_gpus="use")
+    written = {"name": "a", "image": "x", "gpus": ["0"], "gpu_memory": "20g", "gpu_model": "H200", "busy_gpus": "use"}
+    full = Environment.model_validate(written)
     assert Wish.of_environment(full) == ids("0", memory_bytes=20 * GIB, model="H200", avoids_busy=False)
-
-
-# -- the queue
-
-
-@pytest.mark.parametrize(("tickets", "expected"), [([], 0), (["a", "b", "c"], 2), (["c", "a"], 0), (["a", "b"], 2)])
-def test_those_who_came_before_are_counted(tickets: list[str], expected: int) -> None:
-    assert place(tickets, "c") == expected
 
 
 # -- whatever happens
@@ -78,7 +71,9 @@ def test_those_who_came_before_are_counted(tickets: list[str], expected: int) ->
 
 def hosts() -> st.SearchStrategy[list[Gpu]]:
     kinds = st.sampled_from(["", "", "C", "G"])
-    whole = st.builds(dict, free=st.integers(0, 80), kind=kinds, name=st.sampled_from(["NVIDIA A100", "NVIDIA H200"]))
+    whole: st.SearchStrategy[dict[str, Any]] = st.builds(
+        dict, free=st.integers(0, 80), kind=kinds, name=st.sampled_from(["NVIDIA A100", "NVIDIA H200"])
+    )
     devices = st.lists(st.sampled_from([10, 20, 40]), max_size=3).map(tuple)
 
     def built(specs: list[Any]) -> list[Gpu]:
