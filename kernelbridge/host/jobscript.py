@@ -79,10 +79,23 @@ _RUN: Final = r"""
 base=${SLURM_TMPDIR:-${TMPDIR:-/tmp}}
 [ -d "$base" ] && [ -w "$base" ] || base=/tmp
 folder=$(mktemp -d "$base/kernelbridge-$kernel.XXXXXX") || fail 69 "no folder can be made in $base"
+name=kernelbridge-$kernel
+# Jobs of this login that were killed as a whole left theirs: nobody holds the lock any more.
+exec 5>"$folder/lock.new" && flock 5 2>/dev/null && mv "$folder/lock.new" "$folder/lock"
+for old in "$base"/kernelbridge-*.*/lock; do
+    [ -O "$old" ] && flock -n "$old" true 2>/dev/null || continue
+    old=${old%/lock}
+    (
+        name=${old##*/}
+        name=${name%.*}
+        remove >/dev/null 2>&1 </dev/null 5>&-
+    )
+    rm -rf "$old"
+done
 child=""
 clean() {
     exec 3>&-
-    remove >/dev/null 2>&1 </dev/null
+    remove >/dev/null 2>&1 </dev/null 5>&-
     rm -rf "$folder"
 }
 trap clean EXIT
@@ -91,7 +104,7 @@ mkdir "$folder/run" "$folder/journal" "$folder/work" && mkfifo "$folder/stdin" |
 command -v "$program" >/dev/null || fail 69 "$program is not installed"
 exec 3<>"$folder/stdin" 4<"$folder/stdin"
 tidy
-run <&4 3>&- 4<&- &
+run <&4 3>&- 4<&- 5>&- &
 child=$!
 exec 4<&-
 while :; do
@@ -129,7 +142,12 @@ fail 69 "the job's folder is not found on this node"
 """
 
 # How what only the node knows stands in the script: in a quoted word, and as a word of its own.
-_IN_WORDS: Final = {spec.FOLDER: '"$folder"', spec.CARDS: '"$visible"', spec.JOB: '"$SLURM_JOB_ID"'}
+_IN_WORDS: Final = {
+    spec.FOLDER: '"$folder"',
+    spec.CARDS: '"$visible"',
+    spec.JOB: '"$SLURM_JOB_ID"',
+    spec.NAME: '"$name"',
+}
 _WHOLE_WORDS: Final = {
     spec.CARD_OPTIONS: "$card_options",
     spec.CPU_OPTIONS: '${processors:+"--cpuset-cpus=$processors"} ${amount:+"--cpus=$amount"}',
@@ -144,15 +162,14 @@ def script(runtime: str, made: Spec) -> bytes:
     if made.wants_gpus:
         parts.append(_CARDS)
     parts.append(_exports(chosen))
-    run, remove = chosen.run_argv(made), chosen.remove_argv(made)
+    run, remove = chosen.run_argv(made), chosen.remove_argv()
     if spec.MEMORY_OPTIONS in run:
         parts.append(_LIMITS)
     # In functions, so that the text around them is the same for all.
     parts.append(f"run() {{ exec {_words(run)}; }}\n")
     parts.append(f"remove() {{ {_words(remove) if remove else ':'}; }}\n")
-    # What the runtime has no use for is gone at once: nothing of it stays where the script is killed.
-    needs_folder = any(spec.FOLDER in word for word in run)
-    parts.append("tidy() { rm -%s; }\n" % ('f "$folder/stdin"' if needs_folder else 'rf "$folder"'))
+    # What nobody needs is gone at once: nothing of it stays where the script is killed.
+    parts.append("tidy() { rm " + ('-rf "$folder"' if chosen.ENDS_ALONE else '-f "$folder/stdin"') + "; }\n")
     return "".join([*parts, _RUN]).encode()
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from tests.clients.blocking import Client, Message
 from tests.clients.notebook import write_specs
-from tests.rig.daemon import wait_until
+from tests.rig.daemon import RigError, wait_until
 from tests.rig.laptop import Laptop
 from tests.rig.slurm import SlurmRig
 from tests.rig.whole import Rig
@@ -52,18 +52,15 @@ def shows(client: Client, request: str, words: str, *, seconds: float = 20) -> M
         raise AssertionError(f"{words!r} is not among {list(dict.fromkeys(texts))}") from error
 
 
-def seconds_until_clean(
-    rig: Rig, slurm: SlurmRig, *, seconds: float = 30, but: Callable[[str], bool] | None = None
-) -> float:
-    """Wait until nothing is left of kernels in jobs, but what is named; how long that took."""
+def seconds_until_clean(rig: Rig, slurm: SlurmRig, *, seconds: float = 30) -> float:
+    """Wait until nothing is left of kernels in jobs; how long that took."""
     began = time.monotonic()
 
     def left() -> list[str]:
-        traces = [*slurm.traces(), *(f"container {one.name} {one.status}" for one in rig.engine.kernels())]
-        return [trace for trace in traces if but is None or not but(trace)]
+        return [*slurm.traces(), *(f"container {one.name} {one.status}" for one in rig.engine.kernels())]
 
     try:
         wait_until(lambda: not left(), "nothing to be left of the jobs", seconds)
-    except Exception as error:
+    except RigError as error:
         raise AssertionError(f"left after {seconds} s: {left()}") from error
     return time.monotonic() - began

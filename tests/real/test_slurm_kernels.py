@@ -86,7 +86,7 @@ def test_of_five_kernels_for_four_cards_one_waits_and_runs_when_another_ends(
         kernels = [ends.enter_context(started("kernelbridge-test", ready=False)) for _ in range(4)]
         read = [client.send("import os; os.environ['NVIDIA_VISIBLE_DEVICES']") for _, client in kernels]
         taken = [client.finish(cell).result for (_, client), cell in zip(kernels, read, strict=True)]
-        assert sorted(taken) == sorted(f"'{uuid}'" for uuid in UUIDS)
+        assert sorted(map(str, taken)) == sorted(f"'{uuid}'" for uuid in UUIDS)
         manager, client = ends.enter_context(started("kernelbridge-test", ready=False))
         cell = client.send("import os; os.environ['NVIDIA_VISIBLE_DEVICES']")
         shows(client, cell, "Docker-GPU (remote) on test: waiting in the queue of test (Resources), expected start ")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from jupyter_client.manager import KernelManager
@@ -130,7 +131,7 @@ def shows_again(client: Client) -> None:
         assert time.monotonic() < limit, "the queue is not shown again"
 
 
-REFUSALS = {
+REFUSALS: dict[str, tuple[dict[str, Any], type[KernelBridgeError], str]] = {
     "partition": ({"host": {"partition": "nowhere"}}, JobRefused, "invalid partition specified: nowhere"),
     "gres": ({"gpus": 5}, JobRefused, "node configuration is not available"),
     "all": ({"gpus": "all"}, JobRefused, "Slurm gives GPUs by number; write one, or Slurm's own words in `gres`"),

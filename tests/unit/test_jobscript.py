@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,8 @@ _RUNTIME = f"""#!{sys.executable}
 import json, os, signal, sys, time
 folder = os.environ["NOTES"]
 if sys.argv[1:2] in (["rm"], ["remove"]):
-    open(folder + "/removed", "w").close()
+    with open(folder + "/removed", "a") as file:
+        file.write(sys.argv[-1] + "\\n")
     sys.exit(0)
 got = []
 signal.signal(signal.SIGTERM, lambda *_: (got.append("term"), open(folder + "/term", "w").close()))
@@ -87,9 +89,13 @@ class Node:
 
 
 def wait_for(path: Path) -> None:
+    wait_until(path.exists)
+
+
+def wait_until(claim: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 20
-    while not path.exists():
-        assert time.monotonic() < deadline, f"no {path.name}"
+    while not claim():
+        assert time.monotonic() < deadline, "waited in vain"
         time.sleep(0.01)
 
 
@@ -241,6 +247,28 @@ def test_the_script_ends_as_its_runtime_does_and_leaves_nothing(node: Node, code
     node.env["END"] = str(code)
     assert node.run(gpus=0)[0] == code
     assert list(node.temporary.iterdir()) == []
+
+
+def test_what_a_killed_job_left_is_removed_by_the_next_one_and_nothing_of_those_that_run(node: Node) -> None:
+    killed, running = node.start("podman", gpus=0), node.start("podman", gpus=0)
+    wait_until(lambda: len(list(node.temporary.glob("*/lock"))) == 2)
+    killed.kill()
+    killed.communicate(timeout=20)
+    assert node.run("podman", gpus=0)[0] == 0
+    assert len(list(node.temporary.iterdir())) == 1
+    # Each call of `rm` is noted: for the killed one, and for the new one itself.
+    assert (node.folder / "removed").read_text() == "kernelbridge-k1\n" * 2
+    running.kill()
+    running.communicate(timeout=20)
+
+
+def test_docker_leaves_no_folder_even_if_the_script_is_killed(node: Node) -> None:
+    job = node.start("docker", gpus=0)
+    node.note()
+    assert list(node.temporary.iterdir()) == []
+    job.kill()
+    job.communicate(timeout=20)
+    wait_for(node.folder / "eof")
 
 
 def test_a_node_without_the_runtime_says_so(node: Node) -> None:

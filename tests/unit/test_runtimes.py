@@ -113,7 +113,7 @@ def test_pyxis_is_a_step_of_the_job() -> None:
         "boot",
     ]
     assert pyxis.join_argv(made(), ["bridge"])[1] == f"--jobid={spec.JOB}"
-    assert pyxis.remove_argv(made()) == ["enroot", "remove", "--force", "pyxis_kernelbridge-k1"]
+    assert pyxis.remove_argv() == ["enroot", "remove", "--force", f"pyxis_{spec.NAME}"]
 
 
 @pytest.mark.parametrize("runtime", [apptainer, pyxis])
@@ -188,7 +188,7 @@ def test_docker_copies_the_jobs_limits_and_is_hardened_as_ever() -> None:
         "boot",
     ]
     assert docker.join_argv(made(), ["bridge"]) == ["docker", "exec", "--interactive", "kernelbridge-k1", "bridge"]
-    assert docker.remove_argv(made()) == ["docker", "rm", "--force", "--volumes", "kernelbridge-k1"]
+    assert docker.remove_argv() == ["docker", "rm", "--force", "--volumes", spec.NAME]
 
 
 @pytest.mark.parametrize("runtime", [podman, docker])

@@ -12,6 +12,7 @@ PROGRAM: Final = "apptainer"
 # --nv gives all cards that the job's cgroup lets through; the variables choose, see jobscript.py.
 CARD_OPTION: Final = ""
 JOINS_AS_STEP: Final = False
+ENDS_ALONE: Final = False
 
 
 def image_word(image: str) -> str:
@@ -49,7 +50,7 @@ def _exec(spec: Spec) -> list[str]:
     return words
 
 
-def remove_argv(spec: Spec) -> list[str]:
+def remove_argv() -> list[str]:
     """See Runtime."""
     return []
 

@@ -10,11 +10,12 @@ from collections.abc import Sequence
 from typing import Final
 
 from kernelbridge.environment import Environment
-from kernelbridge.host.runtime.spec import CARDS, CPU_OPTIONS, MEMORY_OPTIONS, Spec, engine_options
+from kernelbridge.host.runtime.spec import CARDS, CPU_OPTIONS, MEMORY_OPTIONS, NAME, Spec, engine_options
 
 PROGRAM: Final = "docker"
 CARD_OPTION: Final = ""
 JOINS_AS_STEP: Final = False
+ENDS_ALONE: Final = True
 
 
 def run_argv(spec: Spec) -> list[str]:
@@ -38,9 +39,9 @@ def join_argv(spec: Spec, command: Sequence[str]) -> list[str]:
     return [PROGRAM, "exec", "--interactive", spec.name, *command]
 
 
-def remove_argv(spec: Spec) -> list[str]:
+def remove_argv() -> list[str]:
     """See Runtime."""
-    return [PROGRAM, "rm", "--force", "--volumes", spec.name]
+    return [PROGRAM, "rm", "--force", "--volumes", NAME]
 
 
 def has_own_network(environment: Environment) -> bool:

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from typing import Final
 
 from kernelbridge.environment import Environment
-from kernelbridge.host.runtime.spec import CARD_OPTIONS, Spec, engine_options
+from kernelbridge.host.runtime.spec import CARD_OPTIONS, NAME, Spec, engine_options
 
 PROGRAM: Final = "podman"
 # The node's administrators make the CDI file: nvidia-ctk cdi generate.
 CARD_OPTION: Final = "--device=nvidia.com/gpu="
 JOINS_AS_STEP: Final = False
+ENDS_ALONE: Final = False
 
 
 def run_argv(spec: Spec) -> list[str]:
@@ -32,9 +33,9 @@ def join_argv(spec: Spec, command: Sequence[str]) -> list[str]:
     return [PROGRAM, "exec", "--interactive", spec.name, *command]
 
 
-def remove_argv(spec: Spec) -> list[str]:
+def remove_argv() -> list[str]:
     """See Runtime."""
-    return [PROGRAM, "rm", "--force", "--ignore", "--volumes", "--time=1", spec.name]
+    return [PROGRAM, "rm", "--force", "--ignore", "--volumes", "--time=1", NAME]
 
 
 def has_own_network(environment: Environment) -> bool:

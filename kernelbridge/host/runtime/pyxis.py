@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from typing import Final
 
 from kernelbridge.environment import Environment
-from kernelbridge.host.runtime.spec import JOB, JOURNAL_FOLDER, RUN_FOLDER, Spec, binds, refused_mount
+from kernelbridge.host.runtime.spec import JOB, JOURNAL_FOLDER, NAME, RUN_FOLDER, Spec, binds, refused_mount
 
 PROGRAM: Final = "srun"
 # enroot's hook reads NVIDIA_VISIBLE_DEVICES, which the script exports.
 CARD_OPTION: Final = ""
 JOINS_AS_STEP: Final = True
+ENDS_ALONE: Final = False
 
 _STEP: Final = ("--overlap", "--nodes=1", "--ntasks=1", "--mpi=none", "--quiet", "--unbuffered")
 # Ours win over the image's, which often says `all`.
@@ -50,9 +51,9 @@ def join_argv(spec: Spec, command: Sequence[str]) -> list[str]:
     return [PROGRAM, f"--jobid={JOB}", *_STEP, f"--container-name={spec.name}", "--no-container-entrypoint", *command]
 
 
-def remove_argv(spec: Spec) -> list[str]:
+def remove_argv() -> list[str]:
     """See Runtime. A named container outlives the step where the cluster's `container_scope` is global."""
-    return ["enroot", "remove", "--force", f"pyxis_{spec.name}"]
+    return ["enroot", "remove", "--force", f"pyxis_{NAME}"]
 
 
 def has_own_network(environment: Environment) -> bool:

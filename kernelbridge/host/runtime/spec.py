@@ -23,6 +23,7 @@ CARD_OPTIONS: Final = "\0card options\0"  # a word of its own: an option for eac
 CPU_OPTIONS: Final = "\0cpu options\0"  # a word of its own: the job's processors, where Slurm says them
 MEMORY_OPTIONS: Final = "\0memory options\0"  # a word of its own: the job's memory, where Slurm says it
 JOB: Final = "\0job\0"  # part of a word: the job's id
+NAME: Final = "\0name\0"  # part of a word: the container's name, this job's or that of one that was killed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +61,8 @@ class Runtime(Protocol):
     CARD_OPTION: str
     # Whether join_argv() is a step of the job by itself: it then runs on the login node.
     JOINS_AS_STEP: bool
+    # Whether the container ends and is removed by itself even where all of the job is killed.
+    ENDS_ALONE: bool
 
     def run_argv(self, spec: Spec) -> list[str]:
         """The command that runs the image in the foreground, with our stdin; its end is the container's."""
@@ -67,8 +70,8 @@ class Runtime(Protocol):
     def join_argv(self, spec: Spec, command: Sequence[str]) -> list[str]:
         """The command that runs another process which reaches the same RUN_FOLDER; stdin and stdout pass unchanged."""
 
-    def remove_argv(self, spec: Spec) -> list[str]:
-        """The command that removes what is left of the container; empty where nothing is."""
+    def remove_argv(self) -> list[str]:
+        """The command that removes what is left of the container NAME; empty where nothing is."""
 
     def has_own_network(self, environment: Environment) -> bool:
         """Whether other logins of the node cannot reach the kernel's ports, the debugger's for one."""
