@@ -194,13 +194,22 @@ def display_names(config: Config) -> dict[str, str]:
 
 def warnings(config: Config) -> tuple[str, ...]:
     """What is allowed and unwise: sentences for the user."""
-    return tuple(
+    secrets = (
         f"environments.{environment.name}.env.{variable} looks like a secret, and stands in a file as plain text: "
         f'take it out, set it on this machine and write secrets = ["{variable}"].'
         for environment in config.environments.values()
         for variable, value in environment.env.items()
         if values.looks_secret(variable, value)
     )
+    unheard = (
+        f"environments.{environment.name}.{key} means nothing on {host.name}, where Slurm gives the GPUs: "
+        "write Slurm's own words in `gres`."
+        for environment in config.environments.values()
+        for host in config.hosts_of(environment)
+        for key in ("gpu_memory", "gpu_model")
+        if host.scheduler is not None and environment.gres is None and getattr(environment, key) is not None
+    )
+    return (*secrets, *unheard)
 
 
 def schema() -> dict[str, Any]:

@@ -122,7 +122,7 @@ class Environment(Frozen):
         default=None,
         title='time: seconds or "30m"',
         description="How long a start waits in the queue for GPUs that others have; not set: it fails at once and says "
-        "who has them.",
+        "who has them, and in Slurm's own queue it waits for as long as Slurm lets it.",
     )
     gres: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:,()-]+$")] | None = Field(
         default=None,

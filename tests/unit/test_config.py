@@ -210,6 +210,18 @@ def test_a_literal_that_looks_like_a_token_is_a_warning(name: str, text: str, is
     assert all(f'secrets = ["{name}"]' in sentence and text not in sentence for sentence in found)
 
 
+def test_words_that_slurm_does_not_hear_are_told() -> None:
+    environment = Environment(name="a", image="x", gpus=1, gpu_model="H200")
+    login = Host(name="login", ssh="login", scheduler="slurm")
+    found = config.warnings(Config(path=PATH, hosts={"login": login}, environments={"a": environment}))
+    assert found == (
+        "environments.a.gpu_model means nothing on login, where Slurm gives the GPUs: "
+        "write Slurm's own words in `gres`.",
+    )
+    told = environment.model_copy(update={"gres": "gpu:h200:1"})
+    assert config.warnings(Config(path=PATH, hosts={"login": login}, environments={"a": told})) == ()
+
+
 def test_the_config_is_looked_for_where_it_is_named_then_in_the_variable_then_at_jupyter(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
