@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from kernelbridge import container, creation
@@ -32,6 +33,8 @@ ORDER_ANSWER_SECONDS = 60.0
 def request(wanted: Wanted, host: Host, labels: Labels | None = None) -> JobRequest:
     """Return the job that a kernel needs. Raises JobRefused, for GPUs that Slurm cannot be asked for."""
     environment = wanted.environment
+    if host.runtime == "pyxis" and environment.network == "none":
+        raise JobRefused(host=host.name, reason='pyxis has the node\'s network alone, and `network` says "none"')
     try:
         gres = jobs.gres_of(gpus=environment.gpus, gres=environment.gres)
         comment = jobs.write_comment(labels.to_dict()) if labels else ""
@@ -52,7 +55,9 @@ def request(wanted: Wanted, host: Host, labels: Labels | None = None) -> JobRequ
 
 async def submit(cluster: Cluster, wanted: Wanted, host: Host, labels: Labels) -> None:
     """Hand the job in. Raises JobRefused and others."""
-    made = in_job.spec(container.name(wanted.kernel_id), wanted.environment, cluster.link.facts, labels.to_dict())
+    # The labels are words of a command there, which every login of the node can see.
+    nameless = replace(labels, user="").to_dict()
+    made = in_job.spec(container.name(wanted.kernel_id), wanted.environment, cluster.link.facts, nameless)
     await cluster.submit(request(wanted, host, labels), jobscript.script(host.runtime, made))
 
 

@@ -85,7 +85,8 @@ def debug_refusal(environment: Environment, host: Host) -> str:
     if is_on_nodes_network and not environment.debug_on_host_network:
         return (
             f"Debugging is off in {environment.name}: {host.runtime} runs it on the node's network, where every login "
-            'could run code in your kernel. Set `network = "none"`, or `debug_on_host_network = true`.'
+            'could run code in your kernel. `network = "none"` with apptainer, or `debug_on_host_network = true`, '
+            "turn it on."
         )
     if environment.has_debugger:
         return ""

@@ -82,9 +82,10 @@ folder=$(mktemp -d "$base/kernelbridge-$kernel.XXXXXX") || fail 69 "no folder ca
 name=kernelbridge-$kernel
 # Jobs of this login that were killed as a whole left theirs: nobody holds the lock any more.
 exec 5>"$folder/lock.new" && flock 5 2>/dev/null && mv "$folder/lock.new" "$folder/lock"
-for old in "$base"/kernelbridge-*.*/lock; do
-    [ -O "$old" ] && flock -n "$old" true 2>/dev/null || continue
-    old=${old%/lock}
+for old in "$base"/kernelbridge-*.*; do
+    # No link: another login could lay one.
+    [ -O "$old" ] && [ ! -L "$old" ] && [ -f "$old/lock" ] || continue
+    flock -n "$old/lock" true 2>/dev/null || continue
     (
         name=${old##*/}
         name=${name%.*}
@@ -135,7 +136,7 @@ _JOIN: Final = r"""
 for base in "${SLURM_TMPDIR:-}" "${TMPDIR:-}" /tmp; do
     [ -n "$base" ] || continue
     for folder in "$base/kernelbridge-$kernel".*; do
-        [ -d "$folder/run" ] && [ -O "$folder" ] && join
+        [ -d "$folder/run" ] && [ -O "$folder" ] && [ ! -L "$folder" ] && join
     done
 done
 fail 69 "the job's folder is not found on this node"

@@ -18,7 +18,7 @@ from tests.clients.cluster import seconds_until_clean, write_cluster
 from tests.clients.notebook import fleet_closed_after
 from tests.clients.rest import ServerKernel, started_by
 from tests.clients.server import JupyterServer
-from tests.rig.daemon import wait_until
+from tests.rig.daemon import SLOW, wait_until
 from tests.rig.laptop import Laptop
 from tests.rig.slurm import SlurmRig
 from tests.rig.whole import Rig
@@ -93,6 +93,8 @@ def test_each_end_of_a_job_is_one_sentence_in_the_cell_no_restart_and_nothing_le
         for name in ("cancelled", "killed", "stopped", "shot", "ousted", "timed"):
             said = expect_sentence(kernels[name], cells[name], name, jobs[name])
             print(f"{name}: the cell said so after {said - moments[name]:.1f} s")
+            # Slurm itself looks for jobs whose time is over every 30 s.
+            assert said - moments[name] < (45 if name == "timed" else 15) * SLOW
         for job in slurm.jobs():
             if job != jobs["failed"]:
                 slurm.lab.run(["scancel", job])

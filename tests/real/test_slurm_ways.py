@@ -105,7 +105,8 @@ def test_podman_without_root_runs_cells_in_a_job_and_leaves_nothing_however_it_e
         if end != "scancel":
             # A folder, or all that Podman had when it was killed: the next job on the node removes it.
             assert bool(containers(cluster)) is (end == "kill all")
-            with notebook(bridge_env):
+            with notebook(bridge_env) as kernel:
+                assert kernel.value("6 * 7") == 42
                 assert len(containers(cluster).split()) == 1
         assert containers(cluster) == ""
         print(f"{end}: nothing left after {seconds_until_clean(rig, cluster):.1f} s")
