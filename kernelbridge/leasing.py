@@ -38,7 +38,7 @@ _LOG = logging.getLogger(__name__)
 # How often who waits looks again; a host is asked once for all who wait here.
 LOOK_SECONDS: Final = 2.0
 # For so long a GPU that was taken under us is not tried again, whatever labels say of it.
-LOST_SECONDS: Final = 60.0
+LOST_SECONDS: Final = 20.0
 # How often the relays of a full host are asked whether they still hold what their labels say.
 ASK_AGAIN_SECONDS: Final = 30.0
 ASK_SECONDS: Final = 4.0
