@@ -60,28 +60,29 @@ class Checks:
     async def find_hosts(self) -> Found:
         """Return the first host that can give what is wanted; else, where waiting is wanted, those that may later.
 
-        Raises KernelBridgeError: that of the first host, if none can.
+        Raises KernelBridgeError, if none can: that of the first host, or of all that are only full.
         """
         environment = self._wanted.environment
         for name in environment.secrets:
             if name not in self._wanted.environ:
                 raise SecretMissing(environment=environment.name, name=name)
-        failure: KernelBridgeError | None = None
+        failures: list[KernelBridgeError] = []
         later: list[tuple[Host, str]] = []
         for host in self._wanted.hosts:
             try:
                 async with deadline(CHECK_SECONDS, host.name, "the check of the host"):
                     image_id, is_free = await self._check(host)
             except KernelBridgeError as exc:
-                failure = failure or exc
+                failures.append(exc)
                 continue
             if is_free:
                 return Found(hosts=(host,), image_id=image_id)
             later.append((host, image_id))
         if later:
             return Found(hosts=tuple(host for host, _ in later), image_id=later[0][1])
-        assert failure is not None  # The config gives each environment a host.
-        raise failure
+        # The config gives each environment a host.
+        busy = [one for one in failures if isinstance(one, GpusBusy)]
+        raise failures[0] if failures[0] not in busy else GpusBusy.on_all(busy)
 
     async def _check(self, host: Host) -> tuple[str, bool]:
         """Return the image's id, and whether all can be had now."""

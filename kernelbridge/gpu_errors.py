@@ -84,11 +84,24 @@ class GpusBusy(KernelBridgeError, exit_code=60):
     """The host has what is asked for, and others use it."""
 
     def __init__(self, *, host: str, wanted: str, holders: Sequence[str], waited: str = "") -> None:
+        self.host, self.wanted, self.waited = host, wanted, waited
         self.holders = tuple(holders)
         after = f" after {waited} in the queue" if waited else ""
         super().__init__(
             f"{host}: {wanted} wanted, not free{after}: {'; '.join(self.holders)}.",
             "Wait, or set `wait` of the environment to queue for it; `kernelbridge gpus` shows who has what.",
+        )
+
+    @classmethod
+    def on_all(cls, busy: Sequence[GpusBusy]) -> GpusBusy:
+        """Return one error for hosts that are all full: who has what on each."""
+        if len(busy) == 1:
+            return busy[0]
+        return cls(
+            host=", ".join(one.host for one in busy),
+            wanted=busy[0].wanted,
+            holders=[f"on {one.host} {holder}" for one in busy for holder in one.holders],
+            waited=busy[0].waited,
         )
 
 

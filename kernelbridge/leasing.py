@@ -110,15 +110,15 @@ class Leasing:
         if self._wanted.environment.gpus == 0:
             return Lease(host=self._hosts[0], gpu_ids=())
         while True:
-            failure: KernelBridgeError | None = None
+            failures: list[KernelBridgeError] = []
             for host in self._hosts:
                 try:
                     return await self.look(host)
                 except KernelBridgeError as exc:
-                    # Who waits hears of the queue; what else is wrong with a host matters only where no queue is.
-                    if failure is None or (isinstance(exc, GpusBusy) and not isinstance(failure, GpusBusy)):
-                        failure = exc
-            assert failure is not None
+                    failures.append(exc)
+            # Who waits hears of the queue; what else is wrong with a host matters only where no queue is.
+            busy = [one for one in failures if isinstance(one, GpusBusy)]
+            failure = GpusBusy.on_all(busy) if busy else failures[0]
             waits = self._wanted.environment.wait
             # A laptop that wakes up finds its place again: a link that is lost for now is no reason to leave it.
             may_wait = isinstance(failure, GpusBusy) or (self._beating is not None and is_transient(failure))

@@ -202,8 +202,11 @@ class SlurmRig:
                 words = " ".join(process.cmdline())
                 if _is_step(process) or "/slurm_script" in words or "/run/kernelbridge" in words:
                     found.append(f"process {process.name()}: {words[:80]}")
-        folders = (self.lab.path / "tmp", self.lab.home("kbtest") / ".cache/kernelbridge/jobs")
-        return found + [str(path) for folder in folders for path in folder.glob("kernelbridge-*")]
+        return found + [str(path) for path in [*(self.lab.path / "tmp").glob("kernelbridge-*"), *self.logs()]]
+
+    def logs(self) -> list[Path]:
+        """The files with what jobs of kernels printed."""
+        return list((self.lab.home("kbtest") / ".cache/kernelbridge/jobs").glob("kernelbridge-*"))
 
     def end_by_time(self, job_id: str) -> None:
         """The job's time is over in a moment. The controller sees it when it looks next, which it does every 30 s."""

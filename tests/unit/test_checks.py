@@ -15,7 +15,7 @@ from kernelbridge.gpu_errors import DriverTooOld, GpusBusy, GpuWayMissing, JobRe
 from kernelbridge.kernel_errors import GpuUnavailable, ImageMissing, MountMissing, StartTimeout
 from tests.made_clock import MadeClock, made_clock
 from tests.made_clusters import HPC, MadeCluster
-from tests.made_engines import BOBS, LAB, MINE, TWO, MadeEngine, cards, wanted
+from tests.made_engines import BOBS, CARLS, LAB, MINE, TWO, MadeEngine, cards, wanted
 
 NO_WAY = GpuWayMissing(host="lab", reason="no way", remedy="Make one.")
 AWAY = HostUnreachable(host="lab", address="lab:22", reason="no route")
@@ -86,6 +86,13 @@ async def test_where_none_can_the_first_hosts_failure_is_told(hosts: Hosts) -> N
         await hosts.find(LAB, TWO)
     with pytest.raises(GpuUnavailable):
         await hosts.find(TWO, LAB)
+
+
+async def test_where_all_are_full_who_has_what_on_each_is_told(hosts: Hosts) -> None:
+    hosts.lab.hold(BOBS, "GPU-0")
+    hosts.two.hold(CARLS, "GPU-0")
+    with pytest.raises(GpusBusy, match=r"^lab, two: 1 GPU wanted, not free: on lab GPU 0: .*bob.*; on two GPU 0: .*carl"):
+        await hosts.find(LAB, TWO)
 
 
 async def test_who_may_wait_is_given_every_host_that_may_later(hosts: Hosts) -> None:

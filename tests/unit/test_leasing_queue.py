@@ -42,7 +42,7 @@ async def test_who_waits_has_a_ticket_on_every_host_and_is_told_its_place(lab: M
         assert ticket.labels["kernelbridge.wish"] == '{"number":1,"model":"A100"}'
         assert ticket.labels["kernelbridge.user"] == "ada@laptop"
     assert start.said[-1].startswith(
-        "waiting for 1 GPU of A100, place in the queue: 1 on lab, 2 on two (GPU 0: pytorch of bob@desk since "
+        "waiting for 1 GPU of A100, place in the queue: 1 on lab, 2 on two (on lab GPU 0: pytorch of bob@desk since "
     )
     assert repr(start.leasing) == "<Leasing 1 GPU of A100 for aaaa1111 in the queue>"
     two.boxes.clear()
