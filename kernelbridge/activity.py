@@ -25,6 +25,8 @@ class Activity:
         """`tell` gets "busy" or "idle"."""
         self._tell = tell
         self.state = "idle"
+        # Whether somebody asked it to end, by its own word; set back by who launches it again.
+        self.is_ending = False
         self._told = "idle"
         self._timer: asyncio.TimerHandle | None = None
 
@@ -40,6 +42,9 @@ class Activity:
     def _see_status(self, parts: Sequence[wire.Buffer]) -> None:
         at = next((index for index, part in enumerate(parts) if part == _DELIMITER), -1)
         if at < 0 or json.loads(bytes(parts[at + 2])).get("msg_type") != "status":
+            return
+        if json.loads(bytes(parts[at + 3])).get("msg_type") == "shutdown_request":
+            self.is_ending = True  # No work, and its process may be gone before it says idle.
             return
         state = json.loads(bytes(parts[at + 5])).get("execution_state")
         if state in ("busy", "idle") and state != self.state:

@@ -89,6 +89,7 @@ class Joint:
     def expect(self, launch: int) -> None:
         """A launch begins; what is known of those before does not count any more."""
         self.launch = launch
+        self.activity.is_ending = False
         self.ready = asyncio.get_running_loop().create_future()
 
     def attachment(self, host: Host, *, is_old: bool = False, takes: bool = False, claim: str = "") -> Attachment:
@@ -166,6 +167,7 @@ class Joint:
         elif event["event"] == "exited" and waits:
             self.ready.set_exception(outcome.death(self.wanted, self._host, event))
         elif event["event"] == "exited":
+            self.activity.close()
             self._hearer.died(event)
 
     def joined(self, welcome: Mapping[str, Any]) -> None:

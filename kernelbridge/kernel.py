@@ -337,7 +337,7 @@ class Kernel:
             return
         self.state = KernelState.EXITED
         code = int(event["code"])
-        if code == 0 or event["wanted"]:
+        if code == 0 or event["wanted"] or self._joint.activity.is_ending:
             # Asked to end, it has answered all it was asked; `os._exit(0)` in a cell has not.
             told = None if event["wanted"] else outcome.death(self.wanted, self.host, event)
             self.channels.wait("the kernel has ended", told)

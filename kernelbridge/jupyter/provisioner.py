@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Coroutine
+from datetime import UTC, datetime
 from pathlib import Path, PurePath
 from typing import Any, TypeVar, cast
 
@@ -78,6 +79,7 @@ class Provisioner(KernelProvisionerBase):
         fleet = self._fleet = fleets.fleet_of(configs.find_path(os.environ, self._named_path()))
         kernel = self._kernel
         if kernel is None or kernel.state is KernelState.STOPPED:
+            self._make_listable()
             environ = kwargs.get("env") or {}
             wanted = fleet.wanted(
                 self.environment,
@@ -98,6 +100,12 @@ class Provisioner(KernelProvisionerBase):
         kernel.channels.endpoints.publish()
         self.connection_info = cast(KernelConnectionInfo, kernel.channels.endpoints.connection_info())
         return self.connection_info
+
+    def _make_listable(self) -> None:
+        """Jupyter Server lists a kernel a moment before it sets these, and then answers 500 (jupyter_server 2.21)."""
+        manager = self.parent
+        if manager is not None and manager.has_trait("last_activity"):
+            manager.execution_state, manager.last_activity = "starting", datetime.now(UTC)
 
     def _is_left(self, fleet: Fleet) -> bool:
         """Whether a kernel of this id runs already and nobody on this machine holds it: comeback.py starts those."""

@@ -210,6 +210,7 @@ def test_our_rest_asks_for_a_token_and_lists_all_hosts_on_demand(rig: Rig, serve
     with pytest.raises(urllib.error.HTTPError) as refused:
         urllib.request.urlopen(server.url + "kernelbridge/kernels", timeout=10)
     assert refused.value.code == 403
+    refused.value.close()
     page = Page(server, NAME)
     page.run("1")
     everywhere = call(server, "GET", "kernelbridge/kernels?all=1")

@@ -152,15 +152,15 @@ def test_progress_appears_in_the_waiting_cell_and_is_gone_when_its_own_output_co
 
 def test_requests_that_waited_are_carried_out_in_their_order(slow: SlowEngine) -> None:
     with (
-        slow.delays(CREATE, 2),
+        slow.delays(CREATE, 4),
         started(ready=False) as (manager, client),
         connected(manager.connection_file) as other,
     ):
         client.send("seen = []")
         cells = []
         for number in range(8):
+            time.sleep(0.2)  # Two clients' connections have no order between them but that of time.
             cells.append((client if number % 2 else other).send(f"seen.append({number})"))
-            time.sleep(0.02)
         completed = client.ask("shell", "complete_request", {"code": "seen.appe", "cursor_pos": 9})
         assert client.run("seen").result == str(list(range(8)))
         assert client.answer(completed)["content"]["matches"] == ["append"]

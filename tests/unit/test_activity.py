@@ -18,8 +18,8 @@ def brief(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(activity, "LASTING_SECONDS", 0.01)
 
 
-def said(kind: str, content: Any, channel: int = wire.IOPUB) -> bytes:
-    rest = [json.dumps(part).encode() for part in ({"msg_type": kind}, {}, {}, content)]
+def said(kind: str, content: Any, channel: int = wire.IOPUB, parent: str = "execute_request") -> bytes:
+    rest = [json.dumps(part).encode() for part in ({"msg_type": kind}, {"msg_type": parent}, {}, content)]
     return wire.pack(wire.Message(channel, 1, [b"topic", b"<IDS|MSG>", b"", *rest]))
 
 
@@ -39,6 +39,16 @@ async def test_a_state_that_lasts_is_told_once() -> None:
     watched.see([status("idle")])
     await asyncio.sleep(0.05)
     assert told == ["busy", "idle"]
+
+
+async def test_a_kernel_that_is_asked_to_end_is_ending_and_not_busy() -> None:
+    told: list[str] = []
+    watched = Activity(told.append)
+    watched.see([status("busy"), status("idle")])
+    assert not watched.is_ending
+    watched.see([said("status", {"execution_state": "busy"}, parent="shutdown_request")])
+    await asyncio.sleep(0.05)
+    assert (watched.is_ending, watched.state, told) == (True, "idle", [])
 
 
 async def test_a_short_cell_is_not_told() -> None:
