@@ -118,7 +118,7 @@ class MadeCluster:
     def job_of(self, name: str) -> str:
         return "7" if f"submit {name}" in self.log else ""
 
-    async def find(self, name: str, *, is_fresh: bool = False) -> JobFacts | None:
+    async def find(self, name: str) -> JobFacts | None:
         await asyncio.sleep(0)
         seen, *later = self.looks
         if later:

@@ -118,7 +118,10 @@ class InJob:
         if job is not None:
             await self.cluster.cancel(job.job)
             waited = 0.0
-            while waited < GONE_SECONDS and await self.cluster.find(name, is_fresh=True) is not None:
+            while waited < GONE_SECONDS:
+                # First: all who end jobs at this time share one squeue per interval.
                 await asyncio.sleep(LOOK_SECONDS)
                 waited += LOOK_SECONDS
+                if await self.cluster.find(name) is None:
+                    break
         await self.cluster.forget(name)

@@ -145,10 +145,8 @@ class Cluster:
         self._seen = None
         self._looking = None
 
-    async def find(self, name: str, *, is_fresh: bool = False) -> JobFacts | None:
+    async def find(self, name: str) -> JobFacts | None:
         """The newest job of this name in the queue; None where there is none. Raises: as look()."""
-        if is_fresh:
-            self._forget_seen()
         named = [job for job in (await self.look()).values() if job.name == name]
         found = max(named, key=lambda job: int(job.job), default=None)
         if found is not None:

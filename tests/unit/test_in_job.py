@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import shlex
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
@@ -14,9 +15,9 @@ from kernelbridge.errors import EngineFailed
 from kernelbridge.gpu_errors import JobEnded, JobRefused, RuntimeMissing, SchedulerSilent
 from kernelbridge.host import in_job
 from kernelbridge.host.answers import Created, Exited, Missing, Over, Running
-from kernelbridge.host.in_job import GONE_SECONDS, InJob
+from kernelbridge.host.in_job import GONE_SECONDS, LOOK_SECONDS, InJob
 from kernelbridge.host.jobs import JobRequest
-from kernelbridge.host.slurm import Cluster
+from kernelbridge.host.slurm import LOOK_INTERVAL_SECONDS, Cluster
 from kernelbridge.host.stream import Collector, Completed, Receiver, Stream
 from kernelbridge.kernel_errors import StartTimeout
 from kernelbridge.relay import shipping
@@ -279,13 +280,24 @@ async def test_logs_are_the_last_lines_of_the_jobs_log() -> None:
 
 
 async def test_a_job_is_cancelled_waited_for_and_its_log_removed(clock: MadeClock) -> None:
-    rig = Rig()
+    rig = Rig(clock=lambda: clock.now)
     running, ending = row("RUNNING", node="n1"), row("COMPLETING", node="n1")
     rig.answers["squeue"] = [running, running, ending, ending, said("")]
     await rig.job.end()
     assert rig.asked == ["squeue", "scancel", "squeue", "squeue", "squeue", "squeue", "rm"]
     assert rig.link.asked[1] == "scancel 7"
     assert rig.link.asked[-1] == f"rm -f -- {LOG}"
+    assert clock.now - 1000 == pytest.approx(LOOK_SECONDS + 3 * LOOK_INTERVAL_SECONDS)
+
+
+async def test_all_who_end_jobs_share_one_squeue_per_interval(clock: MadeClock) -> None:
+    rig = Rig(clock=lambda: clock.now)
+    rig.answers["squeue"] = [*[row("COMPLETING", node="n1")] * 8, said("")]
+    await asyncio.gather(*(rig.job.end() for _ in range(20)))
+    assert rig.asked.count("scancel") == 20
+    # One to find them, one soon after the last was cancelled, and then one per interval.
+    assert rig.asked.count("squeue") == 9
+    assert clock.now - 1000 == pytest.approx(LOOK_SECONDS + 7 * LOOK_INTERVAL_SECONDS)
 
 
 async def test_a_job_that_will_not_go_is_left_to_slurm_after_its_time(clock: MadeClock) -> None:
