@@ -16,12 +16,12 @@ from kernelbridge import container
 from kernelbridge.config import Config, Host
 from kernelbridge.errors import KernelBridgeError
 from kernelbridge.host import tickets
-from kernelbridge.host.answers import ContainerFacts
 from kernelbridge.host.gpus import Gpu, GpuFacts, GpuProcess
 from kernelbridge.host.jobs import JobFacts, NodeFacts
 from kernelbridge.host.leases import Holding, Wish
 from kernelbridge.host.slurm import Cluster
 from kernelbridge.host.tickets import Ticket
+from kernelbridge.leasing import holdings
 
 if TYPE_CHECKING:
     from kernelbridge.host.engine import Engine  # loads docker-py: see fleet.py
@@ -30,8 +30,6 @@ Reach = Callable[[Host], Awaitable["Engine | Cluster"]]
 
 # Below the shortest interval at which people look again.
 MAX_AGE_SECONDS: Final = 0.5
-# The engine's words for a container that has its GPUs.
-_HOLDING: Final = frozenset({"running", "paused"})
 
 
 class GpuState(StrEnum):
@@ -60,8 +58,6 @@ class GpuRow:
     utilization: int | None = None
     driver: str = ""
     cuda: str = ""
-    # The compute node, where a cluster tells of single GPUs; empty for a host's own.
-    node: str = ""
     # The card's UUID, of a MIG device.
     parent: str = ""
     state: GpuState
@@ -142,7 +138,7 @@ async def _listed(host: Host, reach: Reach) -> GpuListing:
         site.gpus.look(max_age_seconds=MAX_AGE_SECONDS), site.list(container.KERNEL_LABEL), _waiting(host.name, site)
     )
     return GpuListing(
-        gpus=gpu_rows(host.name, facts, holdings(found)),
+        gpus=gpu_rows(host.name, facts, holdings(found)[0]),
         waiting=waiting,
         bare=() if facts.gpus or facts.trouble else (host.name,),
         problems=(_silent(host.name, facts.trouble),) if facts.trouble else (),
@@ -159,25 +155,6 @@ async def _waiting(host: str, engine: Engine) -> tuple[WaitRow, ...]:
 
 
 # -- what is made of the answers
-
-
-def holdings(found: Sequence[ContainerFacts]) -> list[Holding]:
-    """Return who has GPUs, by the labels of containers that run."""
-    held = []
-    for facts in found:
-        labels = container.parse(facts.name, facts.labels)
-        if labels is not None and labels.gpus and facts.state in _HOLDING:
-            since = datetime.fromtimestamp(facts.created, UTC)
-            held.append(
-                Holding(
-                    gpus=tuple(labels.gpus.split(",")),
-                    kernel_id=labels.kernel,
-                    environment=labels.environment,
-                    who=labels.user,
-                    since=since,
-                )
-            )
-    return held
 
 
 def gpu_rows(host: str, facts: GpuFacts, held: Sequence[Holding]) -> tuple[GpuRow, ...]:

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
@@ -288,7 +288,7 @@ async def tidy(engine: Engine) -> None:
             await engine.remove(carrier.name)
 
 
-def holdings(found: Sequence[ContainerFacts], *, but: set[str]) -> tuple[list[Holding], set[str]]:
+def holdings(found: Sequence[ContainerFacts], *, but: Collection[str] = ()) -> tuple[list[Holding], set[str]]:
     """Return who holds which GPUs by the labels of containers, and which GPUs are about to be taken."""
     held: list[Holding] = []
     claimed: set[str] = set()

@@ -176,7 +176,7 @@ async def test_the_listing_is_plain_json() -> None:
     site, _, _ = cluster(("squeue", said()), ("sinfo", said("n1|idle|main*|gpu:h200:8(S:0-1)|gpu:h200:3(IDX:0-2)|\n")))
     whole = json.loads(json.dumps(inventory.as_json(await look(lab=engine, hpc=site, two=REFUSED))))
     first, second, *_ = whole["gpus"]
-    assert (first["state"], first["since"], first["kernel_id"], first["node"]) == ("free", None, "", "")
+    assert (first["state"], first["since"], first["kernel_id"]) == ("free", None, "")
     assert (second["state"], second["since"], second["owner"]) == ("leased", "2026-01-02T12:00:00+00:00", "ada@laptop")
     process = {"pid": 4242, "name": "python", "kind": "C", "memory_mib": 61420, "user": "bob", "seconds": 11111}
     assert second["processes"][0] == process

@@ -120,7 +120,6 @@ def test_gpus_as_json_has_every_fact(call: Call, fleet: FakeFleet) -> None:
             "utilization": 0,
             "driver": "570.133.20",
             "cuda": "12.8",
-            "node": "",
             "parent": "",
             "state": "leased",
             "kernel_id": KERNEL,
