@@ -248,7 +248,7 @@ class Fleet:
     async def _remove_later(self, kernel: Kernel) -> None:
         for delay in delays():
             await asyncio.sleep(delay)
-            if await kernel.remove():
+            if await kernel.stop():
                 return
 
     def leave_all(self, seconds: float) -> None:

@@ -11,7 +11,7 @@ import logging
 import signal
 import time
 import uuid
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -28,7 +28,6 @@ from kernelbridge.gpu_errors import GpuLost
 from kernelbridge.handover import Handover
 from kernelbridge.housing import Housing
 from kernelbridge.joint import Joint
-from kernelbridge.processes import is_alive
 from kernelbridge.surroundings import KernelState, Surroundings
 from kernelbridge.wanted import Wanted, deadline
 from kernelbridge.whereabouts import Whereabouts
@@ -128,7 +127,6 @@ class Kernel:
             # The edge of the task: our own bug must be heard too.
             if not isinstance(exc, KernelBridgeError | asyncio.CancelledError):
                 _LOG.exception("kernel %s: the start failed", self.wanted.kernel_id[:8])
-            # At once where it is the user's own wish.
             is_wish = isinstance(exc, asyncio.CancelledError)
             self._fail(outcome.broken_start(self.wanted, self.host, exc), at_once=is_wish)
         finally:
@@ -146,8 +144,7 @@ class Kernel:
 
     async def _find_again(self) -> None:
         self.say("joining the kernel again")
-        known = self._around.records.kernel(self.wanted.kernel_id)
-        if known is None or not is_alive(known.process):
+        if not self.where.is_held:
             self.where.remember()  # Otherwise who holds it would be forgotten if we are refused.
         assert self._joint.found is not None
         welcome = await self._joint.found
@@ -176,8 +173,7 @@ class Kernel:
             await joint.drop()
             if joint.launch:  # It was taken up and failed then: that is this kernel's failure.
                 raise
-            self.wanted = joint.wanted = self.where.wanted = replace(self.wanted, kernel_id=str(uuid.uuid4()))
-            self._housing = Housing(self.wanted)
+            self._want(replace(self.wanted, kernel_id=str(uuid.uuid4())))
             await self.check()
             joint.expect(1)
             await self._start()
@@ -199,7 +195,7 @@ class Kernel:
 
     def _undo_container(self) -> None:
         """Leave nothing behind of a start that failed or was cancelled; its user does not wait for that."""
-        self._around.records.change(self.wanted.kernel_id, stop_wanted=True)
+        self.where.want_no_more()
         self._removal = asyncio.create_task(self._remove(self._joint.part()))
 
     def _open(self, info: dict[str, Any], *, busy: Mapping[str, Any] | None = None) -> None:
@@ -222,10 +218,10 @@ class Kernel:
 
     # -- what becomes of it
 
-    async def relaunch(self) -> None:
+    async def relaunch(self, wanted: Callable[[], Wanted]) -> None:
         """Start the kernel process again in the same container; a start under way is joined.
 
-        Raises KernelBridgeError when the container is no more and another cannot be started.
+        Where the container is no more another is made, of what is `wanted` by now. Raises KernelBridgeError then.
         """
         self._exit.cancel()
         if self._starting is not None:
@@ -236,12 +232,23 @@ class Kernel:
             self._housing.is_there()  # One that has ended by itself is kept until now.
             await self._remove(self._joint.part())
             self._has_lost_gpus = False
-            await self.check()
+            try:
+                self._want(wanted())
+                await self.check()
+            except KernelBridgeError as exc:
+                self._fail(exc)
+                raise
             self.begin()
             return
         launch = self._joint.launch + 1
         self._joint.launch_again(launch, self.order(launch))
         self._starting = asyncio.create_task(self._begun(self._restarted()))
+
+    def _want(self, wanted: Wanted) -> None:
+        """Nothing is there of what was wanted before."""
+        self.wanted = self._joint.wanted = wanted
+        self.where.want(wanted)
+        self._housing = Housing(wanted)
 
     async def _restarted(self) -> None:
         self.say("restarting the kernel" if self.is_joined else "waiting for the link")
@@ -260,11 +267,9 @@ class Kernel:
                 self._exit.show(-number)
 
     async def stop(self) -> bool:
-        """End the kernel, its endpoints and its container; whether the container is gone. Safe to call twice."""
-        if self.state is KernelState.STOPPED:
-            return await self._remove(None)
-        attachment = await self._let_go(state="stopped")
-        return await self._remove(attachment)
+        """End the kernel, its endpoints and its container; whether that is gone. May be called again."""
+        is_stopped = self.state is KernelState.STOPPED
+        return await self._remove(None if is_stopped else await self._let_go(state="stopped"))
 
     async def leave(self, *, end: bool, claim: str = "") -> None:
         """End this process's part in the kernel: it runs on, or, with `end`, may be taken up for a moment."""
@@ -276,16 +281,13 @@ class Kernel:
             await self.stop()
             return
         if claim:  # At once: an editor's restart looks for it before we are through.
-            self._around.records.change(self.wanted.kernel_id, of=self._around.process, left=time.time(), claim=claim)
+            self.where.leave(claim=claim)
         joint.take_no_more()
         has_handed_on = await asyncio.wrap_future(self.channels.settled())
         attachment = await self._let_go(state="detached")
         is_heard = attachment is None or await attachment.goodbye(end=end, claim=claim, acknowledge=has_handed_on)
         self._housing.leave()
-        # Another process of this machine may have taken it, and written that down.
-        left: dict[str, Any] = {"left": time.time(), "process": "", "claim": claim, "connection_file": ""}
-        left["stop_wanted"] = end and not is_heard
-        self._around.records.change(self.wanted.kernel_id, of=self._around.process, **left)
+        self.where.leave(claim=claim, process="", connection_file="", stop_wanted=end and not is_heard)
 
     async def _let_go(self, *, state: str) -> Attachment | None:
         """Close this end, for people `state`; return what is joined still."""
@@ -300,26 +302,21 @@ class Kernel:
         self.channels.close()
         return self._joint.part()
 
-    async def remove(self) -> bool:
-        """Remove the container; whether it is gone. A host that cannot be reached keeps it, and `clean` finds it."""
-        return await self._remove(None)
-
     async def _remove(self, attachment: Attachment | None) -> bool:
         if attachment is not None:
             await attachment.aclose()
         is_gone = await self._housing.remove(self.host.name, partial(self._around.site, self.host))
         if is_gone:
-            self._around.records.forget(self.wanted.kernel_id, of=self._around.process)
+            self.where.forget()
         else:
-            self._around.records.change(self.wanted.kernel_id, stop_wanted=True, left=time.time())
+            self.where.want_no_more()
             self.tell("stopping", f"{self.host.name} cannot be reached")
         return is_gone
 
     def _fail(self, error: KernelBridgeError, *, at_once: bool = False) -> None:
-        """The kernel will not come, or has ended for good: tell all who wait, then be seen as exited."""
+        """It will not come, or has ended for good, `at_once` by its user's wish: tell all who wait, then be exited."""
         if self.state is KernelState.STOPPED:
             return
-        # At once: the user's own wish.
         level = logging.INFO if at_once else logging.WARNING
         _LOG.log(level, "[%s k=%s] %s", self.host.name, self.wanted.kernel_id[:4], error)
         self.state, self.failure = KernelState.FAILED, error
@@ -373,7 +370,7 @@ class Kernel:
     def gone(self, error: KernelBridgeError, *, is_ours: bool) -> None:
         """The container has ended or is gone, or another has it."""
         if is_ours:
-            self._around.records.forget(self.wanted.kernel_id)
+            self.where.forget(whoever_has_it=True)
         else:
             self._housing.leave()
         if self._starting is None:

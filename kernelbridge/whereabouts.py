@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ from kernelbridge import creation
 from kernelbridge.checks import Found
 from kernelbridge.config import Host
 from kernelbridge.familiarity import Familiarity
+from kernelbridge.processes import is_alive
 from kernelbridge.surroundings import Surroundings
 from kernelbridge.wanted import Wanted
 
@@ -37,6 +39,12 @@ class Whereabouts:
     def __repr__(self) -> str:
         return f"<Whereabouts {self.host.name}, {len(self.gpu_ids)} GPUs>"
 
+    def want(self, wanted: Wanted) -> None:
+        """Something else is wanted from now on; nothing is there yet."""
+        self.wanted = wanted
+        self.image = Familiarity(self._around.records, wanted.environment)
+        self.host, self.hosts, self.gpu_ids, self.job = wanted.hosts[0], wanted.hosts, (), ""
+
     def found(self, found: Found) -> None:
         """The check is over."""
         self.host, self.hosts = found.hosts[0], found.hosts
@@ -55,9 +63,30 @@ class Whereabouts:
         self.host, self.gpu_ids, self.job = host, tuple(gpu_ids), job
         self.remember()
 
+    # -- the record
+
+    @property
+    def is_held(self) -> bool:
+        """Whether a process of this machine that lives has written down that it has the kernel."""
+        known = self._around.records.kernel(self.wanted.kernel_id)
+        return known is not None and is_alive(known.process)
+
     def remember(self) -> None:
         """Write down that this process has the kernel, so that another may find it."""
         known = self._around.records.kernel(self.wanted.kernel_id)
         self._around.records.keep(
             creation.record(self.wanted, self.host, self._around, known, session=self._session, gpus=self.gpu_ids)
         )
+
+    def leave(self, **changed: Any) -> None:
+        """This process leaves it now, and changes the record, unless another has written that it has it."""
+        records = self._around.records
+        records.change(self.wanted.kernel_id, of=self._around.process, left=time.time(), **changed)
+
+    def want_no_more(self) -> None:
+        """It is to be removed by whoever reaches its host."""
+        self._around.records.change(self.wanted.kernel_id, stop_wanted=True, left=time.time())
+
+    def forget(self, *, whoever_has_it: bool = False) -> None:
+        """It is gone, or another's, who has written that down."""
+        self._around.records.forget(self.wanted.kernel_id, of=None if whoever_has_it else self._around.process)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path, PurePath
 from typing import Any, TypeVar, cast
 
@@ -20,6 +21,7 @@ from kernelbridge.jupyter import fleets
 from kernelbridge.kernel import Kernel
 from kernelbridge.processes import is_alive
 from kernelbridge.surroundings import KernelState
+from kernelbridge.wanted import Wanted
 
 _T = TypeVar("_T")
 _POLL_SECONDS = 0.1
@@ -80,26 +82,32 @@ class Provisioner(KernelProvisionerBase):
         kernel = self._kernel
         if kernel is None or kernel.state is KernelState.STOPPED:
             self._make_listable()
-            environ = kwargs.get("env") or {}
-            wanted = fleet.wanted(
-                self.environment,
-                kernel_id=self.kernel_id,
-                environ=environ,
-                arguments=tuple(self._extra_arguments),
-                # Only Jupyter Server's multi kernel manager has a root folder.
-                server=getattr(getattr(self.parent, "parent", None), "root_dir", ""),
-                title=PurePath(environ.get("JPY_SESSION_NAME", "")).name,
-                connection_file=getattr(self.parent, "connection_file", ""),
-            )
+            wanted = self._wanted(fleet, kwargs.get("env") or {})
             # From here on the kernel owns the folder of its endpoints.
             made = endpoints.made(runtime_folder=os.environ.get("XDG_RUNTIME_DIR"))
             begun = fleet.attach(wanted, made) if self._is_left(fleet) else fleet.start(wanted, made)
             kernel = self._kernel = await self._on_loop(fleet, begun)
         else:
-            await self._on_loop(fleet, kernel.relaunch())
+            wants = partial(self._wanted, fleet, kwargs.get("env") or {})
+            # Before anything can fail: clients who come then are to hear why.
+            kernel.channels.endpoints.publish()
+            await self._on_loop(fleet, kernel.relaunch(wants))
         kernel.channels.endpoints.publish()
         self.connection_info = cast(KernelConnectionInfo, kernel.channels.endpoints.connection_info())
         return self.connection_info
+
+    def _wanted(self, fleet: Fleet, environ: Mapping[str, str]) -> Wanted:
+        """What the config says of the environment at this moment. Raises UnknownEnvironment."""
+        return fleet.wanted(
+            self.environment,
+            kernel_id=self.kernel_id,
+            environ=environ,
+            arguments=tuple(self._extra_arguments),
+            # Only Jupyter Server's multi kernel manager has a root folder.
+            server=getattr(getattr(self.parent, "parent", None), "root_dir", ""),
+            title=PurePath(environ.get("JPY_SESSION_NAME", "")).name,
+            connection_file=getattr(self.parent, "connection_file", ""),
+        )
 
     def _make_listable(self) -> None:
         """Jupyter Server lists a kernel a moment before it sets these, and then answers 500 (jupyter_server 2.21)."""

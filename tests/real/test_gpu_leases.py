@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from kernelbridge.container import LOCKS_VOLUME
+from kernelbridge.kernel_errors import GpuUnavailable
 from tests.clients.notebook import CellFailed, notebook, write_specs
 from tests.clients.starter import Starter, starting
 from tests.clients.terminal import kernelbridge
@@ -246,3 +247,24 @@ def test_labels_that_an_image_brings_hold_no_card_and_are_nobodys_kernel(rig: Ri
                 assert len(kernel.value("os.environ['NVIDIA_VISIBLE_DEVICES']").split(",")) == 4
         finally:
             rig.engine.cli("rm", "-f", "kernelbridge-evil")
+
+
+def test_a_restart_in_another_container_takes_the_config_as_it_is_now_or_says_why_not(
+    rig: Rig, bridge_env: Laptop
+) -> None:
+    ready(rig, bridge_env)
+    with notebook(bridge_env) as kernel:
+        kernel.run("import os")
+        with rig.engine.client() as client:
+            client.containers.list()[0].kill()
+        wait_until(lambda: not kernel.manager.is_alive(), "Jupyter to see the end", 30)
+        ready(rig, bridge_env, gpus=9)
+        with pytest.raises(GpuUnavailable, match="9 GPUs wanted"):
+            kernel.manager.restart_kernel()
+        with pytest.raises(CellFailed, match="9 GPUs wanted"):
+            kernel.run("1")
+        ready(rig, bridge_env, gpus=2)
+        kernel.manager.restart_kernel()
+        kernel.run("import os")
+        assert len(kernel.value("os.environ['NVIDIA_VISIBLE_DEVICES']").split(",")) == 2
+    assert rig.engine.kernels() == []

@@ -115,3 +115,11 @@ def test_lab_shows_why_a_kernel_did_not_come_in_the_cell_that_waits_for_it(
     # Nothing starts it again by itself.
     time.sleep(4)
     assert not rig.engine.kernels()
+    # Its user does, once the environment is mended.
+    bridge_env.write_environment(rig.image)
+    lab.restart()
+    lab.write(0, "print(6 * 7)")
+    lab.run(0)
+    lab.expect_output(0, "42", seconds=60)
+    lab.shut_down_kernel()
+    expect_no_container(rig)
