@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.clients.cluster import seconds_until_clean
 from tests.rig.laptop import Laptop
 from tests.rig.slurm import SlurmRig, missing_slurm
 from tests.rig.whole import Rig, missing, nothing_may_skip, open_rig
@@ -52,6 +53,16 @@ def bridge_env(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> Iterator[Laptop]:
     """
     with new_user(rig, monkeypatch) as laptop:
         yield laptop
+
+
+@pytest.fixture
+def cluster(rig: Rig, slurm: SlurmRig, bridge_env: Laptop) -> Iterator[SlurmRig]:
+    """The same Slurm for one test; at the end nothing of a kernel is left on it."""
+    yield slurm
+    try:
+        seconds_until_clean(rig, slurm)
+    finally:
+        slurm.sweep()
 
 
 @pytest.fixture(scope="module")

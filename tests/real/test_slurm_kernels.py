@@ -5,13 +5,12 @@ The four cards are STAND-INS; who gets which is real. How such kernels end: test
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from contextlib import ExitStack
 
 import pytest
 
 from tests.clients.blocking import started
-from tests.clients.cluster import seconds_until_clean, shows, write_cluster
+from tests.clients.cluster import shows, write_cluster
 from tests.clients.notebook import CellFailed, fleet_closed_after, notebook
 from tests.rig.daemon import SLOW, wait_until
 from tests.rig.laptop import Laptop
@@ -21,16 +20,6 @@ from tests.rig.whole import Rig
 
 pytestmark = pytest.mark.timeout(240)
 SEEN = "subprocess.run(['nvidia-smi', '--query-gpu=uuid', '--format=csv,noheader'], capture_output=True, text=True)"
-
-
-@pytest.fixture
-def cluster(rig: Rig, slurm: SlurmRig, bridge_env: Laptop) -> Iterator[SlurmRig]:
-    """The cluster; at the end nothing of a kernel is left on it."""
-    yield slurm
-    try:
-        seconds_until_clean(rig, slurm)
-    finally:
-        slurm.sweep()
 
 
 def test_a_cell_runs_in_a_container_inside_a_job_with_two_of_four_cards(

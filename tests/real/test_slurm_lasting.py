@@ -6,7 +6,6 @@ Ends of the jobs themselves: test_slurm_ends.py.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,16 +25,6 @@ from tests.rig.slurm import SlurmRig
 from tests.rig.whole import Rig
 
 pytestmark = pytest.mark.timeout(240)
-
-
-@pytest.fixture
-def cluster(rig: Rig, slurm: SlurmRig, bridge_env: Laptop) -> Iterator[SlurmRig]:
-    """The cluster; at the end nothing of a kernel is left on it."""
-    yield slurm
-    try:
-        seconds_until_clean(rig, slurm)
-    finally:
-        slurm.sweep()
 
 
 def test_a_kernel_in_a_job_is_left_shown_and_taken_up_by_another_process(

@@ -8,7 +8,6 @@ from __future__ import annotations
 import getpass
 import platform
 import secrets
-from collections.abc import Iterator
 from contextlib import suppress
 
 import psutil
@@ -23,16 +22,6 @@ from tests.rig.whole import Rig, nothing_may_skip
 
 pytestmark = pytest.mark.timeout(240)
 TOKEN = f"token-{secrets.token_hex(8)}"
-
-
-@pytest.fixture
-def cluster(rig: Rig, slurm: SlurmRig, bridge_env: Laptop) -> Iterator[SlurmRig]:
-    """The cluster; at the end nothing of a kernel is left on it."""
-    yield slurm
-    try:
-        seconds_until_clean(rig, slurm)
-    finally:
-        slurm.sweep()
 
 
 def command_lines(cluster: SlurmRig) -> list[list[str]]:
