@@ -7,6 +7,7 @@ decision 16). A question is answered and disturbs nobody.
 from __future__ import annotations
 
 import json
+import os
 import socket
 import time
 from typing import Any, Dict, List, Optional, Protocol
@@ -58,8 +59,10 @@ class Door:
         # Wall clock of the machine here; told to others as a span.
         self._held_since = 0.0
         self.listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.listener.bind(path)
+        # It has its name only when it listens: whoever sees it can connect.
+        self.listener.bind(path + ".new")
         self.listener.listen(8)
+        os.rename(path + ".new", path)
         self.listener.setblocking(False)
 
     @property
