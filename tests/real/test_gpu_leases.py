@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -140,12 +141,15 @@ def test_a_laptop_that_dies_or_sleeps_at_any_step_of_a_start_leaves_no_card_take
     rig: Rig, bridge_env: Laptop, how: str
 ) -> None:
     ready(rig, bridge_env, wait="10m")
-    steps = ("starting the container", "starting the kernel", "joined")
     with ExitStack() as undo:
-        starters = [undo.enter_context(starting(bridge_env, asleep_seconds=UNJOINED_SECONDS)) for _ in steps]
-        for one, step in zip(starters, steps, strict=True):
-            if step == "joined":
-                wait_until(lambda: len(rig.engine.kernels()) >= 1, "a container", 30)
+        starters = []
+        # One after the other: none may come so far that it has asked its kernel something.
+        for step in ("a container", "starting the container", "starting the kernel"):
+            there = {str(container.name) for container in rig.engine.kernels()}
+            one = undo.enter_context(starting(bridge_env, asleep_seconds=UNJOINED_SECONDS))
+            starters.append(one)
+            if step == "a container":
+                wait_until(partial(another_is_there, rig, there), step, 30)
             else:
                 one.wait_said("step", step)
             one.process.kill() if how == "killed" else one.sleep()
@@ -162,6 +166,10 @@ def test_a_laptop_that_dies_or_sleeps_at_any_step_of_a_start_leaves_no_card_take
             one.close()
     rig.engine.sweep()
     sweep_tickets(rig)
+
+
+def another_is_there(rig: Rig, before: set[str]) -> bool:
+    return not {str(container.name) for container in rig.engine.kernels()} <= before
 
 
 def sweep_tickets(rig: Rig) -> None:
