@@ -82,7 +82,7 @@ class Checks:
             return Found(hosts=tuple(host for host, _ in later), image_id=later[0][1])
         # The config gives each environment a host.
         busy = [one for one in failures if isinstance(one, GpusBusy)]
-        raise failures[0] if failures[0] not in busy else GpusBusy.on_all(busy)
+        raise GpusBusy.on_all(busy) if isinstance(failures[0], GpusBusy) else failures[0]
 
     async def _check(self, host: Host) -> tuple[str, bool]:
         """Return the image's id, and whether all can be had now."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -13,18 +12,12 @@ from kernelbridge.config import Host
 from kernelbridge.errors import ConfigInvalid, HostUnreachable, KernelBridgeError, SecretMissing
 from kernelbridge.gpu_errors import DriverTooOld, GpusBusy, GpuWayMissing, JobRefused
 from kernelbridge.kernel_errors import GpuUnavailable, ImageMissing, MountMissing, StartTimeout
-from tests.made_clock import MadeClock, made_clock
+from tests.made_clock import MadeClock
 from tests.made_clusters import HPC, MadeCluster
 from tests.made_engines import BOBS, CARLS, LAB, MINE, TWO, MadeEngine, cards, wanted
 
 NO_WAY = GpuWayMissing(host="lab", reason="no way", remedy="Make one.")
 AWAY = HostUnreachable(host="lab", address="lab:22", reason="no route")
-
-
-@pytest.fixture
-async def clock() -> AsyncIterator[MadeClock]:
-    with made_clock() as clock:
-        yield clock
 
 
 class Hosts:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shlex
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,18 +21,12 @@ from kernelbridge.host.slurm import LOOK_INTERVAL_SECONDS, Cluster
 from kernelbridge.host.stream import Collector, Completed, Receiver, Stream
 from kernelbridge.kernel_errors import StartTimeout
 from kernelbridge.relay import shipping
-from tests.made_clock import MadeClock, made_clock
+from tests.made_clock import MadeClock
 from tests.unit.test_slurm import GONE, SILENT, FakeLink, said
 
 NAME = "kernelbridge-k1"
 LOG = "/home/ada/.cache/kernelbridge/jobs/kernelbridge-k1.log"
 ENVIRONMENT = Environment(name="torch", image="torch:2")
-
-
-@pytest.fixture
-async def clock() -> AsyncIterator[MadeClock]:
-    with made_clock() as clock:
-        yield clock
 
 
 def row(state: str, *, job: str = "7", node: str = "") -> Completed:

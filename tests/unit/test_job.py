@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -19,18 +19,12 @@ from kernelbridge.host.answers import Over
 from kernelbridge.kernel_errors import StartTimeout
 from kernelbridge.wanted import Wanted, deadline
 from tests import made_engines
-from tests.made_clock import MadeClock, made_clock
+from tests.made_clock import MadeClock
 from tests.made_clusters import HPC, RUNNING, MadeCluster, queued
 
 LABELS = Labels(kernel="k", environment="torch", owner="me", user="ada@laptop")
 SILENT = SchedulerSilent(host="hpc", reason="Socket timed out")
 SPAWN = {"do": "spawn", "env": {"HF_TOKEN": "hf-secret"}}
-
-
-@pytest.fixture
-async def clock() -> AsyncIterator[MadeClock]:
-    with made_clock() as clock:
-        yield clock
 
 
 def wanted(**keys: Any) -> Wanted:

@@ -70,7 +70,9 @@ class Node:
     def start(self, runtime: str, **keys: Any) -> subprocess.Popen[str]:
         script = jobscript.script(runtime, made(**keys)).decode()
         path = self.folder / "slurm_script"
-        path.write_text(script)
+        # In one step: a shell reads its script as it goes, and another job's may still be at it.
+        path.with_suffix(".new").write_text(script)
+        path.with_suffix(".new").replace(path)
         return subprocess.Popen(
             ["sh", str(path)], env=self.env, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
         )

@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-
 import pytest
 
 from kernelbridge.errors import HostUnreachable, LinkLost, LoginRefused
 from kernelbridge.gpu_errors import GpusBusy
 from kernelbridge.kernel_errors import GpuUnavailable
 from kernelbridge.leasing import LOST_SECONDS
-from tests.made_clock import MadeClock, made_clock
+from tests.made_clock import MadeClock
 from tests.made_engines import BOBS, CARLS, MINE, MadeEngine, cards
 from tests.made_starts import Start, taken
-
-
-@pytest.fixture
-async def clock() -> AsyncIterator[MadeClock]:
-    with made_clock() as clock:
-        yield clock
 
 
 @pytest.fixture

@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import pytest
 
 from kernelbridge.errors import HostUnreachable, LinkLost, LoginRefused
 from kernelbridge.gpu_errors import GpusBusy
 from kernelbridge.leasing import LOOK_SECONDS
-from tests.made_clock import MadeClock, made_clock
+from tests.made_clock import MadeClock
 from tests.made_engines import BOBS, CARLS, MINE, MadeEngine, cards
 from tests.made_starts import TICKET, Start, begun, cancelled, taken
-
-
-@pytest.fixture
-async def clock() -> AsyncIterator[MadeClock]:
-    with made_clock() as clock:
-        yield clock
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,18 +25,12 @@ from kernelbridge.relays import LockMissing
 from kernelbridge.surroundings import Surroundings
 from kernelbridge.wanted import Wanted
 from kernelbridge.whereabouts import Whereabouts
-from tests.made_clock import MadeClock, made_clock
+from tests.made_clock import MadeClock
 from tests.made_clusters import HPC, RUNNING, MadeCluster, queued
 from tests.made_engines import BOBS, LAB, MINE, TWO, MadeEngine, cards, wanted
 
 NAME = f"kernelbridge-{MINE}"
 TAKEN = GpuTaken(host="lab")
-
-
-@pytest.fixture
-async def clock() -> AsyncIterator[MadeClock]:
-    with made_clock() as clock:
-        yield clock
 
 
 class Start:
