@@ -11,7 +11,7 @@ import enum
 import logging
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any, Protocol
 
@@ -80,6 +80,8 @@ class Channels:
         # Whether no kernel of this very image has said it.
         self._is_guess = True
         self.endpoints = endpoints
+        # When a cell heard why the kernel ended, or a client asked for the end; monotonic seconds, read by any thread.
+        self.end_heard_at: float | None = None
         # Below: only the ZMQ thread reads or changes it.
         self._mode = Mode.WAITING
         self._waiting = Waiting(info, is_guess=True)
@@ -238,7 +240,7 @@ class Channels:
                 says, wish = self._waiting.receive(request)
                 self._say(says)
                 if wish is not None:
-                    self._owner.wished(wish)
+                    self._wished(wish)
                 return []
             case Mode.ENDED:
                 self._answer_ended(request)
@@ -269,9 +271,19 @@ class Channels:
             case "shutdown_request":
                 says, wish = shutdown_answer(request)
                 self._say(says)
-                self._owner.wished(wish)
+                self._wished(wish)
             case _:
                 self._say(failure_answers([request], self._ended))
+                self._heard([request])
+
+    def _wished(self, wish: Wish) -> None:
+        if wish is Wish.CANCEL or self._mode is Mode.ENDED:
+            self.end_heard_at = -math.inf
+        self._owner.wished(wish)
+
+    def _heard(self, requests: Iterable[Request]) -> None:
+        if self.end_heard_at is None and any(request.kind == "execute_request" for request in requests):
+            self.end_heard_at = time.monotonic()
 
     def _answered_lost(self, request: Request) -> bool:
         match request.kind:
@@ -340,7 +352,7 @@ class Channels:
             self._say(failure_answers(list(self._outstanding.values()), told))
         self._outstanding.clear()
         self._said.had_busy = ""
-        self._ended = None
+        self._ended = self.end_heard_at = None
         if self._mode is not Mode.WAITING:
             self._waiting = Waiting(self._info, is_guess=self._is_guess)
             self._since = time.monotonic()
@@ -374,10 +386,12 @@ class Channels:
     def _enter_ended(self, error: KernelBridgeError) -> None:
         if self._mode is Mode.ENDED:
             return
-        says = self._waiting.fail(error) if self._mode is Mode.WAITING else []
+        waited = self._waiting.unanswered if self._mode is Mode.WAITING else []
         outstanding, self._outstanding = list(self._outstanding.values()), {}
+        says = self._waiting.fail(error) if self._mode is Mode.WAITING else []
         self._mode, self._ended = Mode.ENDED, error
         self._say(says + failure_answers(outstanding, error))
+        self._heard([*waited, *outstanding])
 
     def _close(self) -> None:
         self._board.forget(self)

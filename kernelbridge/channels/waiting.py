@@ -84,6 +84,11 @@ class Waiting:
     def __repr__(self) -> str:
         return f"<Waiting {len(self.queue)} queued, {self._progress!r}>"
 
+    @property
+    def unanswered(self) -> list[Request]:
+        """What is queued, without the hidden cells that have their answer."""
+        return [request for request in self.queue if request.id not in self.answered]
+
     def receive(self, request: Request) -> tuple[list[Say], Wish | None]:
         """Answer a request, or queue it."""
         match request.kind:
@@ -208,8 +213,8 @@ class Waiting:
     def fail(self, error: KernelBridgeError) -> list[Say]:
         """The kernel will not come: answer all that is queued, the first cell with the sentence."""
         says = self._stop_watching() + self._answer_held()
-        queue, self.queue = self.queue, []
-        return says + failure_answers([request for request in queue if request.id not in self.answered], error)
+        unanswered, self.queue = self.unanswered, []
+        return says + failure_answers(unanswered, error)
 
 
 def failure_answers(requests: list[Request], error: KernelBridgeError) -> list[Say]:

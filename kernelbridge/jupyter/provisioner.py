@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections.abc import Coroutine, Mapping
 from datetime import UTC, datetime
 from functools import partial
@@ -16,6 +17,7 @@ from traitlets import Unicode
 
 from kernelbridge import config as configs
 from kernelbridge.channels import endpoints
+from kernelbridge.exits import SHOWN_AFTER_SECONDS
 from kernelbridge.fleet import Fleet
 from kernelbridge.jupyter import fleets
 from kernelbridge.kernel import Kernel
@@ -129,13 +131,30 @@ class Provisioner(KernelProvisionerBase):
         if kernel is None:
             return 0
         if kernel.exit_code is not None and kernel.is_final:
+            if not self._is_heard(kernel):
+                return None
             self._forbid_restart()
         return kernel.exit_code
 
+    def _is_heard(self, kernel: Kernel) -> bool:
+        """Whether a cell has shown why the kernel ended: pages drop, without a word, what is run in a dead one.
+
+        Only a server has pages, and a restarter; other clients ask whether the kernel is alive and want to be told.
+        """
+        manager = self.parent
+        if self._restarter is None or manager.shutting_down or kernel.state is not KernelState.FAILED:
+            return True
+        heard_at = kernel.channels.end_heard_at
+        return heard_at is not None and time.monotonic() - heard_at >= SHOWN_AFTER_SECONDS
+
+    @property
+    def _restarter(self) -> Any:
+        # A private name: nothing public tells whether there is one, nor makes it give up (jupyter_client 8.10).
+        return getattr(self.parent, "_restarter", None)
+
     def _forbid_restart(self) -> None:
         """After a late failure the restarter would only repeat it, five times."""
-        # A private name: nothing public makes it give up at once (seen in jupyter_client 8.10, restarter.py).
-        restarter = getattr(self.parent, "_restarter", None)
+        restarter = self._restarter
         if restarter is not None and restarter.restart_limit:
             restarter.restart_limit = 0
             # Jupyter forgets a dead kernel without a cleanup; until then a client may still ask why.

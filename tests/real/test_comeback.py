@@ -255,19 +255,20 @@ def test_a_page_that_asks_while_its_server_stops_never_hears_that_its_kernel_is_
 
 def test_the_culler_spares_a_kernel_that_works_and_one_whose_host_is_away(rig: Rig, bridge_env: Laptop) -> None:
     bridge_env.write_environment(rig.image, host={"ssh": "lab-proxied"}, persist=True)
-    culler = ["--MappingKernelManager.cull_idle_timeout=4", "--MappingKernelManager.cull_interval=1"]
+    culler = ["--MappingKernelManager.cull_idle_timeout=10", "--MappingKernelManager.cull_interval=1"]
     with ReturningServer(bridge_env.home / "server", env=bridge_env.variables, args=culler) as server:
         page = Page(server, NAME)
-        page.send("import time; time.sleep(45)")
+        page.send("import time; time.sleep(900)")
         wait_until(lambda: page.model["execution_state"] == "busy", "the kernel to be busy", 30)
         server.kill()
         with rig.proxy.cut():
             server.again()
-            time.sleep(8)
+            time.sleep(14)
             assert page.model["connections"] == 0
         # Its host is there again, no page is: it works, and is culled only some time after that.
         wait_until(lambda: page.model["execution_state"] == "busy", "the kernel to be seen busy", 20)
-        time.sleep(6)
+        time.sleep(14)
         assert page.model["execution_state"] == "busy"
+        call(server, "POST", f"api/kernels/{page.kernel_id}/interrupt", {})
         wait_until(lambda: not page.model, "the kernel to be culled", 60)
         expect_no_container(rig)

@@ -6,6 +6,7 @@ VS Code's own path: test_vscode_raw.py. Failures before that: test_engine.py. Lo
 from __future__ import annotations
 
 import contextlib
+import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -192,6 +193,20 @@ def test_containers_that_others_end_or_remove_are_explained_and_not_started_agai
         time.sleep(3.5)  # Jupyter's restarter looks every 3 s.
         assert creations(slow.requests[before:]) == 0
     # Jupyter forgets a dead kernel without a word; what is left of it goes a minute later.
+    rig.engine.sweep()
+
+
+def test_a_container_that_others_removed_while_nobody_looked_is_explained_in_the_next_cell(
+    rig: Rig, slow: SlowEngine, server: JupyterServer
+) -> None:
+    with started_by(server, "kernelbridge-good") as kernel:
+        assert kernel.finish(kernel.send("6 * 7")).result == "42"
+        with rig.engine.client() as docker:
+            docker.containers.get(f"kernelbridge-{kernel.id}").remove(force=True)
+        time.sleep(10)  # Jupyter's restarter looks every 3 s.
+        assert not is_dead(kernel)
+        assert re.search(r"good on lab was (removed from elsewhere|ended)", kernel.finish(kernel.send("1")).error)
+        wait_until(partial(is_dead, kernel), f"{kernel} to be dead", 15)
     rig.engine.sweep()
 
 

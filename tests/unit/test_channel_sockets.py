@@ -6,6 +6,8 @@ What is said while the kernel is away, case by case: test_channels.py. The threa
 from __future__ import annotations
 
 import json
+import math
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -258,6 +260,38 @@ def test_the_end_of_a_kernel_is_told_to_all_who_wait_and_to_all_who_ask_later(
         wait_until(partial(kernel.has_last, wish), "the wish", 5)
     wait_until(lambda: not client.kernel.is_alive(), "the heart to stop", 10)
     assert repr(channels) == "<Channels ended, 0 outstanding, 0 bytes held>"
+
+
+def test_an_end_is_heard_once_a_cell_has_been_told(channels: Channels, kernel: MadeKernel, client: Client) -> None:
+    channels.know(dict(DEFAULT_INFO), None)
+    completed = client.ask("shell", "complete_request")
+    channels.end(DIED)
+    client.answer(completed, seconds=5)
+    assert channels.end_heard_at is None
+    before = time.monotonic()
+    client.run("1")
+    wait_until(lambda: channels.end_heard_at is not None and channels.end_heard_at >= before, "the end to be heard", 5)
+    at = channels.end_heard_at
+    client.run("2")
+    assert channels.end_heard_at == at
+    channels.wait("restarting the kernel")
+    waits = client.send("3")
+    client.answer(client.ask("shell", "kernel_info_request"), seconds=5)
+    assert channels.end_heard_at is None
+    channels.end(DIED)
+    client.finish(waits)
+    wait_until(lambda: channels.end_heard_at is not None, "the end to be heard", 5)
+
+
+@pytest.mark.parametrize("has_ended", [False, True])
+def test_an_end_that_a_client_asks_for_needs_no_cell(channels: Channels, client: Client, has_ended: bool) -> None:
+    if has_ended:
+        channels.end(DIED)
+    # A restart joins the start that is under way.
+    client.answer(client.ask("control", "shutdown_request", {"restart": True}), seconds=5)
+    wait_until(lambda: channels.end_heard_at == (-math.inf if has_ended else None), "the wish", 5)
+    client.answer(client.ask("control", "shutdown_request", {"restart": False}), seconds=5)
+    wait_until(lambda: channels.end_heard_at == -math.inf, "the wish", 5)
 
 
 def test_after_a_restart_cells_wait_again_and_go_to_the_new_launch(

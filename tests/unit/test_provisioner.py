@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import time
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
@@ -11,6 +14,7 @@ from jupyter_server.services.kernels.kernelmanager import AsyncMappingKernelMana
 
 from kernelbridge.jupyter import fleets
 from kernelbridge.jupyter.provisioner import Provisioner
+from kernelbridge.surroundings import KernelState
 
 
 class NoFleet:
@@ -42,3 +46,55 @@ async def test_a_manager_without_a_server_is_left_as_it_is(monkeypatch: pytest.M
     manager = KernelManager()
     await begin(manager, monkeypatch)
     assert not hasattr(manager, "last_activity")
+
+
+@dataclass
+class EndedKernel:
+    """A kernel that has ended, as far as the provisioner asks; and the heart of its channels."""
+
+    state: KernelState = KernelState.FAILED
+    exit_code: int | None = 42
+    end_heard_at: float | None = None
+
+    @property
+    def channels(self) -> EndedKernel:
+        return self
+
+    @property
+    def is_final(self) -> bool:
+        return self.state is not KernelState.EXITED
+
+
+def polled(kernel: EndedKernel, manager: KernelManager) -> Provisioner:
+    made = Provisioner(parent=manager)
+    made._kernel = cast(Any, kernel)
+    manager.provisioner = made
+    if isinstance(manager, ServerKernelManager):
+        manager.start_restarter()
+    return made
+
+
+async def test_a_server_sees_the_end_of_a_kernel_three_seconds_after_a_cell_has_heard_why() -> None:
+    manager: Any = ServerKernelManager()
+    kernel = EndedKernel()
+    provisioner = polled(kernel, manager)
+    assert await provisioner.poll() is None
+    assert manager._restarter.restart_limit > 0
+    kernel.end_heard_at = time.monotonic() - 2
+    assert await provisioner.poll() is None
+    kernel.end_heard_at = time.monotonic() - 3
+    assert await provisioner.poll() == 42
+    assert manager._restarter.restart_limit == 0
+    manager.stop_restarter()
+
+
+async def test_who_has_no_pages_who_asked_for_the_end_and_who_may_restart_see_it_at_once() -> None:
+    assert await polled(EndedKernel(), KernelManager()).poll() == 42
+    manager: Any = ServerKernelManager()
+    assert await polled(EndedKernel(end_heard_at=-math.inf), manager).poll() == 42
+    assert await polled(EndedKernel(state=KernelState.EXITED), manager).poll() == 42
+    assert await polled(EndedKernel(state=KernelState.STOPPED), manager).poll() == 42
+    assert await polled(EndedKernel(exit_code=None), manager).poll() is None
+    manager.shutting_down = True
+    assert await polled(EndedKernel(), manager).poll() == 42
+    manager.stop_restarter()
