@@ -129,6 +129,12 @@ class Fleet:
         for cluster in self._clusters.values():
             await cluster.aclose()
         await self._pool.aclose()
+        # Without links nothing comes of what is under way still; whoever waits for it is told so.
+        rest = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in rest:
+            task.cancel()
+        if rest:
+            await asyncio.wait(rest, timeout=1)
 
     def _do(self, chore: Coroutine[Any, Any, None]) -> None:
         """Do something that nobody waits for; ended with the fleet."""

@@ -47,8 +47,6 @@ async def cluster(slurm: SlurmRig, link: Link) -> AsyncIterator[Cluster]:
     yield asked
     await asked.aclose()
     slurm.sweep()
-    for path in slurm.logs():
-        path.unlink()
 
 
 def request(name: str = "k1", **keys: Any) -> JobRequest:

@@ -157,7 +157,9 @@ class EngineRig:
         if not bridges:
             raise RigError("there is no bridge to kill")
         for process in bridges:
-            process.kill()
+            # In a job, one that ran the other ends with it.
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
 
     @contextmanager
     def stopped(self) -> Iterator[None]:

@@ -213,11 +213,13 @@ class SlurmRig:
         self.lab.run(["scontrol", "update", f"jobid={job_id}", "endtime=now+2seconds"])
 
     def sweep(self) -> list[str]:
-        """Cancel every job and say which were there; the node is idle at the end."""
+        """Cancel every job and say which were there; the node is idle at the end, and no log of a job is left."""
         left = self.jobs()
         if left:
             self.lab.run(["scancel", *left])
             wait_until(lambda: not self.jobs(), "the jobs to end", 30)
+        for path in self.logs():
+            path.unlink()
         return left
 
     @contextmanager
