@@ -141,7 +141,7 @@ class Provisioner(KernelProvisionerBase):
 
         Only a server has pages, and a restarter; other clients ask whether the kernel is alive and want to be told.
         """
-        manager = self.parent
+        manager: Any = self.parent
         if self._restarter is None or manager.shutting_down or kernel.state is not KernelState.FAILED:
             return True
         heard_at = kernel.channels.end_heard_at
