@@ -87,9 +87,12 @@ class GpusBusy(KernelBridgeError, exit_code=60):
         self.host, self.wanted, self.waited = host, wanted, waited
         self.holders = tuple(holders)
         after = f" after {waited} in the queue" if waited else ""
+        remedy = (
+            "Start it again, or make `wait` longer" if waited else "Wait, or set `wait` of the environment to queue"
+        )
         super().__init__(
             f"{host}: {wanted} wanted, not free{after}: {'; '.join(self.holders)}.",
-            "Wait, or set `wait` of the environment to queue for it; `kernelbridge gpus` shows who has what.",
+            f"{remedy}; `kernelbridge gpus` shows who has what.",
         )
 
     @classmethod

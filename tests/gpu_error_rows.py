@@ -63,10 +63,16 @@ GPU_ERRORS: list[tuple[KernelBridgeError, int, str, str]] = [
         "Run the cell again, or set `wait` of the environment to queue for it.",
     ),
     (
-        GpusBusy(host="lab", wanted="1 GPU", holders=["GPU 0: pytorch of ada", "GPU 1: process 7"], waited="5 min"),
+        GpusBusy(host="lab", wanted="1 GPU", holders=["GPU 0: pytorch of ada", "GPU 1: process 7"]),
         60,
-        "lab: 1 GPU wanted, not free after 5 min in the queue: GPU 0: pytorch of ada; GPU 1: process 7.",
-        "Wait, or set `wait` of the environment to queue for it; `kernelbridge gpus` shows who has what.",
+        "lab: 1 GPU wanted, not free: GPU 0: pytorch of ada; GPU 1: process 7.",
+        "Wait, or set `wait` of the environment to queue; `kernelbridge gpus` shows who has what.",
+    ),
+    (
+        GpusBusy(host="lab", wanted="1 GPU", holders=["GPU 0: pytorch of ada"], waited="5 min"),
+        60,
+        "lab: 1 GPU wanted, not free after 5 min in the queue: GPU 0: pytorch of ada.",
+        "Start it again, or make `wait` longer; `kernelbridge gpus` shows who has what.",
     ),
     (
         DriverTooOld(host="lab", image="pytorch:2", needs="CUDA 13.0", driver="driver 550.00.00 (CUDA 12.4)"),

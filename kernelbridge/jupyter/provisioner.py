@@ -126,7 +126,7 @@ class Provisioner(KernelProvisionerBase):
         return Path(self.config_path) if self.config_path else None
 
     async def poll(self) -> int | None:
-        """Called by the restarter every few seconds: None while the kernel runs, or nobody knows otherwise."""
+        """Called by the restarter every few seconds: None while the kernel runs, or its end is not known or heard."""
         kernel = self._kernel
         if kernel is None:
             return 0

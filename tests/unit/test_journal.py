@@ -265,7 +265,7 @@ def by_parent(messages: Iterable[bytes]) -> Counter[str]:
     return Counter(read(packed)[1].get("msg_id", "") for packed in messages if event(packed) is None)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     steps=st.lists(st.one_of(SAY, SAY, COMM, POP, FAULT), max_size=150),
     limit=st.integers(1, 60),
@@ -308,7 +308,7 @@ def widgets(messages: list[bytes]) -> tuple[list[str], dict[str, dict[str, int]]
     return scenes, states
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(steps=st.lists(st.one_of(COMM, COMM, COMM, SAY, POP, FAULT), max_size=200), memory=st.integers(1, 60))
 def test_over_the_bound_every_widget_is_as_it_would_be(steps: list[Step], memory: int) -> None:
     # Over half of all that is said: never far over the bound, in the spool or for lack of it.

@@ -51,7 +51,7 @@ def test_a_label_that_is_no_wish_is_none(text: str) -> None:
     assert Wish.of_text(text) is None
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.text())
 def test_no_label_is_a_fault(text: str) -> None:
     wish = Wish.of_text(text)
@@ -111,7 +111,7 @@ def family(cards: Sequence[Gpu], uuids: Sequence[str]) -> set[str]:
     )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(cards=hosts(), row=st.lists(wishes(), max_size=6), claimed=st.sets(st.sampled_from(["GPU-0", "GPU-1"])))
 def test_no_gpu_is_given_to_two_of_a_row_of_starts(cards: list[Gpu], row: list[Wish], claimed: set[str]) -> None:
     holdings: list[Holding] = []
@@ -135,7 +135,7 @@ def test_no_gpu_is_given_to_two_of_a_row_of_starts(cards: list[Gpu], row: list[W
         holdings.append(held(*taken))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(cards=hosts(), first=wishes(), second=wishes())
 def test_nobody_takes_what_the_one_before_would_get(cards: list[Gpu], first: Wish, second: Wish) -> None:
     try:
@@ -151,7 +151,7 @@ def test_nobody_takes_what_the_one_before_would_get(cards: list[Gpu], first: Wis
     assert take(cards, first, Others(held=[held(*taken)])) == expected
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(cards=hosts(), wish=wishes())
 def test_a_start_that_is_told_to_wait_gets_its_gpus_once_all_are_free(cards: list[Gpu], wish: Wish) -> None:
     holder = held(*(gpu.uuid for gpu in cards))

@@ -322,7 +322,7 @@ def words(taken: list[list[Buffer]]) -> list[tuple[str, str, str]]:
     return said
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     steps=steps,
     limits=st.sampled_from([LIMITS, NARROW]),

@@ -201,7 +201,7 @@ def play(stream: Stream, steps: Iterable[tuple[object, ...]]) -> None:
                 stream.peers[0].alive(stream.now)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(steps=STEPS)
 def test_whatever_is_cut_and_lost_each_message_arrives_once_and_in_order(steps: list[tuple[object, ...]]) -> None:
     stream = Stream()
@@ -217,7 +217,7 @@ def test_whatever_is_cut_and_lost_each_message_arrives_once_and_in_order(steps: 
 LIFE = st.lists(st.one_of(*ONE_OWNER, st.tuples(st.just("alive"))), max_size=30)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(lives=st.lists(LIFE, max_size=4))
 def test_whoever_takes_over_gets_in_order_all_that_may_be_lacking(lives: list[list[tuple[object, ...]]]) -> None:
     stream = Stream()
