@@ -233,15 +233,17 @@ def _wants_console(asked: bool | None) -> bool:
 
 def _run_console(path: Path, *words: str, on_interrupt: Callable[[], None] = lambda: None) -> None:
     """Run a console to its end. Ctrl-C while a cell runs is the kernel's: the console itself does nothing with it."""
-    console = subprocess.Popen([sys.executable, "-m", CONSOLE, "--existing", str(path), *words])  # noqa: S603
     before = signal.signal(signal.SIGINT, lambda *_: on_interrupt())
     try:
-        console.wait()
+        console = subprocess.Popen([sys.executable, "-m", CONSOLE, "--existing", str(path), *words])  # noqa: S603
+        try:
+            console.wait()
+        finally:
+            if console.poll() is None:
+                console.terminate()
+                console.wait()
     finally:
         signal.signal(signal.SIGINT, before)
-        if console.poll() is None:
-            console.terminate()
-            console.wait()
 
 
 def _interrupt(fleet: Fleet, kernel: Kernel) -> None:

@@ -12,11 +12,14 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from jupyter_client.connect import write_connection_file
 
 from kernelbridge import kernelspecs
+from kernelbridge.channels.endpoints import NAMES
 from tests.clients.blocking import Client, connected
+from tests.clients.ports import free_port
 from tests.rig.daemon import SLOW, wait_until
 from tests.rig.laptop import Laptop
 
@@ -26,7 +29,8 @@ class Launched:
 
     def __init__(self, laptop: Laptop, environment: str, folder: Path, **variables: str) -> None:
         self.connection_file = str(laptop.runtime_dir / f"kernel-v2-{uuid.uuid4()}.json")
-        write_connection_file(self.connection_file, ip="127.0.0.1", key=uuid.uuid4().hex.encode())
+        ports: dict[str, Any] = {f"{name}_port": free_port() for name in NAMES}
+        write_connection_file(self.connection_file, ip="127.0.0.1", key=uuid.uuid4().hex.encode(), **ports)
         self._errors = Path(self.connection_file).with_suffix(".stderr")
         with self._errors.open("wb") as errors:
             self.process = subprocess.Popen(

@@ -78,6 +78,12 @@ class ServerKernel:
                 return cell
             self._take(limit, f"reply and idle of {request}; so far {cell}")
 
+    def wait_heard(self, request: str, *, seconds: float = 10) -> None:
+        """Return when something was said of a request. Raises TimeoutError."""
+        limit = time.monotonic() + seconds * SLOW
+        while not any(one["parent_header"].get("msg_id") == request for one in self._seen):
+            self._take(limit, f"a word of {request}")
+
     def listen(self, seconds: float) -> Message | None:
         """The next message, which then nobody else gets; None if none comes in that time."""
         self._socket.settimeout(max(seconds, 0.001))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import secrets
-import socket
 import subprocess
 import sys
 import time
@@ -14,21 +13,11 @@ import urllib.request
 from pathlib import Path
 from typing import Any, Self
 
+from tests.clients.ports import free_port
+from tests.rig.daemon import SLOW
+
 # Lab calls nobody: no news, no update check, no list of extensions.
 QUIET = {"fetchNews": "false", "checkForUpdates": False, "doNotDisturbMode": False}
-
-
-def free_port() -> int:
-    """A TCP port of loopback that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def is_free(port: int) -> bool:
-    """Whether nobody has a TCP port of loopback at this moment."""
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) != 0
 
 
 class JupyterServer:
@@ -98,7 +87,7 @@ class JupyterServer:
 
     def wait_ready(self, *, timeout: float = 40) -> None:
         """Return once the REST API answers."""
-        limit = time.monotonic() + timeout
+        limit = time.monotonic() + timeout * SLOW
         while True:
             try:
                 self.get("api/status", timeout=5)
@@ -106,7 +95,7 @@ class JupyterServer:
             except (urllib.error.URLError, ConnectionError, TimeoutError) as error:
                 if self.process.poll() is not None or time.monotonic() > limit:
                     raise AssertionError(
-                        f"jupyter_server did not answer within {timeout} s: {error}\n{self.log}"
+                        f"jupyter_server did not answer within {timeout * SLOW} s: {error}\n{self.log}"
                     ) from error
                 time.sleep(0.2)
 
@@ -115,7 +104,7 @@ class JupyterServer:
         if self.process.poll() is None:
             self.process.terminate()
             try:
-                self.process.wait(timeout)
+                self.process.wait(timeout * SLOW)
             except subprocess.TimeoutExpired:
                 self.process.kill()
                 self.process.wait(10)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import socket
 import subprocess
 import sys
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from kernelbridge.channels.endpoints import NAMES
+from tests.clients.ports import free_port
 from tests.rig.daemon import SLOW, wait_until
 from tests.rig.laptop import Laptop
 
@@ -81,11 +82,10 @@ def kernelbridge(laptop: Laptop, *words: str, typed: str = "", seconds: float = 
 
 
 def write_connection_file(folder: Path) -> Path:
-    """What VS Code writes before it starts a launcher; the ports are free, as far as chance goes."""
-    first = 9000 + 10 * random.randrange(2000)
-    ports = {f"{name}_port": first + number for number, name in enumerate(NAMES)}
+    """What VS Code writes before it starts a launcher."""
+    ports = {f"{name}_port": free_port() for name in NAMES}
     chosen = {"ip": "127.0.0.1", "transport": "tcp", "key": "5d5b", "signature_scheme": "hmac-sha256"}
-    path = folder / f"kernel-v2-{first}.json"
+    path = folder / f"kernel-v2-{uuid.uuid4().hex[:8]}.json"
     path.write_text(json.dumps({**chosen, **ports}))
     path.chmod(0o600)
     return path

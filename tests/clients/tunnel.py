@@ -18,7 +18,7 @@ from jupyter_client.connect import KernelConnectionInfo
 
 from kernelbridge.channels.endpoints import NAMES
 from tests.clients.blocking import Client
-from tests.clients.server import free_port
+from tests.clients.ports import free_port
 from tests.rig.daemon import SLOW
 from tests.rig.laptop import Laptop
 from tests.rig.whole import Rig

@@ -107,11 +107,15 @@ def pytest_runtest_makereport(
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Called by pytest: the first test that needs the rig also waits for its images to be made."""
+    """Called by pytest: the first test of a process that needs the rig also waits for its images to be made.
+
+    Which that will be is not known here: one of the first of each file.
+    """
+    seen = set()
     for item in items:
-        if "rig" in getattr(item, "fixturenames", ()):
+        if "rig" in getattr(item, "fixturenames", ()) and item.path not in seen:
+            seen.add(item.path)
             item.add_marker(pytest.mark.timeout(1200), append=False)
-            return
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ Hosts that cannot be used: test_bad_input.py.
 
 from __future__ import annotations
 
+import json
 import socket
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -186,13 +187,13 @@ def test_a_connection_file_that_would_open_the_kernel_to_the_network_is_refused(
 
 def test_a_port_that_is_taken_is_told_and_nothing_is_started(rig: Rig, bridge_env: Laptop) -> None:
     file = write_connection_file(bridge_env.runtime_dir)
-    before = rig.sshd.log
+    before = rig.sshd.arrivals
     with socket.socket() as other:
-        other.bind(("127.0.0.1", int(file.stem.rsplit("-", 1)[1]) + 1))
+        other.bind(("127.0.0.1", json.loads(file.read_text())["iopub_port"]))
         other.listen()
         with launched(bridge_env, file) as launcher:
             ended = launcher.finish()
     assert ended.code == 1
     assert ended.last_line.startswith("KernelBridgeError: This machine: the kernel's ports are taken (")
     assert "Traceback" not in ended.err
-    assert rig.sshd.log == before
+    assert rig.sshd.arrivals == before

@@ -19,7 +19,7 @@ def test_a_kernel_on_this_machines_own_engine_starts_restarts_and_goes_without_s
         f'[hosts.here]\nssh = "local"\nsocket = "{rig.engine.socket}"\n\n[environments.test]\nimage = "{rig.image}"\n'
     )
     write_specs(bridge_env)
-    logins = rig.sshd.log.count("Accepted")
+    logins = rig.sshd.arrivals
     with fleet_closed_after(bridge_env), started() as (manager, client):
         name = client.run(HOST_NAME).text
         (container,) = rig.engine.kernels()
@@ -30,4 +30,4 @@ def test_a_kernel_on_this_machines_own_engine_starts_restarts_and_goes_without_s
         assert client.run("'kept' in globals()").result == "False"
         assert client.run(HOST_NAME).text == name
     assert rig.engine.kernels() == []
-    assert rig.sshd.log.count("Accepted") == logins
+    assert rig.sshd.arrivals == logins

@@ -103,9 +103,9 @@ def echoed() -> Iterator[tuple[TcpProxy, socket.socket]]:
 
 
 def round_trip_seconds(line: socket.socket) -> float:
-    """The shortest of five: the line's own length, without this machine's pauses."""
+    """The shortest of many: the line's own length, without this machine's pauses."""
     times = []
-    for _ in range(5):
+    for _ in range(30):
         began = time.perf_counter()
         line.sendall(b"x")
         line.recv(1)
@@ -122,18 +122,21 @@ def test_a_delay_is_its_round_trip() -> None:
 
 
 def test_a_long_line_is_as_wide_as_a_short_one() -> None:
+    volume = 64 << 20
+    seconds: list[float] = []
     with echoed() as (proxy, line), proxy.delay(0.05):
-        volume = 64 << 20
-        sender = threading.Thread(target=line.sendall, args=(bytes(volume),))
-        began = time.perf_counter()
-        sender.start()
-        received = 0
-        while received < volume:
-            received += len(line.recv(1 << 20))
-        seconds = time.perf_counter() - began
-        sender.join()
+        # The best of some: a proxy that limits is slow each time, a machine that others use is not.
+        while len(seconds) < 10 and min(seconds, default=9.0) > volume / (160 << 20):
+            sender = threading.Thread(target=line.sendall, args=(bytes(volume),))
+            began = time.perf_counter()
+            sender.start()
+            received = 0
+            while received < volume:
+                received += len(line.recv(1 << 20))
+            seconds.append(time.perf_counter() - began)
+            sender.join()
     # A window of 16 MiB at 50 ms is 320 MiB/s; the proxy must not be what limits it. Half, for a slow machine.
-    assert volume / seconds > (160 << 20)
+    assert volume / min(seconds) > (160 << 20)
 
 
 def test_the_unplugged_cable_answers_nobody(rig: Rig, bridge_env: Laptop) -> None:
@@ -251,7 +254,8 @@ def test_each_image_has_what_its_name_says(rig: Rig, image: str, prints: str) ->
 def test_a_killed_run_leaves_no_process_and_no_cable(rig: Rig) -> None:
     script = (
         "import sys, time; from tests.rig.lab import Lab; lab = Lab(); lab.start('sleep', ['sleep', '600']);"
-        "time.sleep(0.5); print(lab.interface, lab.path, *(one.pid for one in lab.processes()), flush=True);"
+        "[time.sleep(0.02) for _ in iter(lambda: len(lab.processes()) < 2, False)];"
+        "print(lab.interface, lab.path, *(one.pid for one in lab.processes()), flush=True);"
         "sys.stdin.read()"
     )
     project = Path(__file__).parents[2]

@@ -249,7 +249,7 @@ def can_read(rig: Rig, uid: int, paths: Sequence[str]) -> bool:
 @pytest.fixture
 def core_limit_off(rig: Rig) -> Iterator[None]:
     """As systemd's unit for Docker has it; the test machine's own limit would hide what we forbid."""
-    daemons = [process for process in rig.lab.processes() if process.name() in ("dockerd", "containerd")]
+    daemons = rig.lab.processes_named("dockerd", "containerd")
     before = [process.rlimit(psutil.RLIMIT_CORE) for process in daemons]
     for process in daemons:
         process.rlimit(psutil.RLIMIT_CORE, (psutil.RLIM_INFINITY, psutil.RLIM_INFINITY))

@@ -26,6 +26,8 @@ from tests.rig.lab import USERS
 from tests.rig.laptop import Laptop
 from tests.rig.whole import Rig
 
+pytestmark = pytest.mark.timeout(300)
+
 OTHER_UID = next(user.uid for user in USERS if user.name == "kbother")
 OWN_UID = next(user.uid for user in USERS if user.name == "kbtest")
 
@@ -49,6 +51,7 @@ published = zmq.Context().socket(zmq.PUB)
 published.bind("tcp://0.0.0.0:5555")
 def serve():
     with socket.create_server(("0.0.0.0", 5556)) as server:
+        print("open", flush=True)
         while True:
             near, _ = server.accept()
             with near:
@@ -70,6 +73,9 @@ while True:
         near.sendall({MARKERS["env"]!r}.encode())
 """
 LISTENING = "[int(line.split()[1].rsplit(':', 1)[1], 16) for line in open('/proc/net/tcp') if line.split()[3] == '0A']"
+
+# How long to listen where there is something to hear, in seconds; the kernel prints 20 times a second.
+LISTEN = 0.3 * SLOW
 
 Loot = dict[str, list[str]]
 
@@ -138,7 +144,9 @@ def laid_open(rig: Rig) -> Iterator[str]:
     try:
         wait_until(socket.exists, "the open socket", 10)
         with rig.engine.client() as client:
-            yield client.containers.get("kernelbridge-test-open").attrs["NetworkSettings"]["IPAddress"]
+            container = client.containers.get("kernelbridge-test-open")
+            wait_until(lambda: b"open" in container.logs(), "the open ports", 10)
+            yield container.attrs["NetworkSettings"]["IPAddress"]
     finally:
         for daemon in daemons:
             daemon.kill()
@@ -162,12 +170,12 @@ def test_another_login_of_the_host_reads_nothing_by_port_socket_process_or_file(
     other = bridge_env.ssh("lab-other", f"{PYTHON} -")
     assert intrude(other, **everything) == {}
     # The same eyes with root's rights see it all: the way in is right, and shut.
-    root = names(intrude(rig.lab.inside([PYTHON, "-"]), processes=True, only_kernels=True))
+    root = names(intrude(rig.lab.inside([PYTHON, "-"]), processes=True, only_kernels=True, listen_seconds=LISTEN))
     assert root["process environ"] == {"token", "env", "passed"}
     assert root["relay's folder socket"] == {"output"}
     assert "output" in root["process memory"]
     with laid_open(rig):
-        seen = names(intrude(other, **everything))
+        seen = names(intrude(other, **everything, listen_seconds=LISTEN))
     assert seen["port"] == {"output", "token"}
     assert seen["unix socket"] == {"env"}
     assert seen["process environ"] == {"token"}
@@ -187,7 +195,7 @@ def test_a_neighbour_container_reads_nothing_and_no_frame_crosses_its_network(
     wish = {"ports": ports, "unix": True, "processes": True, "folders": ["/run", "/tmp", "/dev/shm"]}
     assert intrude(neighbour, addresses=[kernel, "172.17.0.1"], scan=[kernel], **wish) == {}
     with laid_open(rig) as address:
-        assert names(intrude(neighbour, scan=[address], **wish)) == {"port": {"output", "token"}}
+        assert names(intrude(neighbour, scan=[address], **wish, listen_seconds=LISTEN)) == {"port": {"output", "token"}}
 
 
 def test_another_login_of_this_machine_reads_nothing_of_a_notebooks_kernel(
@@ -205,7 +213,7 @@ def test_another_login_of_this_machine_reads_nothing_of_a_notebooks_kernel(
         folder.chmod(0o755)
     folders = [str(connection.parent), str(sockets)]
     assert intrude(as_login(OTHER_UID), markers=markers, folders=folders, pids=[os.getpid()]) == {}
-    root = intrude([PYTHON, "-"], markers=markers, folders=folders)
+    root = intrude([PYTHON, "-"], markers=markers, folders=folders, listen_seconds=LISTEN)
     assert root == {"file": [session.key.decode()], "file socket": [MARKERS["output"]]}
     # The very mistakes: a readable connection file, an open folder with open sockets.
     connection.chmod(0o644)
@@ -214,7 +222,7 @@ def test_another_login_of_this_machine_reads_nothing_of_a_notebooks_kernel(
     for name in NAMES:
         Path(f"{sockets}/s-{getattr(printing.manager, name + '_port')}").chmod(0o777)
     try:
-        assert intrude(as_login(OTHER_UID), markers=markers, folders=folders) == root
+        assert intrude(as_login(OTHER_UID), markers=markers, folders=folders, listen_seconds=LISTEN) == root
     finally:
         sockets.parent.chmod(0o700)
 
@@ -230,7 +238,7 @@ def test_the_relay_and_its_bridge_are_shut_even_to_processes_of_the_kernels_own_
         kernel.run(PRINTING)
         inside = rig.lab.inside(as_login(OWN_UID))
         seen = names(intrude(inside, processes=True))
-        root = names(intrude(rig.lab.inside([PYTHON, "-"]), processes=True, only_kernels=True))
+        root = names(intrude(rig.lab.inside([PYTHON, "-"]), processes=True, only_kernels=True, listen_seconds=LISTEN))
     # The kernel's own process is its login's: what the README says. It also shows that this check can see.
     assert {"token", "env", "passed"} <= seen["process environ"]
     assert "output" in seen["process memory"]

@@ -104,7 +104,7 @@ def test_a_notice_of_ours_before_a_flood_makes_no_client_drop_a_message(
 ) -> None:
     with rig.slow_engine() as engine:
         bridge_env.write_environment(rig.image, host={"socket": str(engine.path)})
-        with engine.delays(r"POST /containers/create", 6), client(server, hidden=False) as lab:
+        with engine.delays(r"POST /containers/create", 6 * SLOW), client(server, hidden=False) as lab:
             lab.ask("start")
             flood = lab.ask("flood", n=1000)
             lab.ask("stop")

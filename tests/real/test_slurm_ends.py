@@ -23,7 +23,7 @@ from tests.rig.laptop import Laptop
 from tests.rig.slurm import SlurmRig
 from tests.rig.whole import Rig
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = pytest.mark.timeout(600)
 
 # By environment: what stands behind "The job N of E on E".
 SENTENCES = {
@@ -86,7 +86,7 @@ def test_each_end_of_a_job_is_one_sentence_in_the_cell_no_restart_and_nothing_le
         kernels = {name: pages.enter_context(started_by(server, f"kernelbridge-{name}")) for name in SENTENCES}
         for kernel in kernels.values():
             assert kernel.finish(kernel.send("6 * 7"), seconds=90).result == "42"
-        cells = {name: kernel.send("import time; time.sleep(200)") for name, kernel in kernels.items()}
+        cells = {name: kernel.send("import time; time.sleep(900)") for name, kernel in kernels.items()}
         time.sleep(0.5)
         jobs = {name: slurm.job_of(kernel.id) for name, kernel in kernels.items()}
         moments = end_all(rig, slurm, kernels)

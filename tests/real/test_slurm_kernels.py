@@ -46,8 +46,8 @@ def test_a_cell_runs_in_a_container_inside_a_job_with_two_of_four_cards(
         assert kernel.value("os.environ['NVIDIA_VISIBLE_DEVICES']").split(",") == cards
         assert cluster.jobs() == jobs
         assert [one.id for one in rig.engine.kernels()] == [container.id]
-        interrupted = kernel.client.execute("time.sleep(60)")
-        wait_until(lambda: kernel.client.get_iopub_msg(timeout=5)["msg_type"] == "execute_input", "the cell", 10)
+        interrupted = kernel.client.execute("print('asleep', flush=True); time.sleep(60)")
+        wait_until(lambda: kernel.client.get_iopub_msg(timeout=5)["msg_type"] == "stream", "the cell", 10)
         kernel.manager.interrupt_kernel()
         reply = kernel.client.get_shell_msg(timeout=10 * SLOW)
         assert reply["parent_header"]["msg_id"] == interrupted

@@ -102,7 +102,11 @@ async def test_a_job_runs_as_its_login_and_its_output_is_private(cluster: Cluste
     assert 60 < facts.time_left_seconds <= 120
     assert facts.submitted is not None
     assert abs(time.time() - facts.submitted) < 60
-    await asyncio.sleep(0.5)
+
+    async def has_said() -> bool:
+        return (await cluster.log_of("kernelbridge-k1")).count("\n") == 2
+
+    await until(has_said)
     assert await cluster.log_of("kernelbridge-k1") == "kbtest\n4\n"
     modes = await link.run(["stat", "-c", "%a", ".cache/kernelbridge/jobs", f"{wanted.log_path}"], seconds=10)
     assert modes.stdout.split() == [b"700", b"600"]
@@ -327,7 +331,7 @@ async def test_docker_in_a_job_has_its_cards_and_ends_with_it(cluster: Cluster, 
     await cluster.cancel(job)
     await end_of(cluster, job)
     with rig.engine.client() as client:
-        assert client.containers.list(all=True) == []
+        wait_until(lambda: client.containers.list(all=True, ignore_removed=True) == [], "the container's end", 10)
 
 
 async def test_podman_in_a_job_runs_without_root_and_ends_with_it(
@@ -348,9 +352,12 @@ async def test_podman_in_a_job_runs_without_root_and_ends_with_it(
     await cluster.cancel(job)
     ending = await end_of(cluster, job)
     assert "eof" in ending.log or "CANCELLED" in ending.log
-    left = await link.run(["podman", "ps", "-a", "-q"], seconds=30)
-    assert left.stdout == b""
-    assert not list((rig.lab.path / "tmp").glob("kernelbridge-k1.*"))
+
+    async def is_gone() -> bool:
+        left = await link.run(["podman", "ps", "-a", "-q"], seconds=30)
+        return left.stdout == b"" and not list((rig.lab.path / "tmp").glob("kernelbridge-k1.*"))
+
+    await until(is_gone)
 
 
 @pytest.mark.parametrize("runtime", ["docker"])
@@ -378,7 +385,6 @@ async def test_a_node_without_the_runtime_is_told_with_its_words(cluster: Cluste
 
 def test_the_rigs_slurm_leaves_nothing_behind(rig: Rig, slurm: SlurmRig) -> None:
     slurm.close()
-    left = [process.name() for process in rig.lab.processes()]
-    assert not [name for name in left if name in ("munged", "slurmctld", "slurmd", "slurmstepd")]
+    assert rig.lab.processes_named("munged", "slurmctld", "slurmd", "slurmstepd") == []
     slurm.start()
     assert slurm.node_state() == "idle"

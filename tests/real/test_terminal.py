@@ -263,7 +263,7 @@ def test_logs_of_a_process_that_has_ended_can_still_be_read(rig: Rig, bridge_env
 
 @pytest.mark.parametrize("words", [["--version"], ["--help"], ["ps", "--help"], ["-h"]])
 def test_help_and_version_are_quick_and_touch_no_host(rig: Rig, bridge_env: Laptop, words: list[str]) -> None:
-    before = rig.sshd.log
+    before = rig.sshd.arrivals
     shown = expect_good(kernelbridge(bridge_env, *words, seconds=10 * SLOW))
     assert ("kernelbridge" in shown.out) and (__version__ in shown.out or "--" in shown.out)
-    assert rig.sshd.log == before
+    assert rig.sshd.arrivals == before

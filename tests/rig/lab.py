@@ -186,6 +186,15 @@ class Lab:
                     found.append(process)
         return found
 
+    def processes_named(self, *names: str) -> list[psutil.Process]:
+        """Those of them with one of these names; one that ends meanwhile is none."""
+        found = []
+        for process in self.processes():
+            with suppress(psutil.Error):
+                if process.name() in names:
+                    found.append(process)
+        return found
+
     def _owns(self, process: psutil.Process) -> bool:
         # A container may have a pid namespace of its own; then an ancestor is in ours.
         chain = [process, *process.parents()]

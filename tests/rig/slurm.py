@@ -200,7 +200,7 @@ class SlurmRig:
         for process in self.lab.processes():
             with suppress(psutil.Error):
                 words = " ".join(process.cmdline())
-                if _is_step(process) or "/slurm_script" in words or "/run/kernelbridge" in words:
+                if process.name() == "slurmstepd" or "/slurm_script" in words or "/run/kernelbridge" in words:
                     found.append(f"process {process.name()}: {words[:80]}")
         return found + [str(path) for path in [*(self.lab.path / "tmp").glob("kernelbridge-*"), *self.logs()]]
 
@@ -321,20 +321,14 @@ class SlurmRig:
         except RigError as error:  # what is left dies with the made machine
             print(f"the jobs could not be swept: {error}")
         # They end a moment after their jobs, and are no children of slurmd.
-        _gone, alive = psutil.wait_procs([one for one in self.lab.processes() if _is_step(one)], timeout=10 * SLOW)
+        _gone, alive = psutil.wait_procs(self.lab.processes_named("slurmstepd"), timeout=10 * SLOW)
         for process in alive:
-            process.kill()
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
         for name in ("slurmd", "slurmctld", "munged"):
             if name in self._daemons:
                 self._daemons.pop(name).stop()
         self.lab.run(["umount", "/etc/slurm"])
-
-
-def _is_step(process: psutil.Process) -> bool:
-    try:
-        return process.name() == "slurmstepd"
-    except psutil.Error:
-        return False
 
 
 def _path(command: str) -> str:

@@ -60,6 +60,12 @@ class SshRig:
         return tail(self.lab.log_folder / "sshd.log")
 
     @property
+    def arrivals(self) -> int:
+        """How many have come so far, let in or turned away; who leaves, perhaps later, changes nothing."""
+        lines = (self.lab.log_folder / "sshd.log").read_text(errors="replace").splitlines()
+        return len([line for line in lines if "Accepted " in line or "[preauth]" in line])
+
+    @property
     def host_key(self) -> str:
         """The public host key: its type and its base64."""
         return " ".join(self._host_key.with_suffix(".pub").read_text().split()[:2])

@@ -23,7 +23,7 @@ from kernelbridge.channels.waiting import DEFAULT_INFO
 from kernelbridge.kernel_errors import KernelDied
 from kernelbridge.relay.wire import CONTROL, IOPUB, SHELL, STDIN, Message
 from tests.made_kernel import MadeKernel, answer_to, cell_of, kind_of
-from tests.rig.daemon import wait_until
+from tests.rig.daemon import SLOW, wait_until
 from tests.unit.test_channel_sockets import heard, joined, loopback, opened, say
 
 DIED = KernelDied(environment="torch", host="lab", how="exit code 3")
@@ -94,7 +94,7 @@ class Page:
     def all(self, channel: int, *, silent_ms: int = 4 * MS) -> list[dict[str, Any]]:
         """What comes until nothing comes any more."""
         came = []
-        while self._sockets[channel].poll(silent_ms):
+        while self._sockets[channel].poll(int(silent_ms * SLOW)):
             came.append(self.next(channel))
         return came
 
@@ -214,7 +214,7 @@ def test_a_reply_to_a_client_that_is_gone_waits_for_it_and_hinders_no_other(
     with page(channels, b"page", SHELL) as client:
         client.ask("execute_request", {"code": "1"})
         [message] = heard(kernel, 1)
-    time.sleep(2 * MS / 1000)
+    time.sleep(2 * MS * SLOW / 1000)
     with page(channels, b"other", SHELL) as other:
         for count in range(2):
             channels.deliver([answer_to(message, SHELL, "execute_reply", {"status": "ok", "execution_count": count})])

@@ -28,7 +28,7 @@ from kernelbridge.errors import LinkLost
 from kernelbridge.kernel_errors import KernelDied
 from kernelbridge.relay.wire import CONTROL, IOPUB, STDIN, Message
 from tests.clients.blocking import Client
-from tests.clients.server import is_free
+from tests.clients.ports import is_free
 from tests.made_kernel import MadeKernel, answer_to, cell_of, kind_of
 from tests.rig.daemon import wait_until
 

@@ -201,7 +201,8 @@ def test_a_kernel_whose_starter_died_before_it_joined_ends_with_all_it_said(fold
     line = order(folder / "1", gpus={"ids": IDS, "locks": locks}, terms={"persist": True})
     sooner = line.replace(b"UNJOINED_SECONDS = 60.0", b"UNJOINED_SECONDS = 2.0")
     with MadeRelay(folder / "1", sooner, path=standin(folder, IDS)) as relay:
-        wait_until(lambda: relay.ask()["deadline"] is not None, "its deadline", 2)
-        assert relay.ask()["deadline"]["why"] == "unjoined"
+        # Not asked again: it ends within 2 s.
+        told = next(deadline for deadline in iter(lambda: relay.ask()["deadline"], ()) if deadline)
+        assert told["why"] == "unjoined"
         assert relay.exit_code() == EXIT_CODES["unjoined"]
     assert is_free(locks)

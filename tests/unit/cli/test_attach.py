@@ -9,6 +9,7 @@ import stat
 import sys
 import threading
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from kernelbridge.processes import process_mark
 from kernelbridge.records import KernelRecord, Records
 from kernelbridge.surroundings import KernelState
 from tests.fakes import FakeFleet, row
+from tests.rig.daemon import wait_until
 from tests.unit.cli.conftest import Call
 
 FIRST, SECOND = "aabb1111-0000-4000-8000-000000000001", "ccdd2222-0000-4000-8000-000000000002"
@@ -54,11 +56,20 @@ def remember(tmp_path: Path, **facts: Any) -> None:
     Records(tmp_path / "data" / "kernelbridge").keep(KernelRecord(**{**made_up, **facts}))
 
 
-def in_a_moment(act: Any) -> None:
-    """Do something while the command waits."""
-    timer = threading.Timer(0.3, act)
-    timer.daemon = True
-    timer.start()
+def once(is_ready: Callable[[], bool], act: Callable[[], object]) -> None:
+    """Do something while the command waits, a moment after it has come so far."""
+
+    def wait_and_act() -> None:
+        wait_until(is_ready, "the command to wait", 20)
+        time.sleep(0.3)
+        act()
+
+    threading.Thread(target=wait_and_act, daemon=True).start()
+
+
+def once_in_the_console(act: Callable[[], object]) -> None:
+    before = signal.getsignal(signal.SIGINT)
+    once(lambda: signal.getsignal(signal.SIGINT) is not before, act)
 
 
 # -- which one
@@ -156,7 +167,7 @@ def test_it_is_held_until_ctrl_c_and_runs_on(call: Call, fleet: FakeFleet, path:
         seen.extend([path.stat().st_mode, json.loads(path.read_text())])
         os.kill(os.getpid(), signal.SIGINT)
 
-    in_a_moment(leave)
+    once(path.exists, leave)
     ended = call("attach", "aabb")
     assert (ended.code, ended.err) == (0, "")
     assert ended.out.splitlines() == [
@@ -179,7 +190,7 @@ def test_it_is_held_until_ctrl_c_and_runs_on(call: Call, fleet: FakeFleet, path:
 def test_a_closed_terminal_leaves_it_in_good_order(call: Call, fleet: FakeFleet, path: Path, name: str) -> None:
     fleet.rows = [row(FIRST, **LEFT)]
     before = signal.getsignal(getattr(signal, name))
-    in_a_moment(lambda: os.kill(os.getpid(), getattr(signal, name)))
+    once(path.exists, lambda: os.kill(os.getpid(), getattr(signal, name)))
     assert call("attach").code == 0
     assert fleet.ended == "detached"
     assert not path.exists()
@@ -205,7 +216,7 @@ def test_a_kernel_that_another_takes_ends_with_who_took_it(call: Call, fleet: Fa
         assert fleet.kernel is not None
         fleet.kernel.failure, fleet.kernel.exit_code = TAKEN, TAKEN.exit_code
 
-    in_a_moment(take)
+    once(path.exists, take)
     ended = call("attach")
     assert (ended.code, ended.err.splitlines()[0]) == (57, TAKEN.sentence)
     assert fleet.ended == "detached"
@@ -240,7 +251,7 @@ def test_the_output_of_one_that_has_ended_can_be_fetched(call: Call, fleet: Fake
     fleet.rows = [row(FIRST, undelivered_bytes=1000, **LEFT)]
     died = KernelDied(environment="pytorch", host="lab", how="signal SIGKILL")
     fleet.kernel_facts = {"state": KernelState.EXITED, "failure": died, "exit_code": -9}
-    in_a_moment(lambda: os.kill(os.getpid(), signal.SIGINT))
+    once(path.exists, lambda: os.kill(os.getpid(), signal.SIGINT))
     ended = call("attach")
     assert (ended.code, ended.out.splitlines()[0]) == (50, str(path))
     assert ended.err.splitlines()[0] == died.sentence
@@ -274,7 +285,7 @@ def test_a_console_runs_on_the_file_and_its_end_is_the_end(
 def test_ctrl_c_in_the_console_is_the_kernels(call: Call, fleet: FakeFleet, path: Path, console: Path) -> None:
     fleet.rows = [row(FIRST, **LEFT)]
     console.write_text("import time; time.sleep(1)")
-    in_a_moment(lambda: os.kill(os.getpid(), signal.SIGINT))
+    once_in_the_console(lambda: os.kill(os.getpid(), signal.SIGINT))
     began = time.monotonic()
     assert call("attach", "--console").code == 0
     assert time.monotonic() - began > 1
@@ -286,7 +297,7 @@ def test_ctrl_c_in_the_console_is_the_kernels(call: Call, fleet: FakeFleet, path
 def test_the_console_does_not_outlive_the_command(call: Call, fleet: FakeFleet, path: Path, console: Path) -> None:
     fleet.rows = [row(FIRST, **LEFT)]
     console.write_text("import time; time.sleep(60)")
-    in_a_moment(lambda: os.kill(os.getpid(), signal.SIGTERM))
+    once_in_the_console(lambda: os.kill(os.getpid(), signal.SIGTERM))
     began = time.monotonic()
     assert call("attach", "--console").code == 0
     assert time.monotonic() - began < 30
