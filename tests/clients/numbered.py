@@ -16,13 +16,13 @@ _LINE = re.compile(r"L(\d{5})")
 Arrival = tuple[float, Sequence[int]]
 
 
-def printing(lines: int, *, every_seconds: float = 0.1) -> str:
-    """A cell that prints so many lines, each at once and in a message of its own."""
+def printing(lines: int, *, every_seconds: float = 0.1, first: int = 0) -> str:
+    """A cell that prints so many lines, each at once and in a message of its own. `first`: the first one's number."""
     return f"""\
 import time
 began = time.monotonic()
 for n in range({lines}):
-    print(f'L{{n:05d}}', flush=True)
+    print(f'L{{n + {first}:05d}}', flush=True)
     time.sleep(max(0.0, began + (n + 1) * {every_seconds} - time.monotonic()))"""
 
 

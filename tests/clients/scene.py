@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 
+from tests.clients import gate
 from tests.clients.blocking import started
 from tests.clients.driver import NodeClient
 from tests.clients.goodbyes import expect_gone
@@ -19,7 +20,7 @@ from tests.clients.rest import ServerKernel, started_by
 from tests.clients.server import JupyterServer
 from tests.clients.specs import installed_spec
 from tests.clients.tunnel import tunnelled
-from tests.clients.watched import AnyClient, WatchedCell, watch
+from tests.clients.watched import AnyClient, WatchedCell, WatchedNodeCell, watch
 from tests.rig.daemon import SLOW, wait_until
 from tests.rig.faults import FAULTS
 from tests.rig.laptop import Laptop
@@ -32,7 +33,7 @@ ENDS = (IN_THE_GAP, AFTER_THE_GAP)
 # The fault strikes when each short cell has shown so many of its lines.
 SHORT_LINES, STRUCK_AT = 14, 8
 # The long cell goes on for so long after the line is whole again.
-AFTER_SECONDS = 3.0
+AFTER_SECONDS = 3.0 * SLOW
 LIMIT_SECONDS = 40.0
 
 # Which client, and when its cell ends.
@@ -70,14 +71,21 @@ class Scene:
     def _apply(self, name: str) -> Record:
         fault = FAULTS[name]
         long_lines = STRUCK_AT + int(10 * (fault.seconds * SLOW + AFTER_SECONDS))
-        lines = {IN_THE_GAP: SHORT_LINES, AFTER_THE_GAP: long_lines}
-        bridges = {bridge.pid for bridge in self.rig.engine.bridges()}
-        cells = {
-            key: watch(client, printing(lines[key[1]]), lines=lines[key[1]], seconds=LIMIT_SECONDS)
-            for key, client in self.clients.items()
+        # The short ones end only once the line is broken, however fast they came so far.
+        rest = printing(SHORT_LINES - STRUCK_AT, first=STRUCK_AT)
+        codes = {
+            IN_THE_GAP: (f"{printing(STRUCK_AT)}\n{gate.WAIT}{rest}", SHORT_LINES),
+            AFTER_THE_GAP: (printing(long_lines), long_lines),
         }
+        shut = gate.gates(self.rig)
+        bridges = {bridge.pid for bridge in self.rig.engine.bridges()}
+        cells: dict[Key, WatchedCell | WatchedNodeCell] = {}
+        for key, client in self.clients.items():
+            code, lines = codes[key[1]]
+            cells[key] = watch(client, code, lines=lines, seconds=LIMIT_SECONDS)
         wait_until(lambda: all(cell.shown >= STRUCK_AT for cell in cells.values()), "all cells to print", 20)
         with fault.strike(self.rig):
+            gate.open_gates(self.rig, shut)
             time.sleep(fault.seconds * SLOW)
         counts = {key: cell.finish() for key, cell in cells.items() if key[0] != TUNNEL}
         short, long = cells[TUNNEL, IN_THE_GAP], cells[TUNNEL, AFTER_THE_GAP]

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from tests.clients import gate
 from tests.clients.page import Page, ReturningServer, call
 from tests.rig.daemon import SLOW, run, wait_until
 from tests.rig.laptop import Laptop
@@ -72,19 +73,21 @@ def test_a_server_killed_in_the_middle_of_a_cell_brings_the_rest_of_it_and_its_r
     rig: Rig, server: ReturningServer
 ) -> None:
     page = Page(server, NAME)
-    request = page.send(LINES.format(count=100, seconds=0.2))
+    # It does not end before it was seen to run.
+    request = page.send(LINES.format(count=60, seconds=0.2).replace('"the end"', f'{gate.WAIT}\n"the end"'))
     wait_until(lambda: "line 15\n" in page.cell(request).text, "output before the kill", 30)
     server.kill()
-    before = numbers(page.cell(request).text)
     time.sleep(2)
+    before = numbers(page.cell(request).text)
     server.again()
     assert page.model["id"] == page.kernel_id
     assert page.session["kernel"]["id"] == page.kernel_id
     # The cell runs: who waited for the kernel's own word would be let in after its end.
     assert page.connect() < 5 * SLOW
     wait_until(lambda: page.model["execution_state"] == "busy", "the kernel to be seen busy", 20)
+    gate.open_gates(rig)
     cell = page.finish(request)
-    expect_lines(numbers(cell.text), before=before, count=100, seconds=0.2)
+    expect_lines(numbers(cell.text), before=before, count=60, seconds=0.2)
     assert (cell.reply["status"], cell.result) == ("ok", "'the end'")
     wait_until(lambda: page.model["execution_state"] == "idle", "the kernel to be seen idle", 5)
 
@@ -119,8 +122,8 @@ def test_a_cell_that_ended_while_no_server_was_there_is_complete_on_the_page(ser
     request = page.send(LINES.format(count=30, seconds=0.1))
     wait_until(lambda: "line 5\n" in page.cell(request).text, "output before the kill", 30)
     server.kill()
-    before = numbers(page.cell(request).text)
     time.sleep(4)
+    before = numbers(page.cell(request).text)
     server.again()
     time.sleep(2)
     # No page has come yet: the output waits for one.
@@ -151,8 +154,8 @@ def test_a_kernel_whose_host_is_away_waits_for_it_under_its_old_id(
         wait_until(lambda: bool(away.search(page.cell(request).text)), "the reason in the waiting cell", 10)
         assert page.model["execution_state"] in ("starting", "busy", "idle")
     assert page.finish(request, seconds=30).text == "42\n"
-    (row,) = call(server, "GET", "kernelbridge/kernels")["kernels"]
-    assert (row["link"], row["state"]) == ("held", "idle")
+    wait_until(lambda: held(server)[0]["state"] == "idle", "the kernel to be seen idle", 5)
+    assert held(server)[0]["link"] == "held"
 
 
 def test_without_persist_a_stop_ends_kernels_and_only_a_kill_leaves_them(
@@ -175,9 +178,9 @@ def test_without_persist_a_stop_ends_kernels_and_only_a_kill_leaves_them(
 def test_a_renamed_notebook_has_its_kernel_again_under_its_new_name(server: ReturningServer) -> None:
     page = Page(server, NAME, "before.ipynb")
     page.run("kept = 41")
-    time.sleep(3)
+    wait_until(lambda: held(server)[0]["title"] == "before.ipynb", "the first name to be kept", 10)
     call(server, "PATCH", f"api/sessions/{page.session_id}", {"path": "after.ipynb", "name": "after.ipynb"})
-    time.sleep(3)
+    wait_until(lambda: held(server)[0]["title"] == "after.ipynb", "the new name to be kept", 10)
     server.kill()
     server.again()
     assert page.session["path"] == "after.ipynb"
@@ -213,6 +216,7 @@ def test_our_rest_asks_for_a_token_and_lists_all_hosts_on_demand(rig: Rig, serve
     refused.value.close()
     page = Page(server, NAME)
     page.run("1")
+    wait_until(lambda: held(server)[0]["state"] == "idle", "the kernel to be seen idle", 5)
     everywhere = call(server, "GET", "kernelbridge/kernels?all=1")
     assert everywhere["problems"] == []
     (row,) = everywhere["kernels"]

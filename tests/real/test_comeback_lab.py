@@ -86,8 +86,8 @@ def test_a_page_shows_the_whole_output_of_a_cell_although_its_server_was_killed(
 ) -> None:
     run_to_line(lab, 15)
     server.kill()
-    before = shown(lab)
     time.sleep(1)
+    before = shown(lab)
     server.again()
     expect_page_goes_on(lab)
     lines = shown(lab)

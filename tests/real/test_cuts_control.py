@@ -17,10 +17,13 @@ BYTES_PER_SECOND = 1_000_000
 PIECES = 50
 # 50 MB that no compression makes small, then a wait that can be interrupted. The files tell of it past the line.
 PIECE_BYTES = 1_000_000
-OUTPUT = f"""\
-import base64, os, pathlib, time
-for _ in range({PIECES}):
-    print(base64.b85encode(os.urandom({PIECE_BYTES * 4 // 5})).decode(), flush=True)
+MAKE = f"""\
+import base64, os
+pieces = [base64.b85encode(os.urandom({PIECE_BYTES * 4 // 5})).decode() for _ in range({PIECES})]"""
+OUTPUT = """\
+import os, pathlib, time
+for piece in pieces:
+    print(piece, flush=True)
 pathlib.Path('/tmp/printed').touch()
 try:
     time.sleep(600)
@@ -46,6 +49,7 @@ def test_control_is_answered_within_a_second_while_fifty_megabytes_wait_for_a_sl
     write_specs(module_env)
     with fleet_closed_after(module_env), started() as (_, client):
         answer_seconds(client, "debug_request", INFO)
+        client.run(MAKE)
         (container,) = rig.engine.kernels()
 
         def has(path: str) -> bool:

@@ -26,12 +26,12 @@ from tests.rig.faults import FAULTS
 from tests.rig.laptop import Laptop
 from tests.rig.whole import Rig
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = pytest.mark.timeout(400)
 
 MANY = 60_000
 STALL_SECONDS = 12.0
 BURST, BURST_PER_SECOND, BURST_STALL_SECONDS = 6_000, 600, 8.0
-CUTS, RANDOM_LINES, RANDOM_EVERY_SECONDS = 20, 900, 0.05
+CUTS, RANDOM_LINES, RANDOM_EVERY_SECONDS = 20, 900, 0.05 * SLOW
 SEED = 20
 
 
@@ -106,8 +106,6 @@ def test_twenty_mixed_cuts_at_random_times_lose_nothing(rig: Rig, spec: Spec, mo
         cells = {name: watch(one, program, lines=RANDOM_LINES, seconds=150) for name, one in clients.items()}
         for fault in faults:
             time.sleep(chance.uniform(0.1, 0.9))
-            if fault == "bridge killed":
-                wait_until(lambda: bool(rig.engine.bridges()), "a bridge to kill", 10)
             with FAULTS[fault].strike(rig):
                 time.sleep(0 if FAULTS[fault].is_at_once_over else chance.uniform(0.1, 1.5))
         # None of the cells was over before the last cut.

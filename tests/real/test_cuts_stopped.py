@@ -24,6 +24,8 @@ from tests.rig.daemon import SLOW, wait_until
 from tests.rig.laptop import Laptop
 from tests.rig.whole import Rig
 
+pytestmark = pytest.mark.timeout(300)
+
 # Longer than the relay waits for a sign of life (15 s).
 STILL_SECONDS = 17.0
 LINES, EVERY_SECONDS = 2_200, 0.01

@@ -114,23 +114,29 @@ def test_who_waits_longest_is_next_and_who_sleeps_is_passed_over_until_it_wakes(
 
         holder = begin(hold_seconds=200.0)
         holder.wait_said("got")
-        sleeper, second, third = (begin(hold_seconds=5.0) for _ in range(3))
+        sleeper, second, third = (begin(hold_seconds=200.0) for _ in range(3))
         # In the order of their first words, whoever was faster to load.
         queue = sorted((sleeper, second, third), key=lambda one: one.wait_said("step", "place in the queue")["at"])
         sleeper, second, third = queue
-        time.sleep(3)
-        order = {one: one.said("step")[-1]["text"].split("place in the queue: ")[1][0] for one in queue}
-        assert sorted(order.values()) == ["1", "2", "3"]
+        order: dict[Starter, str] = {}
+
+        def is_known() -> bool:
+            order.update({one: one.said("step")[-1]["text"].split("place in the queue: ")[1][0] for one in queue})
+            return sorted(order.values()) == ["1", "2", "3"]
+
+        wait_until(is_known, "the three places in the queue", 20)
         sleeper, second, third = sorted(queue, key=order.__getitem__)
         sleeper.sleep()
         time.sleep(asleep_seconds + 2)
         holder.release()
         second.wait_said("got")
+        woken_at = time.time()
         sleeper.wake()
+        wait_until(lambda: sleeper.said("step")[-1]["at"] > woken_at + 4, "the sleeper to be awake", 30)
+        second.release()
         for one in (sleeper, third):
             one.wait_said("got")
-        for one in queue:
-            one.process.wait(60)
+            one.release()
         at = [one.said("got")[0]["at"] for one in (second, sleeper, third)]
     # It came first, slept while its turn was, and is before the third again.
     assert at == sorted(at)

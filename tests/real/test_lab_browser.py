@@ -86,14 +86,14 @@ def test_lab_shows_progress_in_a_cell_run_during_the_start_and_then_its_result(
 ) -> None:
     with rig.slow_engine() as engine:
         bridge_env.write_environment(rig.image, host={"socket": str(engine.path)})
-        with engine.delays(r"POST /containers/create", 8):
+        with engine.delays(r"POST /containers/create", 60):
             lab.choose_kernel(KERNEL)
             lab.write(0, "print('the result')")
             lab.run(0)
             lab.expect_output(0, "lab", seconds=6)  # Every line of progress names the host.
             assert "the result" not in lab.output(0).inner_text()
             lab.picture("lab-progress.png")
-            lab.expect_output(0, "the result", seconds=30)
+        lab.expect_output(0, "the result", seconds=30)
         lab.expect_done(0)
         assert lab.output(0).inner_text().strip() == "the result"
         lab.shut_down_in_panel()

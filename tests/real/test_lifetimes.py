@@ -12,6 +12,7 @@ import pytest
 
 from kernelbridge import config as configs
 from kernelbridge.fleet import Fleet
+from tests.clients import gate
 from tests.clients.blocking import Client, connected
 from tests.clients.goodbyes import expect_left, kernel_processes
 from tests.clients.launched import Launched, launched
@@ -132,11 +133,13 @@ def test_a_kernel_that_is_to_persist_outlives_its_editor_and_comes_back_with_all
     with launched(bridge_env) as first, first.client() as client:
         kernel_id = swept(fleet)[0].kernel_id
         client.run("kept = 41")
-        client.send("import time\nfor n in range(20):\n    print(n, flush=True)\n    time.sleep(0.2)")
+        cell = "import time\nfor n in range(20):\n    print(n, flush=True)\n    time.sleep(0.2)\n"
+        client.send(f"{cell}{gate.WAIT}")
         client.wait_for(lambda message: message["msg_type"] == "stream")
         first.end()
     row = swept(fleet)[0]
     assert (row.state, row.link, row.held_by, row.deadline) == ("busy", "detached", "", None)
+    gate.open_gates(rig)
     wait_until(lambda: swept(fleet)[0].state == "idle", "the cell to end", 15)
     assert swept(fleet)[0].undelivered_bytes > 0
     # From another folder: the same one would be taken for a restart by the editor.
@@ -188,7 +191,7 @@ def test_a_sleeping_laptops_busy_kernel_lives_and_its_idle_one_ends_after_the_gr
 def test_a_limit_of_the_environment_ends_the_kernel_says_so_and_nothing_restarts_it(
     rig: Rig, bridge_env: Laptop, fleet: Fleet, key: str, code: str
 ) -> None:
-    limit: dict[str, Any] = {key: "6s"}
+    limit: dict[str, Any] = {key: f"{6 * SLOW:g}s"}
     bridge_env.write_environment(rig.image, **limit)
     with notebook(bridge_env) as shown:
         with connected(shown.manager.connection_file) as client:
@@ -228,8 +231,7 @@ def test_nothing_is_lost_when_our_process_is_killed_and_at_most_two_seconds_come
     rig: Rig, bridge_env: Laptop, fleet: Fleet
 ) -> None:
     with launched(bridge_env) as first:
-        kernel_id, seen = printing(first, fleet)
-        first.kill()
+        kernel_id, seen = killed_while_it_prints(first, fleet)
     time.sleep(3)
     with launched(bridge_env, KERNELBRIDGE_KERNEL=kernel_id) as second, second.client(ready=False) as client:
         client.send("1")
@@ -245,12 +247,13 @@ def test_nothing_is_lost_when_our_process_is_killed_and_at_most_two_seconds_come
     expect_left(rig, bridge_env)
 
 
-def printing(one: Launched, fleet: Fleet) -> tuple[str, list[int]]:
-    """A kernel that prints 150 numbers in 15 s; its id, and what its client has seen after a third of it."""
+def killed_while_it_prints(one: Launched, fleet: Fleet) -> tuple[str, list[int]]:
+    """Run a cell that prints 150 numbers in 15 s, and kill the launcher after a third; its kernel, what was seen."""
     with one.client() as client:
         kernel_id = swept(fleet)[0].kernel_id
         client.send(PRINTING)
         client.wait_for(lambda message: "<50>" in message["content"].get("text", ""))
+        one.kill()
         return str(kernel_id), numbers(client)
 
 

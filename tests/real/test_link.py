@@ -17,6 +17,7 @@ from kernelbridge.host.local import open_local
 from kernelbridge.host.pool import Lost, Open, Pool
 from kernelbridge.host.ssh import Link, open_link
 from kernelbridge.host.stream import Collector, CommandError
+from tests.rig.daemon import wait_until
 from tests.rig.laptop import Laptop
 from tests.rig.whole import Rig
 
@@ -211,8 +212,8 @@ async def test_a_key_with_a_passphrase_is_never_asked_for_but_taken_from_the_age
 ) -> None:
     key, agent_socket = bridge_env.ssh_folder / "id_ed25519", bridge_env.home / "agent.sock"
     # With -a it goes to the background, listening; it ends with the command it was given.
-    agent = asyncio.create_task(command("ssh-agent", "-a", str(agent_socket), "sleep", "15"))
-    await asyncio.sleep(0.5)
+    agent = asyncio.create_task(command("ssh-agent", "-a", str(agent_socket), "sleep", "100"))
+    await asyncio.to_thread(wait_until, agent_socket.exists, "the agent to listen", 10)
     with monkeypatch.context() as around:
         around.setenv("SSH_AUTH_SOCK", str(agent_socket))
         await command("ssh-add", "-q", str(key))
@@ -301,8 +302,8 @@ async def test_a_server_that_is_no_ssh_server_is_told_so(bridge_env: Laptop) -> 
 async def test_a_cancelled_login_leaves_no_connection_behind(rig: Rig, bridge_env: Laptop) -> None:
     with rig.proxy.delay(0.4):
         login = asyncio.create_task(open_link(PROXIED))
-        await asyncio.sleep(0.7)
-        assert rig.proxy.connections == 1
+        await asyncio.to_thread(wait_until, lambda: rig.proxy.connections == 1, "the connection", 10)
+        assert not login.done()
         login.cancel()
         with pytest.raises(asyncio.CancelledError):
             await login

@@ -147,16 +147,23 @@ class EngineRig:
         found = []
         for process in self.lab.processes():
             with suppress(psutil.Error):
-                if process.cmdline()[-1:] and process.cmdline()[-1].endswith(BRIDGE_END):
+                if "".join(process.cmdline()[-1:]).endswith(BRIDGE_END):
                     found.append(process)
         return found
 
     def kill_bridges(self) -> None:
-        """End every exec stream from inside its container, without a word: SIGKILL to its process."""
-        bridges = self.bridges()
-        if not bridges:
-            raise RigError("there is no bridge to kill")
-        for process in bridges:
+        """End every exec stream from inside its container, without a word: SIGKILL to its process.
+
+        Raises: RigError where there is none, nor comes within 10 s.
+        """
+        found: list[psutil.Process] = []
+
+        def has_some() -> bool:
+            found[:] = self.bridges()
+            return bool(found)
+
+        wait_until(has_some, "a bridge to kill", 10)
+        for process in found:
             # In a job, one that ran the other ends with it.
             with suppress(psutil.NoSuchProcess):
                 process.kill()

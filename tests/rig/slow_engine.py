@@ -115,19 +115,22 @@ class SlowEngine:
             line = head.split(b"\r\n", 1)[0].decode(errors="replace")
             wanted = re.sub(r"^(\w+) (?:/v[\d.]+)?(\S*) HTTP/.*$", r"\1 \2", line)
             self.requests.append(wanted)
+            length = re.search(rb"(?i)\r\ncontent-length: *(\d+)", head)
+            left = int(length.group(1)) if length else 0
             refusal = self._obey(wanted)
             if refusal is not None:
+                # A client that still writes when the line is closed hears nothing of the answer.
+                while len(pending) < left and (more := near.recv(_CHUNK_BYTES)):
+                    pending += more
                 body = f'{{"message":"{refusal.message}"}}'.encode()
                 answer = f"HTTP/1.1 {refusal.status} Refused\r\nContent-Type: application/json\r\nConnection: close\r\n"
                 near.sendall(answer.encode() + f"Content-Length: {len(body)}\r\n\r\n".encode() + body)
                 return
             far.sendall(head + b"\r\n\r\n")
-            length = re.search(rb"(?i)\r\ncontent-length: *(\d+)", head)
             if re.search(rb"(?i)\r\n(upgrade:|transfer-encoding:)", head):
                 far.sendall(pending)
                 _pump(near, far)
                 return
-            left = int(length.group(1)) if length else 0
             while left > 0:
                 if not pending:
                     pending = near.recv(_CHUNK_BYTES)
