@@ -7,15 +7,19 @@ from collections.abc import Sequence
 from tests.rig.whole import Rig
 
 FILE = "/tmp/kernelbridge-test-gate"
-# Code that waits for the next opening.
-WAIT = f"""\
+
+
+def held(before: str, after: str) -> str:
+    """A cell that does one thing, waits for the gate, and does another; an opening counts from the cell's start."""
+    return f"""\
 import os, time
 def opened_at():
     return os.stat({FILE!r}).st_mtime_ns if os.path.exists({FILE!r}) else 0
 closed = opened_at()
+{before}
 while opened_at() == closed:
     time.sleep(0.02)
-"""
+{after}"""
 
 
 def gates(rig: Rig) -> list[str]:

@@ -74,7 +74,7 @@ class Scene:
         # The short ones end only once the line is broken, however fast they came so far.
         rest = printing(SHORT_LINES - STRUCK_AT, first=STRUCK_AT)
         codes = {
-            IN_THE_GAP: (f"{printing(STRUCK_AT)}\n{gate.WAIT}{rest}", SHORT_LINES),
+            IN_THE_GAP: (gate.held(printing(STRUCK_AT), rest), SHORT_LINES),
             AFTER_THE_GAP: (printing(long_lines), long_lines),
         }
         shut = gate.gates(self.rig)

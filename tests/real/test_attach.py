@@ -205,7 +205,7 @@ def test_a_kernel_whose_holder_was_killed_is_shown_with_its_deadline_and_attache
 def test_output_that_nobody_took_is_shown_kept_by_clean_and_fetched(rig: Rig, bridge_env: Laptop) -> None:
     bridge_env.write_environment(rig.image)
     with launched(bridge_env) as one, used(one) as client:
-        client.send(f"{gate.WAIT}print('y' * 300_000); print('the end')")
+        client.send(gate.held("", "print('y' * 300_000); print('the end')"))
         wait_until(lambda: row_of(bridge_env)["state"] == "busy", "the cell to run", 8)
         one.kill()
     assert "busy, link lost since" in kernelbridge(bridge_env, "ps").out
@@ -230,7 +230,7 @@ def test_output_that_nobody_took_is_shown_kept_by_clean_and_fetched(rig: Rig, br
 def test_clean_throws_output_away_only_when_told_so(rig: Rig, bridge_env: Laptop) -> None:
     bridge_env.write_environment(rig.image)
     with launched(bridge_env) as one, used(one) as client:
-        client.send(f"{gate.WAIT}print('y' * 300_000)")
+        client.send(gate.held("", "print('y' * 300_000)"))
         wait_until(lambda: row_of(bridge_env)["state"] == "busy", "the cell to run", 8)
         one.kill()
     gate.open_gates(rig)

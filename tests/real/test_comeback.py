@@ -74,7 +74,8 @@ def test_a_server_killed_in_the_middle_of_a_cell_brings_the_rest_of_it_and_its_r
 ) -> None:
     page = Page(server, NAME)
     # It does not end before it was seen to run.
-    request = page.send(LINES.format(count=60, seconds=0.2).replace('"the end"', f'{gate.WAIT}\n"the end"'))
+    lines, _, _ = LINES.format(count=60, seconds=0.2).rpartition('"the end"')
+    request = page.send(gate.held(lines, '"the end"'))
     wait_until(lambda: "line 15\n" in page.cell(request).text, "output before the kill", 30)
     server.kill()
     time.sleep(2)

@@ -133,8 +133,7 @@ def test_a_kernel_that_is_to_persist_outlives_its_editor_and_comes_back_with_all
     with launched(bridge_env) as first, first.client() as client:
         kernel_id = swept(fleet)[0].kernel_id
         client.run("kept = 41")
-        cell = "import time\nfor n in range(20):\n    print(n, flush=True)\n    time.sleep(0.2)\n"
-        client.send(f"{cell}{gate.WAIT}")
+        client.send(gate.held("for n in range(20):\n    print(n, flush=True)\n    time.sleep(0.2)", ""))
         client.wait_for(lambda message: message["msg_type"] == "stream")
         first.end()
     row = swept(fleet)[0]
