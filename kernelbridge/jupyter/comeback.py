@@ -29,6 +29,8 @@ from kernelbridge.surroundings import KernelState
 TAKE_SECONDS = 10.0
 # A goodbye takes 2 s at most; a start that is cancelled removes its container.
 LEAVE_SECONDS = 10.0
+# Jupyter's own answers about kernels and sessions take milliseconds.
+LET_IN_SECONDS = 0.3
 # What cannot be taken up now is tried again after so long.
 RETRY_SECONDS = 60.0
 # The 15 s in which a launcher may claim what another left, and some time for the relay to see it.
@@ -227,6 +229,8 @@ class Comeback:
         # They come before Jupyter's own.
         web_app: Any = self._server.web_app
         web_app.add_handlers(".*$", [(pattern, Stopping) for pattern in asked])
+        # Who was let in before is answered while the kernels are there still.
+        await asyncio.sleep(LET_IN_SECONDS)
         ends = []
         for kernel_id, manager, kernel in mine:
             fleet = manager.provisioner.fleet

@@ -27,6 +27,7 @@ FLAGS = [
 ]
 SIZE: ViewportSize = {"width": 1280, "height": 800}
 ANSWERED = re.compile(r"\| (?!Initializing)\w")
+CONNECTED = re.compile(r"\| (?!Initializing|Disconnected|Restarting)\w")
 NUMBERED = re.compile(r"\[\d+\]:")
 PROJECT = Path(__file__).parents[2]
 FAILED = PROJECT / "build" / "failed"  # Screenshots of tests that failed; git ignores it.
