@@ -106,8 +106,6 @@ class Comeback:
                 asyncio.get_running_loop()
             except RuntimeError:
                 loop.run_sync(self._take_all)
-                # The other extensions may take long to load: a culler must not count that time either.
-                loop.add_callback(self._spare)
             else:
                 loop.add_callback(self._take_all)
         except Exception:
@@ -118,12 +116,9 @@ class Comeback:
         """Take up what others have left meanwhile, and remember which notebooks have the kernels; every 2 s."""
         await self._take_all()
         await self.keep_sessions()
-        self._spare()
-
-    def _spare(self) -> None:
-        """While nobody knows whether a kernel is idle a culler must not count the time."""
         for _, manager, kernel in self._ours():
             if kernel.state is KernelState.STARTING:
+                # Nobody knows whether it is idle: a culler must not count that time.
                 manager.last_activity = utcnow()
 
     def observed(self, kernel_id: str, state: str) -> None:
