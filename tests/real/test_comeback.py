@@ -263,8 +263,9 @@ def test_the_culler_spares_a_kernel_that_works_and_one_whose_host_is_away(rig: R
     culler = ["--MappingKernelManager.cull_idle_timeout=10", "--MappingKernelManager.cull_interval=1"]
     with ReturningServer(bridge_env.home / "server", env=bridge_env.variables, args=culler) as server:
         page = Page(server, NAME)
-        page.send("import time; time.sleep(900)")
-        wait_until(lambda: page.model["execution_state"] == "busy", "the kernel to be busy", 30)
+        # Its own words: a cell that still waits for its kernel is busy too, and dies with the server.
+        request = page.send("import time; print('it runs', flush=True); time.sleep(900)")
+        wait_until(lambda: "it runs" in page.cell(request).text, "the cell to run", 30)
         server.kill()
         with rig.proxy.cut():
             server.again()
