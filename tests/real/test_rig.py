@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -18,6 +20,7 @@ import pytest
 
 from tests.rig.daemon import wait_until
 from tests.rig.engine import LABEL
+from tests.rig.lab import PREFIX, cgroups_of
 from tests.rig.laptop import Laptop
 from tests.rig.proxy import TcpProxy
 from tests.rig.standin_gpu import UUIDS
@@ -269,3 +272,44 @@ def test_a_killed_run_leaves_no_process_and_no_cable(rig: Rig) -> None:
     wait_until(lambda: interface not in psutil.net_if_addrs(), "the cable to be gone", 10)
     # The files go when the next machine is made, a minute later; here at once.
     shutil.rmtree(path)
+
+
+def test_many_runs_sweep_what_a_killed_run_left_at_once(rig: Rig) -> None:
+    with rig.engine.client() as client:
+        client.containers.run("kernelbridge-test/bare:1", ["true"], remove=True)
+    hierarchies = [top.parent for top in cgroups_of(rig.lab.cgroup)]
+    assert hierarchies
+    left = Path(tempfile.mkdtemp(prefix=PREFIX, dir="/var/tmp"))
+    lock = left / "owner.lock"
+    lock.touch()
+    (left / "engine" / "overlay2").mkdir(parents=True)
+    os.utime(lock, (time.time() - 120, time.time() - 120))
+    for hierarchy in hierarchies:
+        for number in range(50):
+            (hierarchy / left.name / f"container{number}" / "below").mkdir(parents=True, exist_ok=True)
+    script = (
+        "import sys; from tests.rig.lab import sweep_dead; print('ready', flush=True); sys.stdin.readline();"
+        "sweep_dead()"
+    )
+    command = [sys.executable, "-c", script]
+    runs = [
+        subprocess.Popen(
+            command,
+            cwd=Path(__file__).parents[2],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(3)
+    ]
+    for run in runs:
+        assert run.stdout is not None
+        assert run.stdout.readline() == "ready\n"
+    for run in runs:
+        assert run.stdin is not None
+        run.stdin.write("go\n")
+        run.stdin.flush()
+    assert [run.communicate(timeout=60)[1] for run in runs] == ["", "", ""]
+    assert not left.exists()
+    assert cgroups_of(left.name) == []

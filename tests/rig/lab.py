@@ -67,7 +67,7 @@ class Lab:
         reason = missing_rights()
         if reason:
             raise RigError(reason)
-        _sweep_dead()
+        sweep_dead()
         self.token = secrets.token_hex(3)
         # On a real disk: overlay2 needs one, and /tmp is memory on many machines.
         self.path = Path(tempfile.mkdtemp(prefix=PREFIX, dir="/var/tmp"))
@@ -256,28 +256,35 @@ def _free_network() -> ipaddress.IPv4Network:
             return network
 
 
+def cgroups_of(name: str) -> list[Path]:
+    """The top folder of a machine's control groups in each hierarchy that has one."""
+    tops = (*Path("/sys/fs/cgroup").glob(f"*/{name}"), Path("/sys/fs/cgroup") / name)
+    return [top for top in tops if top.is_dir()]
+
+
 def _remove_cgroups(name: str) -> None:
-    for folder in (*Path("/sys/fs/cgroup").glob(f"*/{name}"), Path("/sys/fs/cgroup") / name):
-        if folder.is_dir():
-            below = sorted((path for path in folder.rglob("*") if path.is_dir()), reverse=True)
-            for one in (*below, folder):
-                with suppress(OSError):
-                    one.rmdir()
+    for top in cgroups_of(name):
+        # os.walk passes over what goes while it looks: a dying container's groups go by themselves.
+        for folder, _, _ in os.walk(top, topdown=False):
+            with suppress(OSError):
+                Path(folder).rmdir()
 
 
-def _sweep_dead() -> None:
-    """Remove what a killed test run left: folders whose lock nobody holds, and their cgroups."""
+def sweep_dead() -> None:
+    """Remove what a killed test run left: folders whose lock nobody holds, and their cgroups.
+
+    Many runs may sweep at once: who has the lock removes, the others pass by.
+    """
     for folder in Path("/var/tmp").glob(f"{PREFIX}*"):
         lock = folder / "owner.lock"
         # A minute's grace: the owner makes the file a moment before it takes the lock.
-        if not lock.exists() or time.time() - lock.stat().st_mtime < 60:
-            continue
-        handle = os.open(lock, os.O_RDWR)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            continue
-        finally:
-            os.close(handle)
-        _remove_cgroups(folder.name)
-        shutil.rmtree(folder, ignore_errors=True)
+        with suppress(FileNotFoundError, BlockingIOError):
+            if time.time() - lock.stat().st_mtime < 60:
+                continue
+            handle = os.open(lock, os.O_RDWR)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                _remove_cgroups(folder.name)
+                shutil.rmtree(folder, ignore_errors=True)
+            finally:
+                os.close(handle)
