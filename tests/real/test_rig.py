@@ -20,7 +20,7 @@ import pytest
 
 from tests.rig.daemon import wait_until
 from tests.rig.engine import LABEL
-from tests.rig.lab import PREFIX, cgroups_of
+from tests.rig.lab import LOCK, PREFIX, cgroups_of
 from tests.rig.laptop import Laptop
 from tests.rig.proxy import TcpProxy
 from tests.rig.standin_gpu import UUIDS
@@ -280,7 +280,7 @@ def test_many_runs_sweep_what_a_killed_run_left_at_once(rig: Rig) -> None:
     hierarchies = [top.parent for top in cgroups_of(rig.lab.cgroup)]
     assert hierarchies
     left = Path(tempfile.mkdtemp(prefix=PREFIX, dir="/var/tmp"))
-    lock = left / "owner.lock"
+    lock = left / LOCK
     lock.touch()
     (left / "engine" / "overlay2").mkdir(parents=True)
     os.utime(lock, (time.time() - 120, time.time() - 120))

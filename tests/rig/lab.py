@@ -26,6 +26,7 @@ import psutil
 from tests.rig.daemon import Daemon, RigError, run, wait_until
 
 PREFIX = "kernelbridge-test-"
+LOCK = "owner.lock"
 NAME = "lab"
 
 
@@ -72,7 +73,7 @@ class Lab:
         # On a real disk: overlay2 needs one, and /tmp is memory on many machines.
         self.path = Path(tempfile.mkdtemp(prefix=PREFIX, dir="/var/tmp"))
         self.path.chmod(0o711)
-        self._lock = os.open(self.path / "owner.lock", os.O_CREAT | os.O_RDWR)
+        self._lock = os.open(self.path / LOCK, os.O_CREAT | os.O_RDWR)
         fcntl.flock(self._lock, fcntl.LOCK_EX)
         self.log_folder = self._folder("log", 0o700)
         self.cgroup = self.path.name
@@ -230,7 +231,7 @@ class Lab:
             wait_until(lambda: self.interface not in psutil.net_if_addrs(), "the cable to go", 5)
         _remove_cgroups(self.cgroup)
         if self.path.exists():
-            shutil.rmtree(self.path)
+            _remove_files(self.path)
             os.close(self._lock)
 
 
@@ -270,21 +271,32 @@ def _remove_cgroups(name: str) -> None:
                 Path(folder).rmdir()
 
 
+def _remove_files(folder: Path) -> None:
+    """Remove a machine's folder, its lock last: what a killed removal leaves is the next run's to sweep."""
+    for path in sorted(folder.iterdir(), key=lambda path: path.name == LOCK):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+    folder.rmdir()
+
+
 def sweep_dead() -> None:
     """Remove what a killed test run left: folders whose lock nobody holds, and their cgroups.
 
-    Many runs may sweep at once: who has the lock removes, the others pass by.
+    Many runs may sweep at once: who has the lock removes, the others pass by. What cannot be removed now stays for the
+    next one.
     """
     for folder in Path("/var/tmp").glob(f"{PREFIX}*"):
-        lock = folder / "owner.lock"
+        lock = folder / LOCK
         # A minute's grace: the owner makes the file a moment before it takes the lock.
-        with suppress(FileNotFoundError, BlockingIOError):
+        with suppress(OSError):
             if time.time() - lock.stat().st_mtime < 60:
                 continue
             handle = os.open(lock, os.O_RDWR)
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 _remove_cgroups(folder.name)
-                shutil.rmtree(folder, ignore_errors=True)
+                _remove_files(folder)
             finally:
                 os.close(handle)
