@@ -14,7 +14,7 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from kernelbridge.errors import EngineFailed, KernelBridgeError, LinkLost
 from kernelbridge.gpu_errors import JobEnded, RuntimeMissing
@@ -26,9 +26,6 @@ from kernelbridge.kernel_errors import ContainerFailed, KernelHeld
 from kernelbridge.relay import shipping, wire
 from kernelbridge.relay.replay import Peer
 from kernelbridge.relays import HELLO_SECONDS, Listener, Place, check_running
-
-if TYPE_CHECKING:
-    pass  # loads docker-py: see fleet.py
 
 _LOG = logging.getLogger(__name__)
 

@@ -71,11 +71,11 @@ class Host(Frozen):
         title="list of texts",
         description='More arguments of `sbatch`, for example `["--qos=debug"]`.',
     )
-    node_login: Literal["auto", "ssh", "srun"] = Field(
+    node_login: Literal["auto", "jump", "ssh", "srun"] = Field(
         default="auto",
-        title='"auto", "ssh" or "srun"',
-        description="How a job's node is reached from the login node; `auto`: ssh where the node lets you in, else "
-        "`srun --overlap`.",
+        title='"auto", "jump", "ssh" or "srun"',
+        description="How a job's node is reached: from here through the login node (ProxyJump), by the login node's "
+        "own ssh, or by `srun --overlap`. `auto`: the first of these that works.",
     )
 
     @property

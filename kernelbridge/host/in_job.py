@@ -15,6 +15,7 @@ from kernelbridge.host import endings, jobscript
 from kernelbridge.host.answers import ContainerState, Created, Exited, Missing, Over, Running
 from kernelbridge.host.endings import JobEnding
 from kernelbridge.host.facts import HostFacts
+from kernelbridge.host.jobs import WRAPPED
 from kernelbridge.host.runtime.spec import NAME_PREFIX, Spec
 from kernelbridge.host.stream import Receiver, Stream
 from kernelbridge.relay import lifetime, shipping
@@ -60,15 +61,14 @@ class InJob:
         return await self.reach(shipping.bridge_argv(self.spec.environment.python), receiver)
 
     async def reach(self, command: list[str], receiver: Receiver) -> Stream:
-        """Run a command beside the relay, joined to its stdin and stdout. Raises EngineFailed and others."""
+        """Run a command beside the relay, joined to its stdin and stdout. Raises EngineFailed and 2x errors."""
         job = await self.cluster.find(self.spec.name)
         if job is None or not job.is_running:
             raise EngineFailed(host=self.host.name, action="reach the job", reason="it does not run")
-        by_ssh = self.host.node_login == "ssh" or (
-            self.host.node_login == "auto" and await self.cluster.lets_in(job.node)
-        )
-        argv = jobscript.reach_argv(self.host.runtime, self.spec, command, job=job.job, node=job.node, by_ssh=by_ssh)
-        return await self.cluster.link.open_command(argv, receiver)
+        words = jobscript.join_argv(self.host.runtime, self.spec, command, job=job.job)
+        if jobscript.joins_as_step(self.host.runtime):
+            return await self.cluster.link.open_command([*WRAPPED, *words], receiver)
+        return await self.cluster.node_login.open_command(job.node, words, receiver, job=job.job)
 
     async def state(self) -> ContainerState:
         """See Runtime."""

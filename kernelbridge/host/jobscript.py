@@ -10,7 +10,6 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from kernelbridge.host.jobs import WRAPPED, node_argv, step_argv
 from kernelbridge.host.runtime import apptainer, docker, podman, pyxis, spec
 from kernelbridge.host.runtime.spec import Runtime, Spec
 
@@ -211,9 +210,6 @@ def join_argv(runtime: str, made: Spec, command: Sequence[str], *, job: str) -> 
     return ["sh", "-c", text]
 
 
-def reach_argv(runtime: str, made: Spec, command: Sequence[str], *, job: str, node: str, by_ssh: bool) -> list[str]:
-    """The same for the login node: over ssh to the job's node, or as a step of the job."""
-    words = join_argv(runtime, made, command, job=job)
-    if RUNTIMES[runtime].JOINS_AS_STEP:
-        return [*WRAPPED, *words]
-    return node_argv(node, words) if by_ssh else step_argv(job, words)
+def joins_as_step(runtime: str) -> bool:
+    """Whether the command of join_argv() is for the login node: the runtime's own way into the job is a step."""
+    return RUNTIMES[runtime].JOINS_AS_STEP

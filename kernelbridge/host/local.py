@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from kernelbridge.errors import SshFailed
 from kernelbridge.host.facts import FACTS_SCRIPT, HostFacts, SocketFacts, parse_facts
 from kernelbridge.host.stream import HIGH_WATER_BYTES, Collector, CommandError, Completed, Ending, Receiver, Stream
 from kernelbridge.kernel_errors import StartTimeout
@@ -267,6 +268,10 @@ class LocalLink:
             answer = await self.run(["sh", "-s"], stdin=FACTS_SCRIPT, seconds=SCRIPT_SECONDS)
             self.facts = parse_facts(answer.stdout.decode("utf-8", "replace"))
         return self.facts
+
+    async def jump(self, name: str) -> LocalLink:
+        """See AnyLink. Raises: SshFailed, always."""
+        raise SshFailed(host=name, reason="this machine is the login node itself")
 
     async def wait_lost(self) -> None:
         """See AnyLink. Returns after aclose() only."""

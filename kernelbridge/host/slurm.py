@@ -18,6 +18,7 @@ from kernelbridge.host.answers import ContainerFacts
 from kernelbridge.host.endings import JobEnding
 from kernelbridge.host.in_job import InJob
 from kernelbridge.host.jobs import JobFacts, JobRequest, NodeFacts
+from kernelbridge.host.node_login import NodeLogin
 from kernelbridge.host.stream import AnyLink, Completed
 from kernelbridge.kernel_errors import StartTimeout
 
@@ -26,8 +27,6 @@ log = logging.getLogger(__name__)
 # Slurm's own clients give up after MessageTimeout, mostly 10 s, some after twice that.
 COMMAND_SECONDS = 45.0
 LOOK_INTERVAL_SECONDS = 2.0
-# A node that does not let logins in mostly says so at once; its ssh gives up after 5 s.
-NODE_SECONDS = 10.0
 # How much of a job's log is read.
 LOG_BYTES = 8192
 _NO_SUCH_COMMAND = 127
@@ -60,8 +59,7 @@ class Cluster:
         self._starting: set[str] = before._starting if before else set()
         # How jobs ended, by id: their logs are gone then. Set by InJob.
         self.endings: dict[str, JobEnding] = before.endings if before else {}
-        # Whether a node lets this login in from the login node, by its name.
-        self._lets_in: dict[str, bool] = {}
+        self.node_login = NodeLogin(link, host)
         # How many squeue were run, for __repr__; counted by _ask().
         self._looks = 0
 
@@ -164,16 +162,6 @@ class Cluster:
     def is_starting(self, name: str) -> bool:
         """Whether the job of this name was handed in here, and its relay not heard of yet."""
         return name in self._starting
-
-    async def lets_in(self, node: str) -> bool:
-        """Whether a job's node can be reached over ssh from the login node; asked once for each node."""
-        if node not in self._lets_in:
-            try:
-                answer = await self._link.run(jobs.node_argv(node, ["true"]), seconds=NODE_SECONDS)
-                self._lets_in[node] = answer.exit_code == 0
-            except StartTimeout:
-                self._lets_in[node] = False
-        return self._lets_in[node]
 
     def runtime(self, name: str, environment: Environment) -> InJob:
         """See site.Site."""

@@ -26,14 +26,11 @@ from kernelbridge.errors import (
 )
 from kernelbridge.host.facts import FACTS_SCRIPT, SOCKET_SCRIPT, HostFacts, SocketFacts, parse_facts, parse_socket
 from kernelbridge.host.stream import HIGH_WATER_BYTES, Collector, CommandError, Completed, Ending, Receiver, Stream
-from kernelbridge.host.trust import Dialled, dial
+from kernelbridge.host.trust import PACKET_BYTES, WINDOW_BYTES, Dialled, dial, dial_beyond
 from kernelbridge.kernel_errors import StartTimeout
 
 log = logging.getLogger(__name__)
 
-# asyncssh's 2 MiB window gives 20 MB/s at 50 ms round trip, this gives about 130 (facts 3.3).
-WINDOW_BYTES = 16 << 20
-PACKET_BYTES = 128 << 10
 # How much of a command's stderr is kept, for the error message.
 STDERR_BYTES = 64 << 10
 SCRIPT_SECONDS = 10.0
@@ -150,8 +147,8 @@ class SshStream(asyncssh.SSHClientSession[bytes], asyncssh.SSHUNIXSession[bytes]
 class Link:
     """One SSH connection of this process to a host. Made by open_link()."""
 
-    def __init__(self, host: Host, dialled: Dialled) -> None:
-        self.name = host.name
+    def __init__(self, name: str, dialled: Dialled) -> None:
+        self.name = name
         self._dialled = dialled
         self._connection = dialled.connection
         # What the host said of itself; set by open_link() before anyone else sees the link.
@@ -160,6 +157,8 @@ class Link:
         self._streams: set[SshStream] = set()
         # Channels being opened; each leaves when it is open or refused, at the latest when the connection ends.
         self._opening: set[asyncio.Future[object]] = set()
+        # Links that run through this one; added by jump(), closed by aclose().
+        self._beyond: list[Link] = []
         # When the connection ended (wall clock); set by lost() or aclose().
         self._lost_at: float | None = None
 
@@ -303,6 +302,16 @@ class Link:
             raise SshFailed(host=self.name, reason=str(exc)) from exc
         return self.facts
 
+    async def jump(self, name: str) -> Link:
+        """See AnyLink.
+
+        Raises: as open_link().
+        """
+        link = Link(self.name, await dial_beyond(name, via=self._dialled))
+        self._beyond = [*(other for other in self._beyond if other.is_open), link]
+        await link.look_again()
+        return link
+
     async def wait_lost(self) -> None:
         """See AnyLink."""
         await self._connection.wait_closed()
@@ -311,6 +320,8 @@ class Link:
     async def aclose(self) -> None:
         """See AnyLink."""
         self.lost()
+        for link in self._beyond:
+            await link.aclose()
         await self._dialled.aclose()
 
 
@@ -322,7 +333,7 @@ async def open_link(host: Host, *, login_seconds: float = 20) -> Link:
     started_at = time.monotonic()
     try:
         async with asyncio.timeout(login_seconds):
-            link = Link(host, await dial(host))
+            link = Link(host.name, await dial(host))
             try:
                 await link.look_again()
             except BaseException:

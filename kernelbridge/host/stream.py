@@ -97,6 +97,12 @@ class AnyLink(Protocol):
     async def open_command(self, argv: Sequence[str], receiver: Receiver) -> Stream:
         """Run a command and join its stdin and stdout to a stream; closed() gets CommandError on an exit code."""
 
+    async def jump(self, name: str) -> AnyLink:
+        """A link through this one to a machine that this one reaches, as ProxyJump; it ends with this one.
+
+        Raises: SshFailed where known_hosts does not have the machine, and as open_link().
+        """
+
     async def wait_lost(self) -> None:
         """Return when this link is no more, for whatever reason."""
 

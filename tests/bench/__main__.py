@@ -40,9 +40,9 @@ def _opened() -> Iterator[Place]:
 
 
 @contextmanager
-def _line(place: Place, *, is_proxied: bool, far_seconds: float = 0.0) -> Iterator[Place]:
-    """The line of a figure: straight, or through the proxy."""
-    place = replace(place, alias="lab-proxied" if is_proxied else "lab")
+def _line(place: Place, *, alias: str, far_seconds: float = 0.0) -> Iterator[Place]:
+    """The line of a figure: straight, through the proxy, or also through a jump host."""
+    place = replace(place, alias=alias)
     place.laptop.write_environment(place.rig.image, host={"ssh": place.alias})
     far: AbstractContextManager[object] = place.rig.proxy.delay(far_seconds) if far_seconds else nullcontext()
     with far:
@@ -51,7 +51,7 @@ def _line(place: Place, *, is_proxied: bool, far_seconds: float = 0.0) -> Iterat
 
 def _measure(figure: Figure, place: Place, pairs: int) -> list[tuple[float, float]]:
     found = []
-    with _line(place, is_proxied=figure.is_proxied, far_seconds=figure.far_seconds) as reached:
+    with _line(place, alias=figure.alias, far_seconds=figure.far_seconds) as reached:
         for number in range(pairs + 1):
             pair = figure.ours(reached), figure.baseline(reached)
             # The first pair warms caches and opens the link of this process.
@@ -80,7 +80,7 @@ def _just_opened(place: Place, pairs: int) -> list[Row]:
 
 
 def _cuts(place: Place, pairs: int) -> list[Row]:
-    with _line(place, is_proxied=True) as reached:
+    with _line(place, alias="lab-proxied") as reached:
         seen = list(cuts.cuts(reached, pairs))
     lost, by_hand = [one.lost for one in seen], [one.lost_by_hand for one in seen]
     replies, replies_by_hand = sum(one.replies for one in seen), sum(one.replies_by_hand for one in seen)

@@ -20,8 +20,8 @@ class Figure:
     compare: Callable[[float, float], float]
     aim: str
     met: Callable[[float], bool]
-    # Whether the line goes through the proxy, and how much longer it makes each round trip.
-    is_proxied: bool = False
+    # The way to the host (see Place), and how much longer the proxy makes each round trip.
+    alias: str = "lab"
     far_seconds: float = 0.0
 
 
@@ -104,7 +104,12 @@ FIGURES = [
     Figure(
         name="1 MB iopub messages at 50 ms, launcher / ssh -L", unit="MB/s", ours=on(ways.launcher, large),
         baseline=on(ways.ssh_tunnel, large), compare=ratio, aim="at least 2.57 times", met=at_least(2.57),
-        is_proxied=True, far_seconds=0.05,
+        alias="lab-proxied", far_seconds=0.05,
+    ),
+    Figure(
+        name="1 MB iopub messages at 50 ms through a jump host, launcher / ssh -L", unit="MB/s",
+        ours=on(ways.launcher, large), baseline=on(ways.ssh_tunnel, large), compare=ratio, aim="at least 1.5 times",
+        met=at_least(1.5), alias="lab-behind", far_seconds=0.05,
     ),
     Figure(
         name="200 byte iopub messages, launcher / docker run", unit="1/s", ours=on(ways.launcher, small),
@@ -113,6 +118,6 @@ FIGURES = [
     Figure(
         name="60,000 messages: backlog after a cut, nbclient's way / docker run", unit="s",
         ours=cuts.backlog_seconds, baseline=on(ways.docker_run, many), compare=ratio, aim="at most 2 times",
-        met=at_most(2), is_proxied=True,
+        met=at_most(2), alias="lab-proxied",
     ),
 ]  # fmt: skip

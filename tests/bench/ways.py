@@ -38,7 +38,10 @@ class Reached:
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """Where everything runs. `alias` is the ssh alias: lab, or lab-proxied through the delay proxy."""
+    """Where everything runs. `alias` is the ssh alias.
+
+    lab, lab-proxied through the delay proxy, or lab-behind, for which lab-proxied is the jump host.
+    """
 
     rig: Rig
     laptop: Laptop

@@ -13,7 +13,8 @@ from tests.rig.laptop import Laptop
 from tests.rig.slurm import SlurmRig
 from tests.rig.whole import Rig
 
-LOGIN_NODE = {"ssh": "lab", "scheduler": "slurm", "runtime": "docker"}
+# A step is what every cluster has; the other ways: test_slurm_ways.py.
+LOGIN_NODE = {"ssh": "lab", "scheduler": "slurm", "runtime": "docker", "node_login": "srun"}
 # Above what the rig's cluster gives without a word.
 MEMORY = "512m"
 

@@ -318,12 +318,12 @@ async def test_docker_in_a_job_has_its_cards_and_ends_with_it(cluster: Cluster, 
     made = kernel(link, rig.image, gpus=2)
     job = await cluster.submit(request(gres="gpu:2", memory_bytes=300 << 20), jobscript.script("docker", made))
     await up(cluster)
-    inside = jobscript.reach_argv("docker", made, ["nvidia-smi", "-L"], job=job, node="lab", by_ssh=False)
+    inside = jobs.step_argv(job, jobscript.join_argv("docker", made, ["nvidia-smi", "-L"], job=job))
     listed = (await link.run(inside, seconds=30)).stdout.decode()
     # The node is unconstrained: the cards are those of Slurm's indices.
     assert [line[-14:-1] for line in listed.splitlines()] == ["-000000000003", "-000000000004"]
     sent = os.urandom(5_000_000)
-    joined = jobscript.reach_argv("docker", made, ["cat"], job=job, node="lab", by_ssh=False)
+    joined = jobs.step_argv(job, jobscript.join_argv("docker", made, ["cat"], job=job))
     assert await echoed(link, joined, sent) == sent
     with rig.engine.client() as client:
         facts = client.containers.get("kernelbridge-k1").attrs
@@ -347,7 +347,7 @@ async def test_podman_in_a_job_runs_without_root_and_ends_with_it(
     job = await cluster.submit(request(), jobscript.script("podman", made))
     await up(cluster)
     sent = os.urandom(5_000_000)
-    joined = jobscript.reach_argv("podman", made, ["cat"], job=job, node="lab", by_ssh=False)
+    joined = jobs.step_argv(job, jobscript.join_argv("podman", made, ["cat"], job=job))
     assert await echoed(link, joined, sent) == sent
     await cluster.cancel(job)
     ending = await end_of(cluster, job)

@@ -38,25 +38,33 @@ def streams(cluster: SlurmRig) -> set[str]:
     return {words[0] for words in command_lines(cluster) if words and words[0] in ("ssh", "srun")}
 
 
-def test_the_stream_goes_over_ssh_where_the_node_lets_us_in_and_else_as_a_step(
-    rig: Rig, cluster: SlurmRig, bridge_env: Laptop
-) -> None:
-    write_cluster(bridge_env, rig, {"test": {}})
-    with notebook(bridge_env) as kernel:
-        assert kernel.value("6 * 7") == 42
-        assert streams(cluster) == {"srun"}
+def test_the_stream_goes_by_the_first_way_that_is_open(rig: Rig, cluster: SlurmRig, bridge_env: Laptop) -> None:
+    # The node has the login node's name, so that this laptop knows its key too.
+    write_cluster(bridge_env, rig, {"test": {"host": {"node_login": "auto"}}})
+    lasts_until_cancelled(cluster, bridge_env, way=set())
+    # It does not any more: what it knows of `lab` is known of the login node alone.
+    ssh_config = bridge_env.ssh_folder / "config"
+    ssh_config.write_text(ssh_config.read_text().replace("Host lab\n", "Host login\n"))
+    write_cluster(bridge_env, rig, {"test": {"host": {"ssh": "login", "node_login": "auto"}}})
+    lasts_until_cancelled(cluster, bridge_env, way={"srun"})
     with cluster.node_open(rig.keys.private, rig.sshd):
-        with notebook(bridge_env) as kernel:
-            assert kernel.value("len('x' * 10_000_000)") == 10_000_000
-            assert kernel.value("'x' * 3_000_000") == "x" * 3_000_000
-            assert streams(cluster) == {"ssh"}
-            cluster.as_user("kbtest", ["scancel", *cluster.jobs()])
-            with pytest.raises(CellFailed, match=r"JobEnded: .* was cancelled\."):
-                kernel.run("import time; time.sleep(60)")
-        write_cluster(bridge_env, rig, {"test": {"host": {"node_login": "srun"}}})
-        with notebook(bridge_env) as kernel:
-            assert kernel.value("6 * 7") == 42
-            assert streams(cluster) == {"srun"}
+        lasts_until_cancelled(cluster, bridge_env, way={"ssh"})
+    write_cluster(bridge_env, rig, {"test": {"host": {"ssh": "login", "node_login": "jump"}}})
+    with notebook(bridge_env) as kernel:
+        with pytest.raises(CellFailed, match=r"SshFailed: lab: .*host key is not known here"):
+            kernel.value("6 * 7")
+        print(f"nothing left after {seconds_until_clean(rig, cluster):.1f} s")
+
+
+def lasts_until_cancelled(cluster: SlurmRig, laptop: Laptop, *, way: set[str]) -> None:
+    """A kernel whose stream goes this way gives and takes much, and says that its job was cancelled."""
+    with notebook(laptop) as kernel:
+        assert kernel.value("len('x' * 10_000_000)") == 10_000_000
+        assert kernel.value("'x' * 3_000_000") == "x" * 3_000_000
+        assert streams(cluster) == way
+        cluster.as_user("kbtest", ["scancel", *cluster.jobs()])
+        with pytest.raises(CellFailed, match=r"JobEnded: .* was cancelled\."):
+            kernel.run("import time; time.sleep(60)")
 
 
 def test_podman_without_root_runs_cells_in_a_job_and_leaves_nothing_however_it_ends(

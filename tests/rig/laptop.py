@@ -96,7 +96,10 @@ class Laptop:
 
 
 def make_laptop(folder: Path, *, keys: Keys, sshd: SshRig, proxy_port: int) -> Laptop:
-    """A new home in `folder`: the aliases lab, lab-root, lab-other, lab-sudo, lab-rootless; each also as X-proxied."""
+    """A new home in `folder`: the aliases lab, lab-root, lab-other, lab-sudo, lab-rootless; each also as X-proxied.
+
+    lab-behind is the machine's own loopback address, with lab-proxied as the jump host.
+    """
     laptop = Laptop(
         home=folder,
         config=folder / "jupyter-config" / "kernelbridge.toml",
@@ -112,13 +115,17 @@ def make_laptop(folder: Path, *, keys: Keys, sshd: SshRig, proxy_port: int) -> L
         shutil.copy(keys.private.with_suffix(suffix), key.with_suffix(suffix))
     known = laptop.ssh_folder / "known_hosts"
     known.write_text(
-        sshd.known_hosts_line(sshd.address, sshd.port) + sshd.known_hosts_line("127.0.0.1", proxy_port),
+        sshd.known_hosts_line(sshd.address, sshd.port)
+        + sshd.known_hosts_line("127.0.0.1", proxy_port)
+        + f"lab-behind {sshd.host_key}\n",
     )
     places = {"": (sshd.address, sshd.port), "-proxied": ("127.0.0.1", proxy_port)}
     lines: list[str] = []
     for alias, user in _ALIASES.items():
         for suffix, (address, port) in places.items():
             lines += [f"Host {alias}{suffix}", f"  HostName {address}", f"  Port {port}", f"  User {user}", ""]
+    lines += ["Host lab-behind", "  HostName 127.0.0.1", f"  Port {sshd.port}", "  User kbtest"]
+    lines += ["  HostKeyAlias lab-behind", "  ProxyJump lab-proxied", ""]
     # OpenSSH's client takes ~ from the user database, not from HOME: the paths are absolute.
     lines += ["Host *", f"  IdentityFile {key}", "  IdentitiesOnly yes", f"  UserKnownHostsFile {known}", ""]
     config = laptop.ssh_folder / "config"

@@ -189,6 +189,18 @@ class SshRig:
             yield
 
     @contextmanager
+    def certified(self, authority: Path, *, name: str) -> Iterator[None]:
+        """The server shows its key with a certificate for a name, signed with the authority's private key."""
+        public = self._host_key.with_suffix(".pub")
+        run(["ssh-keygen", "-q", "-s", str(authority), "-h", "-I", name, "-n", name, str(public)])
+        certificate = public.with_name(f"{self._host_key.name}-cert.pub")
+        try:
+            with self.configured(f"HostCertificate {certificate}"):
+                yield
+        finally:
+            certificate.unlink()
+
+    @contextmanager
     def key_changed(self) -> Iterator[None]:
         """The server shows another host key; the old one again at the end."""
         old = self._host_key

@@ -13,7 +13,7 @@ from kernelbridge.errors import LinkLost
 from kernelbridge.host import gpus
 from kernelbridge.host.facts import HostFacts
 from kernelbridge.host.gpus import Gpu, GpuFacts, GpuProcess, Inventory
-from kernelbridge.host.stream import Completed, Receiver, Stream
+from kernelbridge.host.stream import AnyLink, Completed, Receiver, Stream
 
 SAMPLES = Path(__file__).parent / "samples" / "nvidia-smi"
 
@@ -223,6 +223,9 @@ class SlowLink:
 
     async def open_command(self, argv: Sequence[str], receiver: Receiver) -> Stream:
         raise FileNotFoundError(argv[0])
+
+    async def jump(self, name: str) -> AnyLink:
+        raise NotImplementedError
 
     async def wait_lost(self) -> None:
         await asyncio.Event().wait()

@@ -16,7 +16,7 @@ from kernelbridge.host import pool
 from kernelbridge.host.address import Address, parse_address
 from kernelbridge.host.facts import HostFacts, SocketFacts, parse_facts, parse_socket
 from kernelbridge.host.ssh import is_transient
-from kernelbridge.host.stream import Completed, Receiver, Stream
+from kernelbridge.host.stream import AnyLink, Completed, Receiver, Stream
 
 # -- address
 
@@ -130,6 +130,9 @@ class FakeLink:
 
     async def open_command(self, argv: Sequence[str], receiver: Receiver) -> Stream:
         raise FileNotFoundError(argv[0])
+
+    async def jump(self, name: str) -> AnyLink:
+        raise NotImplementedError
 
     async def wait_lost(self) -> None:
         await self.lost.wait()

@@ -19,7 +19,6 @@ from kernelbridge.host.in_job import GONE_SECONDS, LOOK_SECONDS, InJob
 from kernelbridge.host.jobs import JobRequest
 from kernelbridge.host.slurm import LOOK_INTERVAL_SECONDS, Cluster
 from kernelbridge.host.stream import Collector, Completed, Receiver, Stream
-from kernelbridge.kernel_errors import StartTimeout
 from kernelbridge.relay import shipping
 from tests.made_clock import MadeClock
 from tests.unit.test_slurm import GONE, SILENT, FakeLink, said
@@ -41,19 +40,10 @@ def shown(state: str, code: str = "0:0") -> Completed:
 
 @dataclass
 class Link(FakeLink):
-    """The same, and commands on a node."""
+    """The same, and it opens streams."""
 
-    lets_in: bool | Exception = False
     # The commands whose streams were opened.
     opened: list[list[str]] = field(default_factory=list)
-
-    async def run(self, argv: Sequence[str], *, stdin: bytes = b"", seconds: float) -> Completed:
-        if argv[0] == "ssh":
-            self.asked.append(" ".join(argv))
-            if isinstance(self.lets_in, Exception):
-                raise self.lets_in
-            return said(code=0 if self.lets_in else 255)
-        return await super().run(argv, stdin=stdin, seconds=seconds)
 
     async def open_command(self, argv: Sequence[str], receiver: Receiver) -> Stream:
         self.opened.append(list(argv))
@@ -64,9 +54,9 @@ class Link(FakeLink):
 class Rig:
     """A job on a cluster whose commands answer in turn; the last answer of each is for ever."""
 
-    def __init__(self, *, clock: Callable[[], float] | None = None, lets_in: Any = False, **host: Any) -> None:
+    def __init__(self, *, clock: Callable[[], float] | None = None, **host: Any) -> None:
         self.answers: dict[str, list[Completed]] = {"squeue": [said("")], "rm": [said()], "scancel": [said()]}
-        self.link = Link(self._answer, lets_in=lets_in)
+        self.link = Link(self._answer)
         self.host = Host(name="hpc", ssh="hpc", scheduler="slurm", **host)
         # Without a clock it believes what it saw for ever, where it may.
         self.cluster = Cluster(self.link, self.host, clock=clock or (lambda: 0.0))
@@ -218,32 +208,8 @@ async def test_a_job_that_does_not_run_cannot_be_reached(squeue: Completed) -> N
     assert rig.link.opened == []
 
 
-@pytest.mark.parametrize(
-    ("node_login", "lets_in", "goes_by"),
-    [
-        ("auto", True, "ssh"),
-        ("auto", False, "srun"),
-        ("auto", StartTimeout(host="hpc", what="ssh", seconds=10), "srun"),
-        ("ssh", False, "ssh"),
-        ("srun", True, "srun"),
-    ],
-)
-async def test_a_node_is_reached_by_ssh_where_it_lets_in_and_else_as_a_step(
-    node_login: str, lets_in: Any, goes_by: str
-) -> None:
-    rig = Rig(node_login=node_login, lets_in=lets_in)
-    rig.says(squeue=row("RUNNING", node="n1"))
-    await rig.job.attach(Collector())
-    await rig.job.attach(Collector())
-    for argv in rig.link.opened:
-        assert ("ssh" in argv, "srun" in argv) == (goes_by == "ssh", goes_by == "srun")
-        assert "n1" in argv if goes_by == "ssh" else "--jobid=7" in argv
-    # Asked once for each node, and only where it matters.
-    assert rig.asked.count("ssh") == (1 if node_login == "auto" else 0)
-
-
 async def test_pyxis_goes_by_a_step_of_its_own() -> None:
-    rig = Rig(runtime="pyxis", node_login="srun")
+    rig = Rig(runtime="pyxis", node_login="jump")
     rig.says(squeue=row("RUNNING", node="n1"))
     await rig.job.attach(Collector())
     (argv,) = rig.link.opened

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +51,7 @@ class Node:
         self.bin = folder / "bin"
         for made in (self.temporary, self.bin):
             made.mkdir()
+        self.jobs: list[subprocess.Popen[str]] = []
         self.env = {"PATH": f"{self.bin}:/usr/bin:/bin", "TMPDIR": str(self.temporary), "NOTES": str(folder)}
 
     def has(self, program: str, text: str = _RUNTIME) -> None:
@@ -73,9 +72,16 @@ class Node:
         # In one step: a shell reads its script as it goes, and another job's may still be at it.
         path.with_suffix(".new").write_text(script)
         path.with_suffix(".new").replace(path)
-        return subprocess.Popen(
+        job = subprocess.Popen(
             ["sh", str(path)], env=self.env, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
         )
+        self.jobs.append(job)
+        return job
+
+    def close(self) -> None:
+        for job in self.jobs:
+            job.kill()
+            job.communicate(timeout=20)
 
     def run(self, runtime: str = "apptainer", **keys: Any) -> tuple[int, str]:
         """Run the script to its end, which the runtime brings about by itself."""
@@ -114,11 +120,12 @@ def made(**keys: Any) -> Spec:
 
 
 @pytest.fixture
-def node(tmp_path: Path) -> Node:
+def node(tmp_path: Path) -> Iterator[Node]:
     prepared = Node(tmp_path)
     for program in ("apptainer", "podman", "docker", "srun", "enroot"):
         prepared.has(program)
-    return prepared
+    yield prepared
+    prepared.close()
 
 
 # -- which cards
@@ -252,16 +259,18 @@ def test_the_script_ends_as_its_runtime_does_and_leaves_nothing(node: Node, code
 
 
 def test_what_a_killed_job_left_is_removed_by_the_next_one_and_nothing_of_those_that_run(node: Node) -> None:
-    killed, running = node.start("podman", gpus=0), node.start("podman", gpus=0)
-    wait_until(lambda: len(list(node.temporary.glob("*/lock"))) == 2)
+    # One after the other: both write the same note. When it is there the script is through with what others left.
+    killed = node.start("podman", gpus=0)
+    node.note()
+    (node.folder / "note.json").unlink()
+    node.start("podman", gpus=0)
+    node.note()
     killed.kill()
     killed.communicate(timeout=20)
     assert node.run("podman", gpus=0)[0] == 0
     assert len(list(node.temporary.iterdir())) == 1
     # Each call of `rm` is noted: for the killed one, and for the new one itself.
     assert (node.folder / "removed").read_text() == "kernelbridge-k1\n" * 2
-    running.kill()
-    running.communicate(timeout=20)
 
 
 def test_docker_leaves_no_folder_even_if_the_script_is_killed(node: Node) -> None:
@@ -291,7 +300,7 @@ def test_a_folder_that_is_not_there_is_replaced_by_tmp(node: Node) -> None:
 
 
 def test_a_joiner_finds_the_folder_of_its_own_login(node: Node) -> None:
-    job = node.start("apptainer", gpus=0)
+    node.start("apptainer", gpus=0)
     (bind,) = [word for word in node.note()["argv"] if word.endswith(":/run/kernelbridge")]
     (node.folder / "note.json").unlink()
     words = jobscript.join_argv("apptainer", made(), ["bridge", "it's"], job="7")
@@ -299,8 +308,6 @@ def test_a_joiner_finds_the_folder_of_its_own_login(node: Node) -> None:
     joined = node.note()["argv"]
     assert bind in joined
     assert joined[-3:] == ["docker://a/b:1", "bridge", "it's"]
-    os.kill(job.pid, signal.SIGKILL)
-    job.communicate(timeout=20)
 
 
 def test_a_joiner_without_a_folder_says_so(node: Node) -> None:
@@ -310,18 +317,5 @@ def test_a_joiner_without_a_folder_says_so(node: Node) -> None:
     assert "folder is not found" in done.stderr
 
 
-@pytest.mark.parametrize(
-    ("runtime", "by_ssh", "expected"),
-    [
-        ("podman", True, ["ssh", "-T"]),
-        ("podman", False, ["srun", "--jobid=7"]),
-        ("docker", False, ["srun", "--jobid=7"]),
-        # pyxis's own srun is the step, also where ssh would work.
-        ("pyxis", True, ["srun", "--jobid=7"]),
-    ],
-)
-def test_a_node_is_reached_by_ssh_or_as_a_step(runtime: str, by_ssh: bool, expected: list[str]) -> None:
-    words = jobscript.reach_argv(runtime, made(), ["bridge"], job="7", node="n1", by_ssh=by_ssh)
-    start = words.index(expected[0])
-    assert words[start : start + 2] == expected
-    assert "\0" not in "".join(words)
+def test_only_pyxis_makes_the_step_itself() -> None:
+    assert [name for name in jobscript.RUNTIMES if jobscript.joins_as_step(name)] == ["pyxis"]

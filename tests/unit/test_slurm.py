@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 
 from kernelbridge.config import Host
+from kernelbridge.errors import SshFailed
 from kernelbridge.gpu_errors import JobRefused, SchedulerSilent, SlurmMissing
 from kernelbridge.host.endings import JobEnding
 from kernelbridge.host.facts import HostFacts
 from kernelbridge.host.jobs import JobRequest
 from kernelbridge.host.slurm import Cluster
-from kernelbridge.host.stream import Completed, Receiver, Stream
+from kernelbridge.host.stream import AnyLink, Completed, Receiver, Stream
 from kernelbridge.kernel_errors import StartTimeout
 
 SAMPLES = Path(__file__).parent / "samples/slurm"
@@ -64,6 +65,9 @@ class FakeLink:
 
     async def open_command(self, argv: Sequence[str], receiver: Receiver) -> Stream:
         raise NotImplementedError
+
+    async def jump(self, name: str) -> AnyLink:
+        raise SshFailed(host=name, reason="its host key is not known here")
 
     async def wait_lost(self) -> None:
         return

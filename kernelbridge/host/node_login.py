@@ -1,0 +1,92 @@
+"""The ways from a login node to the nodes of its jobs: ProxyJump on the link, the login node's own ssh, a step."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import defaultdict
+from collections.abc import Sequence
+
+from kernelbridge.config import Host
+from kernelbridge.errors import HostUnreachable, KernelBridgeError, LinkLost, SshFailed
+from kernelbridge.host.jobs import node_argv, step_argv
+from kernelbridge.host.stream import AnyLink, Receiver, Stream
+from kernelbridge.kernel_errors import StartTimeout
+
+log = logging.getLogger(__name__)
+
+# A node that does not let logins in mostly says so at once; the login node's ssh gives up after 10 s.
+NODE_SECONDS = 10.0
+
+
+class NodeLogin:
+    """How each node of a cluster is reached over one link, asked once for each. Everything runs on the link's loop."""
+
+    def __init__(self, link: AnyLink, host: Host) -> None:
+        self._link = link
+        self._host = host
+        # Links that run through the link, by node; None: not this way. Set by _jump().
+        self._jumps: dict[str, AnyLink | None] = {}
+        # Whether a node lets this login in from the login node. Set by _lets_in().
+        self._open_doors: dict[str, bool] = {}
+        # All kernels of a node wait for the one who asks.
+        self._asking: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+
+    def __repr__(self) -> str:
+        jumps = [node for node, link in self._jumps.items() if link is not None]
+        doors = [node for node, opens in self._open_doors.items() if opens]
+        return f"<NodeLogin {self._host.name}, jumps {jumps}, ssh {doors}>"
+
+    async def open_command(self, node: str, command: Sequence[str], receiver: Receiver, *, job: str) -> Stream:
+        """Run a command on a job's node, joined to its stdin and stdout.
+
+        Raises: LinkLost, SshFailed; where `node_login` is "jump" every 2x error, with the node as its host.
+        """
+        way = self._host.node_login
+        if way in ("auto", "jump") and (jump := await self._jump(node)) is not None:
+            try:
+                return await jump.open_command(command, receiver)
+            except SshFailed as exc:  # Most likely sshd's MaxSessions there.
+                if way == "jump":
+                    raise
+                log.info("[%s] node %s: %s", self._host.name, node, exc.sentence)
+        if way == "ssh" or (way == "auto" and await self._lets_in(node)):
+            argv = node_argv(node, command)
+        else:
+            argv = step_argv(job, command)
+        return await self._link.open_command(argv, receiver)
+
+    async def _jump(self, node: str) -> AnyLink | None:
+        """The link to a node, where it has one."""
+        async with self._asking[node]:
+            known = self._jumps.get(node)
+            if node in self._jumps and (known is None or known.is_open):
+                return known
+            try:
+                self._jumps[node] = await self._log_in(node)
+            except KernelBridgeError as exc:
+                if not self._link.is_open:
+                    raise LinkLost(host=self._host.name) from exc
+                if self._host.node_login == "jump":
+                    raise
+                log.info("[%s] no ProxyJump to its node %s: %s", self._host.name, node, exc.sentence)
+                self._jumps[node] = None
+            return self._jumps[node]
+
+    async def _log_in(self, node: str) -> AnyLink:
+        try:
+            async with asyncio.timeout(NODE_SECONDS):
+                return await self._link.jump(node)
+        except TimeoutError as exc:
+            raise HostUnreachable(host=node, address=node, reason=f"no login in {NODE_SECONDS:g} s") from exc
+
+    async def _lets_in(self, node: str) -> bool:
+        """Whether a node can be reached over ssh from the login node."""
+        async with self._asking[node]:
+            if node not in self._open_doors:
+                try:
+                    answer = await self._link.run(node_argv(node, ["true"]), seconds=NODE_SECONDS)
+                    self._open_doors[node] = answer.exit_code == 0
+                except StartTimeout:
+                    self._open_doors[node] = False
+            return self._open_doors[node]
