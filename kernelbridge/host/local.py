@@ -269,7 +269,7 @@ class LocalLink:
             self.facts = parse_facts(answer.stdout.decode("utf-8", "replace"))
         return self.facts
 
-    async def jump(self, name: str) -> LocalLink:
+    async def jump(self, name: str, *, seconds: float) -> LocalLink:
         """See AnyLink. Raises: SshFailed, always."""
         raise SshFailed(host=name, reason="this machine is the login node itself")
 

@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 from kernelbridge.config import Host
-from kernelbridge.errors import HostUnreachable, KernelBridgeError, LinkLost, SshFailed
+from kernelbridge.errors import KernelBridgeError, LinkLost, SshFailed
 from kernelbridge.host.jobs import node_argv, step_argv
 from kernelbridge.host.stream import AnyLink, Receiver, Stream
 from kernelbridge.kernel_errors import StartTimeout
@@ -46,7 +46,7 @@ class NodeLogin:
         if way in ("auto", "jump") and (jump := await self._jump(node)) is not None:
             try:
                 return await jump.open_command(command, receiver)
-            except SshFailed as exc:  # Most likely sshd's MaxSessions there.
+            except SshFailed as exc:
                 if way == "jump":
                     raise
                 log.info("[%s] node %s: %s", self._host.name, node, exc.sentence)
@@ -63,7 +63,7 @@ class NodeLogin:
             if node in self._jumps and (known is None or known.is_open):
                 return known
             try:
-                self._jumps[node] = await self._log_in(node)
+                self._jumps[node] = await self._link.jump(node, seconds=NODE_SECONDS)
             except KernelBridgeError as exc:
                 if not self._link.is_open:
                     raise LinkLost(host=self._host.name) from exc
@@ -72,13 +72,6 @@ class NodeLogin:
                 log.info("[%s] no ProxyJump to its node %s: %s", self._host.name, node, exc.sentence)
                 self._jumps[node] = None
             return self._jumps[node]
-
-    async def _log_in(self, node: str) -> AnyLink:
-        try:
-            async with asyncio.timeout(NODE_SECONDS):
-                return await self._link.jump(node)
-        except TimeoutError as exc:
-            raise HostUnreachable(host=node, address=node, reason=f"no login in {NODE_SECONDS:g} s") from exc
 
     async def _lets_in(self, node: str) -> bool:
         """Whether a node can be reached over ssh from the login node."""

@@ -9,7 +9,8 @@ import asyncio
 import logging
 import shlex
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from functools import partial
 from typing import Any
 
 import asyncssh
@@ -34,6 +35,8 @@ log = logging.getLogger(__name__)
 # How much of a command's stderr is kept, for the error message.
 STDERR_BYTES = 64 << 10
 SCRIPT_SECONDS = 10.0
+LOGIN_SECONDS = 20.0
+FREED_SECONDS = 0.05
 
 
 def is_transient(exc: BaseException) -> bool:
@@ -145,10 +148,16 @@ class SshStream(asyncssh.SSHClientSession[bytes], asyncssh.SSHUNIXSession[bytes]
 
 
 class Link:
-    """One SSH connection of this process to a host. Made by open_link()."""
+    """One SSH connection of this process to a host, and a spare one when it is full. Made by open_link()."""
 
-    def __init__(self, name: str, dialled: Dialled) -> None:
+    def __init__(self, name: str, dialled: Dialled, *, dial_again: Callable[[], Awaitable[Dialled]]) -> None:
         self.name = name
+        self._dial_again = dial_again
+        # Whether a command has ever run here; set by look_again().
+        self._has_run = False
+        # For commands that find no room here; set by _overflow().
+        self._spare: Link | None = None
+        self._making_spare = asyncio.Lock()
         self._dialled = dialled
         self._connection = dialled.connection
         # What the host said of itself; set by open_link() before anyone else sees the link.
@@ -218,23 +227,44 @@ class Link:
         return await self._open_session(argv, receiver)
 
     async def _open_session(self, argv: Sequence[str], receiver: Receiver) -> SshStream:
-        stream = SshStream(self, receiver, command=argv[0])
         try:
-            opening = self._connection.create_session(
-                lambda: stream,
-                shlex.join(argv),  # the only place where words become a command line
-                request_pty=False,
-                encoding=None,
-                window=WINDOW_BYTES,
-                max_pktsize=PACKET_BYTES,
-            )
-            await self._open(stream, opening)
+            try:
+                return await self._session(argv, receiver)
+            except asyncssh.ChannelOpenError:
+                # sshd counts a session a moment longer than it lasts.
+                await asyncio.sleep(FREED_SECONDS)
+                return await self._session(argv, receiver)
         except (asyncssh.Error, OSError) as exc:
             if not self.is_open:
                 raise self.lost() from exc
-            # Most likely MaxSessions (10) of sshd_config.
+            if isinstance(exc, asyncssh.ChannelOpenError) and self._has_run:
+                return await (await self._overflow())._open_session(argv, receiver)
             raise SshFailed(host=self.name, reason=f"no channel for `{argv[0]}`: {exc}") from exc
+
+    async def _session(self, argv: Sequence[str], receiver: Receiver) -> SshStream:
+        stream = SshStream(self, receiver, command=argv[0])
+        opening = self._connection.create_session(
+            lambda: stream,
+            shlex.join(argv),  # the only place where words become a command line
+            request_pty=False,
+            encoding=None,
+            window=WINDOW_BYTES,
+            max_pktsize=PACKET_BYTES,
+        )
+        await self._open(stream, opening)
         return stream
+
+    async def _overflow(self) -> Link:
+        """A second connection: sshd's MaxSessions, 10 by default, leaves no room for commands on this one."""
+        async with self._making_spare:
+            if self._spare is None or not self._spare.is_open:
+                await self._close_spare()
+                self._spare = await _log_in(self.name, self._dialled.hop.shown, self._dial_again)
+            return self._spare
+
+    async def _close_spare(self) -> None:
+        if self._spare is not None:
+            await self._spare.aclose()
 
     async def open_socket(self, path: str, receiver: Receiver) -> Stream:
         """See AnyLink."""
@@ -300,46 +330,55 @@ class Link:
             self.facts = parse_facts(answer.stdout.decode("utf-8", "replace"))
         except ValueError as exc:
             raise SshFailed(host=self.name, reason=str(exc)) from exc
+        self._has_run = True
         return self.facts
 
-    async def jump(self, name: str) -> Link:
+    async def jump(self, name: str, *, seconds: float) -> Link:
         """See AnyLink.
 
         Raises: as open_link().
         """
-        link = Link(self.name, await dial_beyond(name, via=self._dialled))
+        link = await _log_in(self.name, name, partial(dial_beyond, name, via=self._dialled), seconds=seconds)
         self._beyond = [*(other for other in self._beyond if other.is_open), link]
-        await link.look_again()
         return link
 
     async def wait_lost(self) -> None:
         """See AnyLink."""
         await self._connection.wait_closed()
         self.lost()
+        await self._close_spare()
 
     async def aclose(self) -> None:
         """See AnyLink."""
         self.lost()
         for link in self._beyond:
             await link.aclose()
+        await self._close_spare()
         await self._dialled.aclose()
 
 
-async def open_link(host: Host, *, login_seconds: float = 20) -> Link:
+async def open_link(host: Host, *, login_seconds: float = LOGIN_SECONDS) -> Link:
     """Log in and ask the host for its facts.
 
     Raises: every 2x error but ForwardingForbidden.
     """
     started_at = time.monotonic()
+    link = await _log_in(host.name, host.ssh, partial(dial, host), seconds=login_seconds)
+    log.info("[%s] logged in as %s in %.1f s", host.name, link.facts.user, time.monotonic() - started_at)
+    return link
+
+
+async def _log_in(
+    name: str, address: str, dialling: Callable[[], Awaitable[Dialled]], *, seconds: float = LOGIN_SECONDS
+) -> Link:
     try:
-        async with asyncio.timeout(login_seconds):
-            link = Link(host.name, await dial(host))
+        async with asyncio.timeout(seconds):
+            link = Link(name, await dialling(), dial_again=dialling)
             try:
                 await link.look_again()
             except BaseException:
                 await link.aclose()
                 raise
     except TimeoutError as exc:
-        raise HostUnreachable(host=host.name, address=host.ssh, reason=f"no login in {login_seconds:g} s") from exc
-    log.info("[%s] logged in as %s in %.1f s", host.name, link.facts.user, time.monotonic() - started_at)
+        raise HostUnreachable(host=name, address=address, reason=f"no login in {seconds:g} s") from exc
     return link

@@ -97,7 +97,7 @@ class AnyLink(Protocol):
     async def open_command(self, argv: Sequence[str], receiver: Receiver) -> Stream:
         """Run a command and join its stdin and stdout to a stream; closed() gets CommandError on an exit code."""
 
-    async def jump(self, name: str) -> AnyLink:
+    async def jump(self, name: str, *, seconds: float) -> AnyLink:
         """A link through this one to a machine that this one reaches, as ProxyJump; it ends with this one.
 
         Raises: SshFailed where known_hosts does not have the machine, and as open_link().

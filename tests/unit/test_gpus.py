@@ -224,7 +224,7 @@ class SlowLink:
     async def open_command(self, argv: Sequence[str], receiver: Receiver) -> Stream:
         raise FileNotFoundError(argv[0])
 
-    async def jump(self, name: str) -> AnyLink:
+    async def jump(self, name: str, *, seconds: float) -> AnyLink:
         raise NotImplementedError
 
     async def wait_lost(self) -> None:

@@ -131,7 +131,7 @@ class FakeLink:
     async def open_command(self, argv: Sequence[str], receiver: Receiver) -> Stream:
         raise FileNotFoundError(argv[0])
 
-    async def jump(self, name: str) -> AnyLink:
+    async def jump(self, name: str, *, seconds: float) -> AnyLink:
         raise NotImplementedError
 
     async def wait_lost(self) -> None:

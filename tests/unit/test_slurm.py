@@ -66,7 +66,7 @@ class FakeLink:
     async def open_command(self, argv: Sequence[str], receiver: Receiver) -> Stream:
         raise NotImplementedError
 
-    async def jump(self, name: str) -> AnyLink:
+    async def jump(self, name: str, *, seconds: float) -> AnyLink:
         raise SshFailed(host=name, reason="its host key is not known here")
 
     async def wait_lost(self) -> None:
