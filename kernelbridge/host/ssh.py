@@ -260,6 +260,9 @@ class Link:
             if self._spare is None or not self._spare.is_open:
                 await self._close_spare()
                 self._spare = await _log_in(self.name, self._dialled.hop.shown, self._dial_again)
+                if not self.is_open:  # It was closed meanwhile, and nobody closes this one.
+                    await self._close_spare()
+                    raise self.lost()
             return self._spare
 
     async def _close_spare(self) -> None:

@@ -195,6 +195,19 @@ async def test_a_lost_connection_takes_its_spare_along(rig: Rig, bridge_env: Lap
             wait_until(lambda: not logins(rig), "both to be gone", 10)
 
 
+async def test_a_link_that_is_closed_while_a_spare_one_logs_in_leaves_none(rig: Rig, bridge_env: Laptop) -> None:
+    with rig.sshd.configured("MaxSessions 1"):
+        for pause in (0.06, 0.12, 0.25):
+            link = await open_link(Host(name="lab", ssh="lab"))
+            await link.open_command(["cat"], Collector())
+            late = asyncio.create_task(link.open_command(["cat"], Collector()))
+            await asyncio.sleep(pause)
+            await link.aclose()
+            with suppress(errors.LinkLost):
+                (await late).close()
+            wait_until(lambda: not logins(rig), "nobody to be logged in", 10)
+
+
 async def test_a_host_that_opens_no_session_at_all_is_not_tried_again(rig: Rig, bridge_env: Laptop) -> None:
     log = rig.lab.log_folder / "sshd.log"
     before = log.read_text().count("Accepted ")
