@@ -30,12 +30,6 @@ pytestmark = pytest.mark.usefixtures("nothing_left")
 # -- the link
 
 
-def aliased(laptop: Laptop, *lines: str) -> None:
-    """Put lines in front of the user's ssh config: there the first value counts."""
-    path = laptop.ssh_folder / "config"
-    path.write_text("\n".join([*lines, "", path.read_text()]))
-
-
 def test_a_refused_connection_is_told_with_its_address(rig: Rig, bridge_env: Laptop) -> None:
     with rig.sshd.stopped():
         expect_everywhere(bridge_env, errors.HostRefused(host="lab", address=f"{rig.sshd.address}:{rig.sshd.port}"))
@@ -92,7 +86,7 @@ def test_a_changed_host_key_is_told_and_trust_refuses_it(rig: Rig, bridge_env: L
 
 
 def test_a_broken_ssh_config_is_told_with_its_line(bridge_env: Laptop) -> None:
-    aliased(bridge_env, "Port twenty-two")
+    bridge_env.configure_ssh("Port twenty-two")
     ended = kernelbridge(bridge_env, "ps")
     assert ended.code == errors.SshConfigInvalid.exit_code
     assert "line 1" in ended.err

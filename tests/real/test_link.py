@@ -32,12 +32,6 @@ async def link(rig: Rig, bridge_env: Laptop) -> AsyncIterator[Link]:
         yield opened
 
 
-def append(laptop: Laptop, *lines: str) -> None:
-    """Put lines in front of the user's ssh config: there the first value counts."""
-    path = laptop.ssh_folder / "config"
-    path.write_text("\n".join([*lines, "", path.read_text()]))
-
-
 # -- what a link gives
 
 
@@ -133,7 +127,7 @@ async def test_nobody_listening_is_refused(rig: Rig, bridge_env: Laptop) -> None
 
 
 async def test_a_name_that_does_not_exist_is_named(bridge_env: Laptop) -> None:
-    append(bridge_env, "Host gone", "  HostName kernelbridge-test.invalid")
+    bridge_env.configure_ssh("Host gone", "  HostName kernelbridge-test.invalid")
     exc = await refusal(Host(name="lab", ssh="gone"))
     assert type(exc) is errors.HostNameUnknown
     assert "the name kernelbridge-test.invalid is not known here" in exc.sentence
@@ -186,7 +180,7 @@ async def test_a_changed_host_key_is_told_from_an_unknown_one(rig: Rig, bridge_e
 
 
 async def test_a_key_is_checked_even_where_the_config_would_not(rig: Rig, bridge_env: Laptop) -> None:
-    append(bridge_env, "Host *", "  UserKnownHostsFile none", "  StrictHostKeyChecking no")
+    bridge_env.configure_ssh("Host *", "  UserKnownHostsFile none", "  StrictHostKeyChecking no")
     assert type(await refusal()) is errors.HostKeyUnknown
 
 
@@ -227,8 +221,7 @@ async def test_a_key_with_a_passphrase_is_never_asked_for_but_taken_from_the_age
 
 async def test_a_proxy_command_is_a_way_too(rig: Rig, bridge_env: Laptop) -> None:
     config = bridge_env.ssh_folder / "config"
-    append(
-        bridge_env,
+    bridge_env.configure_ssh(
         "Host behind",
         f"  HostName {rig.sshd.address}",
         f"  Port {rig.sshd.port}",
@@ -240,14 +233,14 @@ async def test_a_proxy_command_is_a_way_too(rig: Rig, bridge_env: Laptop) -> Non
 
 
 async def test_a_broken_ssh_config_is_named_with_its_line(bridge_env: Laptop) -> None:
-    append(bridge_env, "Port twenty-two")
+    bridge_env.configure_ssh("Port twenty-two")
     exc = await refusal()
     assert type(exc) is errors.SshConfigInvalid
     assert "line 1" in exc.sentence
 
 
 async def test_a_missing_identity_file_is_no_reason_to_fail(bridge_env: Laptop) -> None:
-    append(bridge_env, "Host *", f"  IdentityFile {bridge_env.home}/none")
+    bridge_env.configure_ssh("Host *", f"  IdentityFile {bridge_env.home}/none")
     async with await open_link(LAB) as link:
         assert link.is_open
 
@@ -260,8 +253,8 @@ async def test_without_any_ssh_config_the_address_is_enough(rig: Rig, bridge_env
 
 
 async def test_a_jump_host_is_used_and_checked_like_any_other(rig: Rig, bridge_env: Laptop) -> None:
-    append(
-        bridge_env, "Host behind", "  HostName 127.0.0.1", f"  Port {rig.sshd.port}", "  User kbtest", "  ProxyJump lab"
+    bridge_env.configure_ssh(
+        "Host behind", "  HostName 127.0.0.1", f"  Port {rig.sshd.port}", "  User kbtest", "  ProxyJump lab"
     )
     behind = Host(name="lab", ssh="behind")
     known = bridge_env.ssh_folder / "known_hosts"
@@ -278,7 +271,7 @@ async def test_a_jump_host_is_used_and_checked_like_any_other(rig: Rig, bridge_e
 
 
 async def test_a_jump_host_that_leads_to_itself_is_refused(bridge_env: Laptop) -> None:
-    append(bridge_env, "Host round", "  ProxyJump round")
+    bridge_env.configure_ssh("Host round", "  ProxyJump round")
     exc = await refusal(Host(name="lab", ssh="round"))
     assert type(exc) is errors.SshConfigInvalid
     assert "ProxyJump leads to itself" in exc.sentence

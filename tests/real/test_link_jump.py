@@ -24,12 +24,6 @@ from tests.rig.whole import Rig
 BEHIND = ("  HostName 127.0.0.1", "  Port 2222", "  HostKeyAlias n1")
 
 
-def append(laptop: Laptop, *lines: str) -> None:
-    """Put lines in front of the user's ssh config: there the first value counts."""
-    path = laptop.ssh_folder / "config"
-    path.write_text("\n".join([*lines, "", path.read_text()]))
-
-
 def know(laptop: Laptop, line: str) -> None:
     """Put a line into known_hosts."""
     path = laptop.ssh_folder / "known_hosts"
@@ -39,7 +33,7 @@ def know(laptop: Laptop, line: str) -> None:
 @pytest.fixture
 async def link(rig: Rig, bridge_env: Laptop) -> AsyncIterator[Link]:
     """A link as user kbtest, and a node behind it that known_hosts has."""
-    append(bridge_env, "Host n1", *BEHIND)
+    bridge_env.configure_ssh("Host n1", *BEHIND)
     know(bridge_env, f"n1 {rig.sshd.host_key}")
     async with await open_link(Host(name="hpc", ssh="lab")) as opened:
         yield opened
@@ -52,7 +46,7 @@ async def test_a_node_is_logged_in_to_as_the_hosts_login_unless_the_config_names
     assert (node.facts.user, node.name) == ("kbtest", "hpc")
     # sshd tells who came from where: from the machine itself.
     assert (await node.run(["sh", "-c", "echo $SSH_CONNECTION"], seconds=10)).stdout.split()[0] == b"127.0.0.1"
-    append(bridge_env, "Host n1", "  User kbother")
+    bridge_env.configure_ssh("Host n1", "  User kbother")
     assert (await link.jump("n1", seconds=20)).facts.user == "kbother"
 
 
@@ -67,7 +61,7 @@ async def test_bytes_pass_a_node_unchanged_both_ways(link: Link) -> None:
 
 
 async def test_a_node_whose_key_is_not_known_is_not_even_knocked_at(rig: Rig, bridge_env: Laptop, link: Link) -> None:
-    append(bridge_env, "Host n2", "  HostName 127.0.0.1", "  Port 2222")
+    bridge_env.configure_ssh("Host n2", "  HostName 127.0.0.1", "  Port 2222")
     before = rig.sshd.arrivals
     with pytest.raises(errors.SshFailed, match=r"n2: .*its host key is not known here as \[127\.0\.0\.1\]:2222"):
         await link.jump("n2", seconds=20)
@@ -85,10 +79,10 @@ async def test_a_node_with_another_key_than_known_is_refused(rig: Rig, bridge_en
 
 
 async def test_a_node_that_refuses_or_is_not_there_is_named(bridge_env: Laptop, link: Link) -> None:
-    append(bridge_env, "Host n1", "  User nobody")
+    bridge_env.configure_ssh("Host n1", "  User nobody")
     with pytest.raises(errors.LoginRefused, match=r"n1: .*nobody"):
         await link.jump("n1", seconds=20)
-    append(bridge_env, "Host n1", "  Port 9")
+    bridge_env.configure_ssh("Host n1", "  Port 9")
     with pytest.raises(errors.HostUnreachable, match=r"n1: .*said by the jump host"):
         await link.jump("n1", seconds=20)
 
@@ -96,7 +90,7 @@ async def test_a_node_that_refuses_or_is_not_there_is_named(bridge_env: Laptop, 
 async def test_a_node_signed_by_an_authority_is_known(rig: Rig, bridge_env: Laptop, link: Link) -> None:
     authority = bridge_env.home / "authority"
     make_key(authority)
-    append(bridge_env, "Host n2", "  HostName 127.0.0.1", "  Port 2222", "  HostKeyAlias n2.cluster")
+    bridge_env.configure_ssh("Host n2", "  HostName 127.0.0.1", "  Port 2222", "  HostKeyAlias n2.cluster")
     know(bridge_env, f"@cert-authority *.cluster {authority.with_suffix('.pub').read_text().strip()}")
     with rig.sshd.certified(authority, name="n2.cluster"):
         assert (await (await link.jump("n2", seconds=20)).run(["id", "-un"], seconds=10)).stdout == b"kbtest\n"
@@ -128,7 +122,7 @@ async def test_a_lost_link_ends_those_through_it_with_link_lost(rig: Rig, link: 
 
 
 async def test_a_node_that_is_silent_is_given_up_and_the_link_lives(rig: Rig, bridge_env: Laptop, link: Link) -> None:
-    append(bridge_env, "Host n1", "  Port 2299")
+    bridge_env.configure_ssh("Host n1", "  Port 2299")
     rule = ["INPUT", "-i", "lo", "-p", "tcp", "--dport", "2299", "-j", "DROP"]
     rig.lab.run(["iptables", "-I", *rule])
     try:
@@ -154,7 +148,7 @@ def logins(rig: Rig) -> list[psutil.Process]:
 
 @pytest.mark.parametrize("node", ["", "n1"])
 async def test_a_full_connection_gets_a_spare_one(rig: Rig, bridge_env: Laptop, node: str) -> None:
-    append(bridge_env, "Host n1", *BEHIND)
+    bridge_env.configure_ssh("Host n1", *BEHIND)
     know(bridge_env, f"n1 {rig.sshd.host_key}")
     with rig.sshd.configured("MaxSessions 2"):
         async with await open_link(Host(name="hpc", ssh="lab")) as first:

@@ -78,6 +78,11 @@ class Laptop:
         """Where config, known_hosts and the key are."""
         return self.home / ".ssh"
 
+    def configure_ssh(self, *lines: str) -> None:
+        """Put lines in front of the ssh config: there the first value counts."""
+        path = self.ssh_folder / "config"
+        path.write_text("\n".join([*lines, "", path.read_text()]))
+
     def ssh(self, alias: str, *words: str, options: Sequence[str] = ()) -> list[str]:
         """The words of OpenSSH's own client for this user; it never asks."""
         return ["ssh", "-F", str(self.ssh_folder / "config"), "-o", "BatchMode=yes", *options, alias, *words]
