@@ -6,6 +6,7 @@ import asyncio
 import socket
 import threading
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -217,6 +218,8 @@ async def test_a_key_with_a_passphrase_is_never_asked_for_but_taken_from_the_age
     async with await open_link(LAB) as link:
         assert link.facts.user == "kbtest"
     agent.cancel()
+    with suppress(asyncio.CancelledError):
+        await agent
 
 
 async def test_a_proxy_command_is_a_way_too(rig: Rig, bridge_env: Laptop) -> None:
