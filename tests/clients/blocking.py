@@ -126,6 +126,15 @@ class Client:
             if not self._take() and time.monotonic() > limit:
                 raise TimeoutError(f"no such message in {seconds} s; seen: {[one['msg_type'] for one in self._seen]}")
 
+    def wait_for_words(self, words: str, *, seconds: float = 30) -> Message:
+        """Wait until a cell has printed this. Only that tells that it runs: progress comes before, and looks alike.
+
+        Raises TimeoutError.
+        """
+        return self.wait_for(
+            lambda one: one["msg_type"] == "stream" and words in one["content"]["text"], seconds=seconds
+        )
+
     def listen(self, seconds: float) -> Message | None:
         """The next message on shell or iopub, which then nobody else gets; None if none comes in that time."""
         channels = {one.socket: one for one in (self.kernel.iopub_channel, self.kernel.shell_channel)}

@@ -64,7 +64,7 @@ class LabPage:
         """Click the kernel's card in the launcher; a notebook with it is open."""
         self.card(display_name).click()
         expect(self.editor(0)).to_be_visible(timeout=seconds * 1000)
-        expect(self.toolbar.locator(".jp-KernelName")).to_contain_text(display_name, timeout=seconds * 1000)
+        self.expect_kernel_name(display_name, seconds=seconds)
         # Until the server has answered, Lab says Initializing and drops every cell that is run, without a word.
         self.expect_status(ANSWERED, seconds=seconds)
 
@@ -107,6 +107,10 @@ class LabPage:
     def expect_done(self, index: int, *, seconds: float = 30) -> None:
         """The cell has run: its prompt is a number."""
         expect(self.prompt(index)).to_have_text(NUMBERED, timeout=seconds * 1000)
+
+    def expect_kernel_name(self, words: str, *, seconds: float = 30) -> None:
+        """The toolbar shows this kernel, or `No Kernel`."""
+        expect(self.toolbar.locator(".jp-KernelName")).to_contain_text(words, timeout=seconds * 1000)
 
     def expect_status(self, words: str | re.Pattern[str], *, seconds: float = 30) -> None:
         """The status bar's kernel item says so, such as `Idle` or `Busy`."""
@@ -174,7 +178,7 @@ class LabPage:
         """Kernel menu, Shut Down Kernel; the notebook stays open without one."""
         self.page.locator("#jp-MainMenu .lm-MenuBar-item", has_text="Kernel").click()
         self.page.locator('.lm-Menu-item[data-command="kernelmenu:shutdown"]').click()
-        expect(self.toolbar.locator(".jp-KernelName")).to_contain_text("No Kernel", timeout=seconds * 1000)
+        self.expect_kernel_name("No Kernel", seconds=seconds)
 
     def shut_down_in_panel(self, *, seconds: float = 30) -> None:
         """The running panel's Shut Down button of the one kernel there is."""

@@ -26,7 +26,7 @@ BEGIN, DONE = "/tmp/kernelbridge-begin", "/tmp/kernelbridge-done"
 DISPLAYS = f"""\
 import os, time
 from IPython.display import publish_display_data
-print('waiting', flush=True)
+print('the cell runs', flush=True)
 while not os.path.exists({BEGIN!r}):
     time.sleep(0.05)
 for n in range(COUNT):
@@ -62,7 +62,7 @@ def made_in_a_cut(rig: Rig, user: Laptop, count: int, **keys: object) -> tuple[C
     write_specs(user)
     with started() as (_, client):
         cell = client.send(DISPLAYS.replace("COUNT", str(count)))
-        client.wait_for(lambda message: message["msg_type"] == "stream")
+        client.wait_for_words("the cell runs")
         with rig.proxy.cut():
             wait_until(lambda: rig.proxy.connections == 0, "the cut", 10)
             time.sleep(0.5)  # The far end of a connection that was reset is seen a moment later.
