@@ -28,14 +28,14 @@ class NodeLogin:
         # Links that run through the link, by node; None: not this way. Set by _jump().
         self._jumps: dict[str, AnyLink | None] = {}
         # Whether a node lets this login in from the login node. Set by _lets_in().
-        self._open_doors: dict[str, bool] = {}
+        self._ssh_lets_in: dict[str, bool] = {}
         # All kernels of a node wait for the one who asks.
         self._asking: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     def __repr__(self) -> str:
         jumps = [node for node, link in self._jumps.items() if link is not None]
-        doors = [node for node, opens in self._open_doors.items() if opens]
-        return f"<NodeLogin {self._host.name}, jumps {jumps}, ssh {doors}>"
+        by_ssh = [node for node, lets_in in self._ssh_lets_in.items() if lets_in]
+        return f"<NodeLogin {self._host.name}, jumps {jumps}, ssh {by_ssh}>"
 
     async def open_command(self, node: str, command: Sequence[str], receiver: Receiver, *, job: str) -> Stream:
         """Run a command on a job's node, joined to its stdin and stdout.
@@ -76,10 +76,10 @@ class NodeLogin:
     async def _lets_in(self, node: str) -> bool:
         """Whether a node can be reached over ssh from the login node."""
         async with self._asking[node]:
-            if node not in self._open_doors:
+            if node not in self._ssh_lets_in:
                 try:
                     answer = await self._link.run(node_argv(node, ["true"]), seconds=NODE_SECONDS)
-                    self._open_doors[node] = answer.exit_code == 0
+                    self._ssh_lets_in[node] = answer.exit_code == 0
                 except StartTimeout:
-                    self._open_doors[node] = False
-            return self._open_doors[node]
+                    self._ssh_lets_in[node] = False
+            return self._ssh_lets_in[node]

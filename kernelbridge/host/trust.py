@@ -76,20 +76,18 @@ class Hop:
         """The address as error messages show it."""
         return f"{self.target}:{self.port}" if ":" not in self.target else f"[{self.target}]:{self.port}"
 
-    def _trusted(self) -> tuple[Sequence[asyncssh.SSHKey], Sequence[asyncssh.SSHKey]]:
+    def _trusted(self) -> tuple[Sequence[asyncssh.SSHKey], Sequence[asyncssh.SSHKey], Sequence[asyncssh.SSHKey]]:
+        """The machine's keys, those of authorities that vouch for it, and revoked ones."""
+        port = self.port if self.port != DEFAULT_PORT else None
         # The address is left out: as OpenSSH's CheckHostIP=no, its default.
-        known, _, revoked = self.known_hosts.match(self.alias, "", self._port_if_unusual)[:3]
-        return known, revoked
+        known, authorities, revoked = self.known_hosts.match(self.alias, "", port)[:3]
+        return known, authorities, revoked
 
     @property
     def is_known(self) -> bool:
         """Whether known_hosts has a key of this machine, or of an authority that vouches for it."""
-        known, authorities = self.known_hosts.match(self.alias, "", self._port_if_unusual)[:2]
+        known, authorities, _ = self._trusted()
         return bool(known or authorities)
-
-    @property
-    def _port_if_unusual(self) -> int | None:
-        return self.port if self.port != DEFAULT_PORT else None
 
     def known_kinds(self) -> list[str]:
         """The signature algorithms of the keys that known_hosts has for this machine."""
@@ -97,7 +95,7 @@ class Hop:
 
     def judge(self, key: asyncssh.SSHKey) -> HostKey:
         """Say what known_hosts knows of this key."""
-        known, revoked = self._trusted()
+        known, _, revoked = self._trusted()
         data = key.public_data
         is_revoked = any(other.public_data == data for other in revoked)
         is_known = not is_revoked and any(other.public_data == data for other in known)
@@ -292,7 +290,8 @@ async def dial_beyond(name: str, *, via: Dialled) -> Dialled:
     """
     hop = await plan(name, Address(name=name), login=via.hop.user)
     if not hop.is_known:
-        raise SshFailed(host=name, reason=f"its host key is not known here as {hop.known_hosts_name}")
+        missing = f"its host key is not known here as {hop.known_hosts_name}"
+        raise SshFailed(host=name, reason=f"{missing}; `ssh -J {via.hop.address} {name}` asks to add it")
     return Dialled(connection=await _connect(hop, via.connection), jumps=(), hop=hop)
 
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shlex
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -18,7 +17,7 @@ from kernelbridge.host.answers import Created, Exited, Missing, Over, Running
 from kernelbridge.host.in_job import GONE_SECONDS, LOOK_SECONDS, InJob
 from kernelbridge.host.jobs import JobRequest
 from kernelbridge.host.slurm import LOOK_INTERVAL_SECONDS, Cluster
-from kernelbridge.host.stream import Collector, Completed, Receiver, Stream
+from kernelbridge.host.stream import Collector, Completed
 from kernelbridge.relay import shipping
 from tests.made_clock import MadeClock
 from tests.unit.test_slurm import GONE, SILENT, FakeLink, said
@@ -38,25 +37,12 @@ def shown(state: str, code: str = "0:0") -> Completed:
     return said(f"JobId=7 JobName={NAME} JobState={state} Reason=None ExitCode={code} BatchHost=n1\n")
 
 
-@dataclass
-class Link(FakeLink):
-    """The same, and it opens streams."""
-
-    # The commands whose streams were opened.
-    opened: list[list[str]] = field(default_factory=list)
-
-    async def open_command(self, argv: Sequence[str], receiver: Receiver) -> Stream:
-        self.opened.append(list(argv))
-        made: Any = object()
-        return made  # type: ignore[no-any-return]
-
-
 class Rig:
     """A job on a cluster whose commands answer in turn; the last answer of each is for ever."""
 
     def __init__(self, *, clock: Callable[[], float] | None = None, **host: Any) -> None:
         self.answers: dict[str, list[Completed]] = {"squeue": [said("")], "rm": [said()], "scancel": [said()]}
-        self.link = Link(self._answer)
+        self.link = FakeLink(self._answer)
         self.host = Host(name="hpc", ssh="hpc", scheduler="slurm", **host)
         # Without a clock it believes what it saw for ever, where it may.
         self.cluster = Cluster(self.link, self.host, clock=clock or (lambda: 0.0))

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -47,6 +48,8 @@ class FakeLink:
     name: str = "lab"
     is_open: bool = True
     facts: HostFacts = FACTS
+    # The commands whose streams were opened.
+    opened: list[list[str]] = field(default_factory=list)
 
     async def run(self, argv: Sequence[str], *, stdin: bytes = b"", seconds: float) -> Completed:
         words = list(argv)
@@ -64,7 +67,8 @@ class FakeLink:
         raise NotImplementedError
 
     async def open_command(self, argv: Sequence[str], receiver: Receiver) -> Stream:
-        raise NotImplementedError
+        self.opened.append(list(argv))
+        return cast("Stream", object())
 
     async def jump(self, name: str, *, seconds: float) -> AnyLink:
         raise SshFailed(host=name, reason="its host key is not known here")
