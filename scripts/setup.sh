@@ -7,7 +7,9 @@ venv=$root/.venv
 # sshd, dockerd and iptables are in sbin, which a plain user's PATH lacks on Debian.
 export PATH="$venv/bin:$PATH:/usr/local/sbin:/usr/sbin:/sbin"
 # Caches of the tools stay in .venv, so that the checkout holds nothing but .venv and node_modules beside the sources.
-export PYTHONDONTWRITEBYTECODE=1
+# Python's too: the tests start some thousand interpreters, and each would compile our modules anew.
+unset PYTHONDONTWRITEBYTECODE
+export PYTHONPYCACHEPREFIX=$venv/cache/python
 export RUFF_CACHE_DIR=$venv/cache/ruff MYPY_CACHE_DIR=$venv/cache/mypy
 export NODE_COMPILE_CACHE=$venv/cache/node
 export HYPOTHESIS_STORAGE_DIRECTORY=$venv/cache/hypothesis
@@ -113,7 +115,8 @@ install_quietly() {
 # shellcheck disable=SC2034  # the scripts that source this use them
 machine=(dockerd:docker.io docker:docker.io iptables:iptables ip:iproute2 unshare:util-linux mount:mount
     sshd:openssh-server ssh:openssh-client sudo:sudo debootstrap:debootstrap ensurepip:python3-venv
-    munged:munge slurmctld:slurmctld slurmd:slurmd sbatch:slurm-client podman:podman crun:crun newuidmap:uidmap)
+    munged:munge slurmctld:slurmctld slurmd:slurmd sbatch:slurm-client podman:podman crun:crun newuidmap:uidmap
+    tcsh:tcsh fish:fish zsh:zsh ksh:ksh mksh:mksh elvish:elvish busybox:busybox)
 # shellcheck disable=SC2034
 browser=(chromium:chromium fc-list:fontconfig a-font:fonts-dejavu-core libatomic.so.1:libatomic1)
 
@@ -125,8 +128,14 @@ need_venv() {
     [ "$(cat "$stamp" 2>/dev/null)" = "$now" ] && return 0
     say "Setting up $venv ..."
     [ -x "$venv/bin/python" ] || "$(base_python)" -m venv "$venv"
-    "$venv/bin/python" -m pip install -qq --disable-pip-version-check -e "${root}[test,check]"
+    "$venv/bin/python" -m pip install -qq --disable-pip-version-check -e "${root}[test,check,docs]"
     printf '%s\n' "$now" >"$stamp"
+}
+
+# Builds docs/ as web pages; every warning is an error. Always all of them: a page that did not change warns only once.
+build_docs() {
+    "$venv/bin/python" -m sphinx --quiet --fresh-env --fail-on-warning --keep-going \
+        -d "$venv/cache/docs/doctrees" "$root/docs" "$venv/cache/docs/html"
 }
 
 # Node 18 or newer, and the libraries of tests/clients.
@@ -153,6 +162,6 @@ run_in_scratch() {
     # Passable: tests show that another login gets as far as a kernel's own folders, and no further.
     chmod 711 "$scratch"
     # shellcheck disable=SC2064  # the folder of now
-    trap "rm -rf '$scratch'" EXIT
+    trap "rm -rf '$scratch' '$PYTHONPYCACHEPREFIX$scratch'" EXIT
     (export TMPDIR=$scratch && "$@")
 }

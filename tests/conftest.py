@@ -1,8 +1,51 @@
-"""What holds for all tests."""
+"""What holds for all tests: Ctrl-C, their order, and which are quick."""
 
 from __future__ import annotations
 
 import signal
+from pathlib import Path
+
+import pytest
 
 # A shell that runs the tests in the background has them ignore Ctrl-C, and all that they start would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+UNIT = Path(__file__).parent / "unit"
+# The files of tests/real that take longest. One of them that began late would at the end run alone. The first is begun
+# first of all: it waits for the images to be made, and the unit tests are done meanwhile.
+LONGEST = (
+    "test_vscode_raw",
+    "test_attach",
+    "test_cuts_hard",
+    "test_gpu_leases",
+    "test_comeback",
+    "test_floods",
+    "test_lifetimes",
+    "test_cuts",
+    "test_slurm_ways",
+    "test_slurm_rig",
+    "test_slurm_lasting",
+    "test_services",
+    "test_secrets",
+    "test_lab_browser",
+    "test_journal",
+    "test_security",
+    "test_cuts_stopped",
+    "test_terminal",
+)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Called by pytest: every unit test is quick, and each worker takes whole files in the order that it finds here."""
+    for item in items:
+        if item.path.is_relative_to(UNIT):
+            item.add_marker("quick")
+    items.sort(key=_turn)
+
+
+def _turn(item: pytest.Item) -> int:
+    name = item.path.stem
+    if item.path.is_relative_to(UNIT):
+        return 1
+    return 0 if name == LONGEST[0] else 2 + (LONGEST.index(name) if name in LONGEST else len(LONGEST))

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
-from kernelbridge.census import KernelRow, Listing
 from kernelbridge.channels import endpoints
 from kernelbridge.channels.endpoints import Endpoints
-from kernelbridge.config import Config, display_names
-from kernelbridge.errors import KernelBridgeError
-from kernelbridge.host.trust import HostKey
-from kernelbridge.inventory import GpuListing
-from kernelbridge.kernel_errors import KernelNotFound, OutputUndelivered
-from kernelbridge.records import Records, default_folder
-from kernelbridge.surroundings import KernelState
-from kernelbridge.wanted import Wanted
+from kernelbridge.config.load import display_names
+from kernelbridge.config.schema import Config
+from kernelbridge.errors import KernelBridgeError, KernelNotFound, OutputUndelivered
+from kernelbridge.fleet.gpu_listing import GpuListing
+from kernelbridge.fleet.images import ImageListing, ImageRow
+from kernelbridge.fleet.kernel_listing import KernelListing, KernelRow
+from kernelbridge.hosts.transport.host_keys import HostKey
+from kernelbridge.kernel.records import Records, default_folder
+from kernelbridge.kernel.request import LaunchRequest
+from kernelbridge.kernel.state import KernelState
+from kernelbridge.plain_text import last_lines
 
 T = TypeVar("T")
 
@@ -65,7 +67,7 @@ class FakeChannels:
 class FakeKernel:
     """A kernel that is as a test says."""
 
-    wanted: Wanted
+    request: LaunchRequest
     channels: FakeChannels
     state: KernelState = KernelState.RUNNING
     failure: KernelBridgeError | None = None
@@ -87,7 +89,15 @@ class FakeFleet:
     listings: list[GpuListing | BaseException] = field(default_factory=lambda: [GpuListing()])
     # What known_hosts does not have yet, in the order in which the way meets them.
     keys: list[HostKey] = field(default_factory=list)
+    # What a container of any environment is made of there, by host; an error is raised.
+    pulled: dict[str, str | KernelBridgeError] = field(default_factory=dict)
     log_text: str = ""
+    images: list[ImageRow] = field(default_factory=list)
+    # The containers of images that were never finished.
+    unfinished: tuple[str, ...] = ()
+    # Which were made: kernel and name.
+    snapshots: list[tuple[str, str]] = field(default_factory=list)
+    left_text: str = ""
     # Faults: it never answers; it does not remember what it was told to trust.
     is_stuck: bool = False
     is_forgetful: bool = False
@@ -99,7 +109,7 @@ class FakeFleet:
     kernel_facts: dict[str, Any] = field(default_factory=dict)
     kernel: FakeKernel | None = None
     takes: bool = False
-    # detached or dropped
+    # detached or stopped
     ended: str = ""
     # Set by open.
     _config: Config | None = None
@@ -131,6 +141,13 @@ class FakeFleet:
     def close(self) -> None:
         self.is_closed = True
 
+    async def pull(self, environment: str, host: str, say: Callable[[str], None]) -> str:
+        say("pulling")
+        found = self.pulled[host]
+        if isinstance(found, KernelBridgeError):
+            raise found
+        return found
+
     async def list_gpus(self) -> GpuListing:
         found, *later = self.listings
         if later:
@@ -139,8 +156,8 @@ class FakeFleet:
             raise found
         return found
 
-    async def list_kernels(self) -> Listing:
-        return Listing(kernels=tuple(self.rows), problems=self.problems)
+    async def list_kernels(self) -> KernelListing:
+        return KernelListing(kernels=tuple(self.rows), problems=self.problems)
 
     def _find(self, prefix: str) -> KernelRow:
         found = [row for row in self.rows if row.kernel_id.startswith(prefix)]
@@ -151,36 +168,55 @@ class FakeFleet:
     def _hosts(self) -> Sequence[str]:
         return list(self.config.hosts)
 
-    async def stop(self, prefix: str) -> KernelRow:
+    async def stop_by_id(self, prefix: str) -> KernelRow:
         found = self._find(prefix)
         if self.stop_failure is not None:
             raise self.stop_failure
         self.rows.remove(found)
         return found
 
+    async def left_output(self, prefix: str) -> str:
+        self._find(prefix)
+        return self.left_text
+
     async def logs(self, prefix: str, *, tail_lines: int) -> str:
         self._find(prefix)
-        return "\n".join(self.log_text.splitlines()[-tail_lines:])
+        return last_lines(self.log_text, tail_lines)
 
-    async def clean(self, *, dry_run: bool, discard: bool) -> Listing:
+    async def clean(self, *, dry_run: bool, discard: bool) -> KernelListing:
         orphans = tuple(row for row in self.rows if row.is_ours and row.is_orphan)
         kept = tuple(row for row in orphans if row.undelivered_bytes and not discard)
         gone = tuple(row for row in orphans if row not in kept)
         if not dry_run:
             self.rows = [row for row in self.rows if row not in gone]
         problems = [OutputUndelivered(kernel=row.kernel_id[:12], host=row.host, megabytes=1.0) for row in kept]
-        return Listing(kernels=gone, problems=(*self.problems, *problems))
+        return KernelListing(kernels=gone, problems=(*self.problems, *problems), unfinished=self.unfinished)
 
-    def wanted(self, environment_name: str, *, kernel_id: str, **more: Any) -> Wanted:
+    async def snapshot(self, prefix: str, name: str) -> KernelRow:
+        found = self._find(prefix)
+        self.snapshots.append((found.kernel_id, name))
+        return found
+
+    async def list_images(self) -> ImageListing:
+        return ImageListing(images=tuple(self.images), problems=self.problems)
+
+    async def clean_images(self, *, dry_run: bool, discard: bool) -> ImageListing:
+        kept = tuple(row for row in self.images if row.kind == "snapshot" and not discard)
+        gone = tuple(row for row in self.images if row not in kept)
+        if not dry_run:
+            self.images = [row for row in self.images if row in kept]
+        return ImageListing(images=gone, problems=self.problems, kept=kept)
+
+    def launch_request(self, environment_name: str, *, kernel_id: str, **more: Any) -> LaunchRequest:
         environment = self.config.environment(environment_name)
         shown = display_names(self.config)[environment_name]
         hosts = self.config.hosts_of(environment)
-        return Wanted(kernel_id=kernel_id, environment=environment, display_name=shown, hosts=hosts, **more)
+        return LaunchRequest(kernel_id=kernel_id, environment=environment, display_name=shown, hosts=hosts, **more)
 
-    async def attach(self, wanted: Wanted, given: Endpoints, *, host: str, take: bool) -> FakeKernel:
+    async def attach(self, request: LaunchRequest, given: Endpoints, *, host: str, take: bool) -> FakeKernel:
         self.takes = take
         bound = given if given.transport == "ipc" else given.bound(dict.fromkeys(endpoints.NAMES, 9999))
-        self.kernel = FakeKernel(wanted=wanted, channels=FakeChannels(bound), **self.kernel_facts)
+        self.kernel = FakeKernel(request=request, channels=FakeChannels(bound), **self.kernel_facts)
         return self.kernel
 
     async def detach(self, kernel: FakeKernel, *, end: bool) -> None:
@@ -188,9 +224,9 @@ class FakeFleet:
         kernel.channels.endpoints.remove()
         self.ended = "detached"
 
-    async def drop(self, kernel: FakeKernel) -> None:
+    async def stop(self, kernel: FakeKernel) -> None:
         kernel.channels.endpoints.remove()
-        self.ended = "dropped"
+        self.ended = "stopped"
 
     async def host_key(self, host_name: str) -> HostKey:
         return self.keys[0] if self.keys else host_key(is_known=True)

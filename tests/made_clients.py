@@ -7,9 +7,9 @@ import uuid
 from collections.abc import Sequence
 from typing import Any
 
-from kernelbridge.channels.handout import Handout
-from kernelbridge.channels.messages import DELIMITER
-from kernelbridge.relay.wire import IOPUB, SHELL, Buffer
+from kernelbridge.channels.output_queue import OutputQueue
+from kernelbridge.channels.rate_limit import Limits
+from kernelbridge.protocol.frames import DELIMITER, IOPUB, SHELL, Buffer
 
 
 class MadeClients:
@@ -21,7 +21,7 @@ class MadeClients:
         self.taken: list[tuple[float, int, list[Buffer]]] = []
         # Whether a subscriber takes nothing; whether it may lose messages then.
         self.is_full = False
-        self.may_lose = False
+        self.is_lossy = False
         self.wakes = 0
 
     def clock(self) -> float:
@@ -33,22 +33,33 @@ class MadeClients:
         return [*parts[: at + 1], b"signature", *parts[at + 2 :]]
 
     def send(self, channel: int, parts: list[Buffer]) -> bool:
-        if channel == IOPUB and self.is_full and not self.may_lose:
+        if channel == IOPUB and self.is_full and not self.is_lossy:
             return False
         self.taken.append((self.now, channel, parts))
         return True
 
-    def lose(self, may_lose: bool) -> None:
-        self.may_lose = may_lose
+    def set_lossy(self, is_lossy: bool) -> None:
+        self.is_lossy = is_lossy
 
-    def live(self, handout: Handout, seconds: float) -> None:
+    def queue(self, limits: Limits | None = None) -> OutputQueue:
+        """A queue towards these clients."""
+        return OutputQueue(
+            sign=self.sign,
+            # Looked up at each call: a test may put another in its place.
+            send=lambda channel, parts: self.send(channel, parts),
+            set_lossy=self.set_lossy,
+            limits=limits,
+            clock=self.clock,
+        )
+
+    def live(self, queue: OutputQueue, seconds: float) -> None:
         """Let time pass as the poll loop does: it wakes when something is due."""
         end = self.now + seconds
-        while (due := handout.due_at) is not None and due <= end:
+        while (due := queue.due_at) is not None and due <= end:
             # The poll loop counts in ms, and never wakes early.
             self.now = min(end, max(self.now, due) + 0.001)
             self.wakes += 1
-            handout.offer()
+            queue.offer()
         self.now = end
 
     @property
@@ -86,7 +97,7 @@ def in_short(parts: Sequence[Buffer]) -> str:
     return str(content.get("text") or content.get("execution_state") or kind)
 
 
-def put(handout: Handout, *messages: list[bytes]) -> None:
+def put(queue: OutputQueue, *messages: list[bytes]) -> None:
     """The kernel says something; a reply goes to shell."""
     for parts in messages:
-        handout.put(SHELL if part_of(parts, 0)["msg_type"].endswith("_reply") else IOPUB, parts)
+        queue.put(SHELL if part_of(parts, 0)["msg_type"].endswith("_reply") else IOPUB, parts)

@@ -54,3 +54,13 @@ def made_clock() -> Iterator[MadeClock]:
         patch.setattr(selector, "select", select)
         patch.setattr(time, "monotonic", lambda: clock.now)
         yield clock
+
+
+class StillClock:
+    """A clock that stands until it is set."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now

@@ -1,4 +1,4 @@
-"""A cluster made up for the tests of job.py and opening.py: what its queue shows, and who answers in its jobs."""
+"""A cluster made up for the tests of slurm_job.py and launch.py: what its queue shows, and who answers in its jobs."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from kernelbridge.config import Environment, Host
-from kernelbridge.host.answers import ContainerState, Missing
-from kernelbridge.host.jobs import JobFacts, JobRequest
-from kernelbridge.host.stream import Receiver
+from kernelbridge.config.schema import Environment, Host
+from kernelbridge.hosts.backend import ContainerState, Missing
+from kernelbridge.hosts.slurm.commands import JobFacts, JobRequest
+from kernelbridge.hosts.transport.stream import Completed, Receiver
 
 HPC = Host(name="hpc", ssh="hpc", scheduler="slurm", partition="gpu", account="lab", sbatch_args=("--qos=debug",))
 
@@ -75,7 +75,7 @@ class InMadeJob:
             raise self.cluster.state
         return self.cluster.state
 
-    async def end(self) -> None:
+    async def stop(self) -> None:
         self.cluster.log.append(f"end {self.name}")
 
 
@@ -93,6 +93,9 @@ class MadeCluster:
     requests: list[JobRequest] = field(default_factory=list)
     scripts: list[bytes] = field(default_factory=list)
     orders: list[bytes] = field(default_factory=list)
+    # What every command on the login node says.
+    run_answer: bytes = b""
+    shell_seconds: float = 0.0
     # How many streams were not closed.
     open_ways: int = 0
     facts: Any = field(default_factory=lambda: type("Facts", (), {"uid": 1000, "gid": 100, "home": "/home/ada"})())
@@ -100,6 +103,10 @@ class MadeCluster:
     @property
     def link(self) -> MadeCluster:
         return self
+
+    async def run(self, argv: Sequence[str], *, seconds: float) -> Completed:
+        self.log.append(f"run {argv[3]}")
+        return Completed(exit_code=0, stdout=self.run_answer, stderr=b"")
 
     async def check(self, request: JobRequest) -> None:
         self.log.append("check")
@@ -130,5 +137,5 @@ class MadeCluster:
     def has_started(self, name: str) -> None:
         self.log.append(f"started {name}")
 
-    def runtime(self, name: str, environment: Environment) -> InMadeJob:
+    def workload(self, name: str, environment: Environment) -> InMadeJob:
         return InMadeJob(self, name)

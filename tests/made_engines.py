@@ -8,17 +8,18 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from kernelbridge import container
-from kernelbridge.config import Environment, Host
+from kernelbridge.config.schema import Environment, Host
 from kernelbridge.errors import KernelBridgeError
-from kernelbridge.host.answers import ContainerFacts, ContainerState, ImageFacts, Running
-from kernelbridge.host.gpus import Gpu, GpuFacts
-from kernelbridge.host.requirements import Way
-from kernelbridge.host.site import InContainer
-from kernelbridge.host.stream import Completed
-from kernelbridge.host.volumes import VolumeFacts
-from kernelbridge.wanted import Wanted
-from tests import made_hosts
+from kernelbridge.hosts.backend import ContainerFacts, ContainerState, Exited, Running
+from kernelbridge.hosts.docker.engine import ContainerWorkload
+from kernelbridge.hosts.docker.gpu_access import GpuWay
+from kernelbridge.hosts.docker.responses import ImageFacts, VolumeFacts
+from kernelbridge.hosts.gpus.nvidia_smi import Gpu, GpuFacts
+from kernelbridge.hosts.labels import KERNEL_LABEL, LOCKS_LABEL, NAME_PREFIX, WORK_LABEL, Labels, container_name
+from kernelbridge.hosts.transport.stream import Completed
+from kernelbridge.kernel.request import LaunchRequest
+from kernelbridge.protocol.handshake import GpuStatus
+from tests import made_events, made_hosts
 from tests.made_clock import MadeClock
 
 LAB, TWO = Host(name="lab", ssh="lab"), Host(name="two", ssh="two")
@@ -27,10 +28,17 @@ BOBS = "bbbb2222-0000-4000-8000-000000000002"
 CARLS = "cccc3333-0000-4000-8000-000000000003"
 
 
-def wanted(kernel_id: str = MINE, *, hosts: Sequence[Host] = (LAB,), environ: Any = None, **keys: Any) -> Wanted:
+def image(image_id: str = "sha256:1", *, entrypoint: Sequence[str] = (), **env: str) -> ImageFacts:
+    """An image on a host."""
+    return ImageFacts(id=image_id, env=env, user="", labels={}, size_bytes=1, entrypoint=tuple(entrypoint))
+
+
+def launch_request(
+    kernel_id: str = MINE, *, hosts: Sequence[Host] = (LAB,), environ: Any = None, **keys: Any
+) -> LaunchRequest:
     """What a front-end asks for: one GPU unless `keys` say otherwise."""
-    environment = Environment(name="torch", image="torch:2", **{"gpus": 1, **keys})
-    return Wanted(
+    environment = Environment(name="torch", **{"image": "torch:2", "gpus": 1, **keys})
+    return LaunchRequest(
         kernel_id=kernel_id,
         environment=environment,
         display_name="Torch",
@@ -88,7 +96,7 @@ class MadeVolumes:
         await self._changed(f"remove {name}")
 
     async def make_folders(self, volume: str, names: Collection[str], *, image: str, labels: Mapping[str, str]) -> None:
-        assert image and container.LOCKS_LABEL in labels
+        assert image and LOCKS_LABEL in labels
         await self._changed(f"folders {','.join(sorted(names))} in {volume}")
 
 
@@ -116,16 +124,26 @@ class MadeEngine:
     images: dict[str, ImageFacts] = field(default_factory=dict)
     # What every question to it, or to its GPUs alone, comes to.
     failure: KernelBridgeError | None = None
-    way: Way | KernelBridgeError = "gpus"
+    way: GpuWay | KernelBridgeError = "gpus"
     pull_failure: KernelBridgeError | None = None
-    # What a shell that looks at mounts prints.
-    prints: str = ""
+    # Where the sources of mounts lead, in their order; "": nowhere.
+    leads_to: Sequence[str] = ()
+    # Whether it never says what images it has.
+    is_stuck: bool = False
+    shell_seconds: float = 0.0
+    # What every container has written.
+    log_text: str = ""
     # What happened, for assertions.
     log: list[str] = field(default_factory=list)
     looks: list[float] = field(default_factory=list)
     specs: list[Mapping[str, Any]] = field(default_factory=list)
     orders: list[bytes] = field(default_factory=list)
-    facts: Any = field(default_factory=lambda: type("Facts", (), {"uid": 1, "gid": 1, "home": "/home/ada"})())
+    about: Any = field(default_factory=lambda: type("About", (), {"socket": "/srv/docker.sock"})())
+    facts: Any = field(
+        default_factory=lambda: type(
+            "Facts", (), {"user": "ada", "uid": 0, "gid": 0, "groups": (), "home": "/home/ada"}
+        )()
+    )
 
     def __post_init__(self) -> None:
         self.volumes = MadeVolumes(now=lambda: self.clock.engines, log=self.log)
@@ -139,10 +157,10 @@ class MadeEngine:
 
     def hold(self, kernel: str, *gpus: str, state: str = "running", says: Sequence[str] | None = None) -> None:
         """A container of another kernel; `says`: the GPUs that its relay says it has, the same unless told."""
-        labels = container.Labels(
+        labels = Labels(
             kernel=kernel, environment="pytorch", owner="x", user="bob@desk", image="x", gpus=",".join(gpus)
         )
-        status = {"gpus": {"ids": list(gpus if says is None else says)}}
+        status = made_events.status(gpus=GpuStatus(ids=list(gpus if says is None else says))).to_dict()
         self.boxes[kernel] = made_hosts.Box(labels=labels.to_dict(), state=state, status=status)
 
     async def queue(self, kernel: str, *, wish: str = '{"number":1}') -> None:
@@ -160,55 +178,53 @@ class MadeEngine:
     async def list(self, label: str) -> Any:
         if self.failure is not None:
             raise self.failure
-        if label == container.LOCKS_LABEL:
+        if label in (LOCKS_LABEL, WORK_LABEL):
             return []
-        assert label == container.KERNEL_LABEL
+        assert label == KERNEL_LABEL
         created = self.clock.engines.timestamp() - 60
         return [
             ContainerFacts(
-                id="1", name=container.name(kernel), image="x", labels=box.labels, state=box.state, created=created
+                id="1", name=container_name(kernel), image="x", labels=box.labels, state=box.state, created=created
             )
             for kernel, box in self.boxes.items()
         ]
 
-    def runtime(self, name: str, environment: Environment) -> InContainer:
-        return InContainer(self, name, environment.python)  # type: ignore[arg-type]
+    def workload(self, name: str, environment: Environment) -> ContainerWorkload:
+        return ContainerWorkload(self, name, environment.python)  # type: ignore[arg-type]
 
     async def exec_stream(self, name: str, argv: Any, heard: Any) -> made_hosts.Stream:
-        return made_hosts.Stream(box=self.boxes[name.removeprefix(container.NAME_PREFIX)], heard=heard)
+        return made_hosts.Stream(box=self.boxes[name.removeprefix(NAME_PREFIX)], heard=heard)
 
-    async def gpu_way(self, access: str) -> Way:
+    async def gpu_way(self, access: str) -> GpuWay:
         if isinstance(self.way, KernelBridgeError):
             raise self.way
         return self.way
 
+    async def proxies(self) -> dict[str, str]:
+        return {}
+
     async def image(self, name: str) -> ImageFacts | None:
+        if self.is_stuck:
+            await asyncio.sleep(10_000)
         return self.images.get(name)
 
     def has_image(self, name: str = "torch:2", **env: str) -> None:
         """The image is on the host."""
-        self.images[name] = ImageFacts(
-            id="sha256:1",
-            env=env,
-            user="",
-            labels={},
-            entrypoint=(),
-            working_folder="",
-            architecture="amd64",
-            size_bytes=1,
-        )
+        self.images[name] = image(**env)
 
     async def check_pullable(self, name: str, *, seconds: float) -> None:
         self.log.append(f"ask the registry for {name}")
         if self.pull_failure is not None:
             raise self.pull_failure
 
-    async def pull(self, name: str, progress: Callable[[Any], None]) -> None:
+    async def pull(self, name: str, progress: Callable[[Any], None]) -> ImageFacts:
         self.log.append(f"pull {name}")
         self.has_image(name)
+        return self.images[name]
 
     async def run(self, argv: Sequence[str], *, seconds: float) -> Completed:
-        return Completed(exit_code=0, stdout=self.prints.encode(), stderr=b"")
+        stdout = "".join(f"={end}\0" if end else "-\0" for end in self.leads_to)
+        return Completed(exit_code=0, stdout=stdout.encode(), stderr=b"")
 
     async def create(self, name: str, spec: Mapping[str, Any]) -> str:
         self.log.append(f"create {name}")
@@ -228,7 +244,10 @@ class MadeEngine:
         self.log.append(f"start {name}")
 
     async def state(self, name: str) -> ContainerState:
-        return Running(is_paused=False, started_at="")
+        return Exited(code=0, oom_killed=False, error="", finished_at="") if "-work-" in name else Running()
+
+    async def logs(self, name: str, tail: int) -> str:
+        return self.log_text
 
     async def remove(self, name: str) -> None:
         self.log.append(f"remove {name}")

@@ -8,13 +8,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from kernelbridge import container
-from kernelbridge.container import Labels
+from kernelbridge.config.schema import Environment
 from kernelbridge.errors import KernelBridgeError
-from kernelbridge.host import gpus, tickets
-from kernelbridge.host.answers import ContainerFacts
-from kernelbridge.host.gpus import GpuFacts
-from kernelbridge.host.volumes import VolumeFacts
+from kernelbridge.hosts.backend import ContainerFacts
+from kernelbridge.hosts.docker import gpu_queue
+from kernelbridge.hosts.docker.engine import ContainerWorkload
+from kernelbridge.hosts.docker.responses import VolumeFacts
+from kernelbridge.hosts.gpus import nvidia_smi
+from kernelbridge.hosts.gpus.nvidia_smi import GpuFacts
+from kernelbridge.hosts.labels import KERNEL_LABEL, NAME_PREFIX, USER_LABEL, Labels, container_name
+from kernelbridge.protocol.handshake import GpuStatus
+from tests import made_events, made_hosts
 
 SAMPLES = Path(__file__).parent / "unit" / "samples"
 KERNEL = "aabb1111-0000-4000-8000-000000000001"
@@ -24,10 +28,10 @@ NOON = datetime(2026, 1, 2, 12, 0, tzinfo=UTC)
 
 def sample(name: str) -> GpuFacts:
     """What one of the sampled hosts says of its GPUs."""
-    return gpus.parse((SAMPLES / "nvidia-smi" / f"{name}.txt").read_text("utf-8"))
+    return nvidia_smi.parse((SAMPLES / "nvidia-smi" / f"{name}.txt").read_text("utf-8"))
 
 
-def labels(kernel: str = KERNEL, **facts: str) -> dict[str, str]:
+def made_labels(kernel: str = KERNEL, **facts: str) -> dict[str, str]:
     """The labels of one container of ours."""
     made_up = {"environment": "pytorch", "owner": "m", "user": "ada@laptop", **facts}
     return Labels(kernel=kernel, **made_up).to_dict()
@@ -35,14 +39,14 @@ def labels(kernel: str = KERNEL, **facts: str) -> dict[str, str]:
 
 def box(kernel: str = KERNEL, *, state: str = "running", created: datetime = NOON, **facts: str) -> ContainerFacts:
     """One container of ours, as a listing shows it."""
-    made = labels(kernel, **facts)
-    name = container.name(kernel)
+    made = made_labels(kernel, **facts)
+    name = container_name(kernel)
     return ContainerFacts(id="1", name=name, image="x", labels=made, state=state, created=created.timestamp())
 
 
 def ticket(kernel: str, created: datetime, *, wish: str = '{"number":2}', user: str = "bob@desk") -> VolumeFacts:
     """One place in the queue."""
-    facts = {tickets.QUEUE_LABEL: kernel, tickets.WISH_LABEL: wish, tickets.USER_LABEL: user}
+    facts = {gpu_queue.QUEUE_LABEL: kernel, gpu_queue.REQUEST_LABEL: wish, USER_LABEL: user}
     return VolumeFacts(name=f"kernelbridge-ticket-{kernel}", labels=facts, created=created)
 
 
@@ -52,6 +56,8 @@ class Engine:
 
     facts: GpuFacts = field(default_factory=GpuFacts)
     boxes: Sequence[ContainerFacts] = ()
+    # Kernels whose relays say that they have given their GPUs back.
+    released: Sequence[str] = ()
     queue: Sequence[VolumeFacts] = ()
     failure: KernelBridgeError | None = None
     # How often it was asked for its clock.
@@ -72,8 +78,16 @@ class Engine:
         return self.facts
 
     async def list(self, label: str) -> Any:
-        assert label == container.KERNEL_LABEL
+        assert label == KERNEL_LABEL
         return list(self.boxes)
+
+    def workload(self, name: str, environment: Environment) -> ContainerWorkload:
+        return ContainerWorkload(self, name, environment.python)  # type: ignore[arg-type]
+
+    async def exec_stream(self, name: str, argv: Any, heard: Any) -> made_hosts.Stream:
+        has_none = name.removeprefix(NAME_PREFIX) in self.released
+        status = made_events.status(gpus=GpuStatus(ids=[] if has_none else ["GPU-any"])).to_dict()
+        return made_hosts.Stream(box=made_hosts.Box(labels={}, status=status), heard=heard)
 
     async def info(self) -> dict[str, Any]:
         self.clock_looks += 1
@@ -85,5 +99,5 @@ class _Queue:
     queue: Sequence[VolumeFacts]
 
     async def list(self, label: str) -> Any:
-        assert label == tickets.QUEUE_LABEL
+        assert label == gpu_queue.QUEUE_LABEL
         return list(self.queue)

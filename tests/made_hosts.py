@@ -9,15 +9,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from kernelbridge import container
-from kernelbridge.census import Census, KernelRow
-from kernelbridge.config import Config, Environment, Host
-from kernelbridge.container import Labels
+from kernelbridge.config.schema import Config, Environment, Host
 from kernelbridge.errors import HostRefused, KernelBridgeError
-from kernelbridge.host.answers import ContainerFacts, Exited, Running
-from kernelbridge.host.site import InContainer
-from kernelbridge.records import KernelRecord, Records
-from kernelbridge.relay import wire
+from kernelbridge.fleet.kernel_listing import KernelFinder, KernelRow
+from kernelbridge.hosts.backend import ContainerFacts, Exited, Running
+from kernelbridge.hosts.docker.engine import ContainerWorkload
+from kernelbridge.hosts.labels import NAME_PREFIX, Labels, container_name
+from kernelbridge.kernel.records import KernelRecord, Records
+from kernelbridge.protocol import frames
 
 PATH = Path("/home/ada/kernelbridge.toml")
 LAB, TWO = Host(name="lab", ssh="lab"), Host(name="two", ssh="two")
@@ -35,6 +34,9 @@ class Box:
     status: Mapping[str, Any] | None = None
     ended: Exited | None = None
     log: str = ""
+    # Output that nobody has shown yet; None: the relay is of an older version.
+    left_text: str | None = None
+    id: str = "1"
 
 
 @dataclass(kw_only=True)
@@ -43,16 +45,18 @@ class Stream:
 
     box: Box
     heard: Any
-    decoder: wire.Decoder = field(default_factory=wire.Decoder)
+    decoder: frames.Decoder = field(default_factory=frames.Decoder)
 
     def write(self, data: bytes) -> None:
         for frame in self.decoder.feed(data):
             asked = json.loads(bytes(frame.payload))["ask"]
             said = {"text": self.box.log} if asked == "logs" else self.box.status
+            if asked == "output" and self.box.left_text is not None:
+                said = {"text": self.box.left_text}
             if said is None:
                 self.heard.closed(None)
             else:
-                self.heard.data_received(wire.frame(wire.ANSWER, json.dumps(said).encode()))
+                self.heard.data_received(frames.frame(frames.ANSWER, json.dumps(said).encode()))
 
     def close(self) -> None:
         self.heard.closed(None)
@@ -69,31 +73,31 @@ class Engine:
     async def list(self, label: str) -> Any:
         return [
             ContainerFacts(
-                id="1", name=container.name(kernel), image="x", labels=box.labels, state=box.state, created=1.0
+                id=box.id, name=container_name(kernel), image="x", labels=box.labels, state=box.state, created=1.0
             )
             for kernel, box in self.boxes.items()
             if label in box.labels
         ]
 
     async def state(self, name: str) -> Any:
-        box = self.boxes[name.removeprefix(container.NAME_PREFIX)]
-        return box.ended or Running(is_paused=False, started_at="")
+        box = self.boxes[name.removeprefix(NAME_PREFIX)]
+        return box.ended or Running()
 
-    def runtime(self, name: str, environment: Environment) -> InContainer:
-        return InContainer(self, name, environment.python)  # type: ignore[arg-type]
+    def workload(self, name: str, environment: Environment) -> ContainerWorkload:
+        return ContainerWorkload(self, name, environment.python)  # type: ignore[arg-type]
 
     async def exec_stream(self, name: str, argv: Any, heard: Any) -> Stream:
-        return Stream(box=self.boxes[name.removeprefix(container.NAME_PREFIX)], heard=heard)
+        return Stream(box=self.boxes[name.removeprefix(NAME_PREFIX)], heard=heard)
 
     async def remove(self, name: str) -> None:
         if self.failure is not None:
             raise self.failure
-        kernel = name.removeprefix(container.NAME_PREFIX)
+        kernel = name.removeprefix(NAME_PREFIX)
         self.removed.append(kernel)
         self.boxes.pop(kernel, None)
 
     async def logs(self, name: str, tail: int) -> str:
-        return "\n".join(self.boxes[name.removeprefix(container.NAME_PREFIX)].log.splitlines()[-tail:])
+        return "\n".join(self.boxes[name.removeprefix(NAME_PREFIX)].log.splitlines()[-tail:])
 
 
 class Hosts:
@@ -108,7 +112,7 @@ class Hosts:
         )
         self.lab = Engine()
         self.two: Engine | None = Engine()
-        self.census = Census(self.records, self._reach, asyncio.sleep)  # type: ignore[arg-type]
+        self.census = KernelFinder(self.records, self._reach, asyncio.sleep)  # type: ignore[arg-type]
 
     async def _reach(self, host: Host) -> Engine:
         engine = self.lab if host.name == "lab" else self.two
@@ -116,12 +120,15 @@ class Hosts:
             raise HostRefused(host="two", address="two:22")
         return engine
 
-    def add(self, kernel: str = FIRST, *, owner: str = "", engine: Engine | None = None, **facts: Any) -> Box:
+    def add(
+        self, kernel: str = FIRST, *, owner: str = "", birth: str = "", engine: Engine | None = None, **facts: Any
+    ) -> Box:
         labels = Labels(
             kernel=kernel,
             environment="torch",
             owner=owner or self.records.machine_id(),
             process=DEAD,
+            birth=birth,
             user="ada@laptop",
             image="x",
             keep_exited="7200",

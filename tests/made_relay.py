@@ -14,7 +14,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from kernelbridge.relay import shipping, wire
+from kernelbridge.hosts import bootstrap
+from kernelbridge.protocol import frames
+from kernelbridge.protocol.handshake import Hello
 from tests.rig.daemon import SLOW, wait_until
 
 # Answers each request; is busy with a cell for ever; says something without being asked.
@@ -42,8 +44,8 @@ while True:
 
 
 def moved(words: list[str], folder: Path) -> list[str]:
-    """Return a command of shipping.py's for a relay in another folder."""
-    return [word.replace(shipping.FOLDER, str(folder)) for word in words]
+    """Return a command of bootstrap.py's for a relay in another folder."""
+    return [word.replace(bootstrap.RELAY_FOLDER, str(folder)) for word in words]
 
 
 def order(folder: Path, *, code: str = KERNEL, terms: Mapping[str, Any] | None = None, **more: Any) -> bytes:
@@ -57,8 +59,8 @@ def order(folder: Path, *, code: str = KERNEL, terms: Mapping[str, Any] | None =
         "cwd": "",
         "needs": [],
     }
-    line = shipping.order_line("k1", spawn, dict(terms or {}), {}, **more)
-    return line.replace(shipping.FOLDER.encode(), str(folder).encode())
+    line = bootstrap.order_line("k1", spawn, dict(terms or {}), {}, **more)
+    return line.replace(bootstrap.RELAY_FOLDER.encode(), str(folder).encode())
 
 
 def standin(folder: Path, ids: Sequence[str] = (), *, script: str = "") -> str:
@@ -79,7 +81,7 @@ class MadeRelay:
     def __init__(self, folder: Path, line: bytes = b"", *, path: str = "", argv: list[str] | None = None) -> None:
         self.folder = folder
         self.process = subprocess.Popen(
-            moved(argv or shipping.boot_argv(sys.executable), folder),
+            moved(argv or bootstrap.boot_argv(sys.executable), folder),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -128,12 +130,12 @@ class Visit:
         self._sock.sendmsg([b"\0"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [source, sink]))])
         os.close(source)
         os.close(sink)
-        self._decoder = wire.Decoder()
+        self._decoder = frames.Decoder()
         # What WELCOME and ANSWER said, and the relay's events.
         self.answers: list[dict[str, Any]] = []
         self.events: list[dict[str, Any]] = []
         self._said = 0
-        os.write(self._out, shipping.hello(kernel="k1", owner="o:1@2", stream="x", received=[0, 0], **wish))
+        os.write(self._out, Hello(kernel="k1", owner="o:1@2", stream="x", received=[0, 0], **wish).frame())
 
     def __enter__(self) -> Visit:
         return self
@@ -147,11 +149,11 @@ class Visit:
             os.close(descriptor)
         self._sock.close()
 
-    def send(self, message: wire.Message) -> None:
+    def send(self, message: frames.Message) -> None:
         """Send the kernel or the relay a message: a small one."""
         self._said += 1
-        packed = wire.pack(message)
-        os.write(self._out, wire.head(wire.DATA, len(packed), wire.LANE_OF[message.channel], self._said) + packed)
+        packed = frames.pack(message)
+        os.write(self._out, frames.head(frames.DATA, len(packed), frames.LANE_OF[message.channel], self._said) + packed)
 
     def wait(self, claim: Callable[[], bool], what: str) -> None:
         """Read until the claim is true."""
@@ -174,7 +176,7 @@ class Visit:
 
     def _read(self) -> None:
         for frame in self._decoder.feed(os.read(self._in, 1 << 20)):
-            if frame.kind in (wire.WELCOME, wire.ANSWER):
+            if frame.kind in (frames.WELCOME, frames.ANSWER):
                 self.answers.append(json.loads(bytes(frame.payload)))
-            elif frame.kind == wire.DATA and frame.payload[0] == wire.EVENT:
-                self.events.append(json.loads(bytes(wire.unpack(frame.payload).parts[0])))
+            elif frame.kind == frames.DATA and frame.payload[0] == frames.EVENT:
+                self.events.append(json.loads(bytes(frames.unpack(frame.payload).parts[0])))

@@ -1,4 +1,4 @@
-"""Starts that look for GPUs on made-up engines, and what they are heard to say; for the tests of leasing.py."""
+"""Starts that look for GPUs on made-up engines, and what they are heard to say; for the tests of gpu_allocator.py."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import asyncio
 from collections.abc import Mapping
 from typing import Any
 
-from kernelbridge.config import Host
-from kernelbridge.leasing import Lease, Leasing
-from tests.made_engines import LAB, MINE, TWO, MadeEngine, wanted
+from kernelbridge.config.schema import Host
+from kernelbridge.kernel.gpu_allocator import GpuAllocator, Lease
+from tests.made_engines import LAB, MINE, TWO, MadeEngine, launch_request
 
 TICKET = f"kernelbridge-ticket-{MINE}"
 
@@ -22,9 +22,9 @@ class Start:
         self.away: dict[str, Exception] = {}
         self.said: list[str] = []
         hosts = [{"lab": LAB, "two": TWO}[name] for name in self.engines]
-        asked: Any = wanted(kernel, hosts=hosts, **keys)
+        asked: Any = launch_request(kernel, hosts=hosts, **keys)
         reach: Any = self._reach
-        self.leasing = Leasing(asked, hosts, reach, self.said.append, user="ada@laptop")
+        self.leasing = GpuAllocator(asked, hosts, reach, self.said.append, user="ada@laptop")
 
     async def _reach(self, host: Host) -> MadeEngine:
         await asyncio.sleep(0)

@@ -8,8 +8,8 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from kernelbridge.relay import wire
-from kernelbridge.relay.wire import EVENT, IOPUB, Message
+from kernelbridge.protocol import frames
+from kernelbridge.protocol.frames import EVENT, IOPUB, Message
 
 
 def said(
@@ -25,7 +25,7 @@ def said(
     """One message of a kernel; `number` is what a test knows it by."""
     dicts = [{"msg_type": kind, "number": number}, {"msg_id": parent} if parent else {}, {}, content or {}]
     parts = [b"kernel.topic", b"<IDS|MSG>", b"", *(json.dumps(one).encode() for one in dicts), *buffers]
-    return wire.pack(Message(channel, launch, parts))
+    return frames.pack(Message(channel, launch, parts))
 
 
 def update(comm: str, state: dict[str, Any], *, buffers: Sequence[bytes] = (), **facts: Any) -> bytes:
@@ -36,7 +36,7 @@ def update(comm: str, state: dict[str, Any], *, buffers: Sequence[bytes] = (), *
 
 def event(packed: bytes) -> dict[str, Any] | None:
     """The relay's own event in a message; None if it is a kernel's."""
-    message = wire.unpack(packed)
+    message = frames.unpack(packed)
     if message.channel != EVENT:
         return None
     found: dict[str, Any] = json.loads(bytes(message.parts[0]))
@@ -46,7 +46,7 @@ def event(packed: bytes) -> dict[str, Any] | None:
 
 def read(packed: bytes) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any], int]:
     """A message's header, parent header, content, and how many buffers it has."""
-    parts = wire.unpack(packed).parts
+    parts = frames.unpack(packed).parts
     header, parent, _, content = (json.loads(bytes(part)) for part in parts[3:7])
     return header, parent, content, len(parts) - 7
 

@@ -1,1 +1,1 @@
-"""This machine's end of a kernel: its five ZMQ endpoints."""
+"""Stand in for a kernel on this machine: bind its five ZMQ endpoints and speak Jupyter's protocol on them."""

@@ -1,399 +1,280 @@
-"""This machine's end of one kernel: checks what clients ask, passes it on or answers it, hands out what comes.
+"""Bind and close the five ZMQ sockets of one kernel, send on them, and keep replies for clients that are not connected.
 
-The thread that polls: switchboard.py. The sockets themselves: bindings.py. What to answer while the kernel is away:
-waiting.py. When what comes may go: handout.py.
+Used on the ZMQ thread only.
 """
 
 from __future__ import annotations
 
 import contextlib
-import enum
 import logging
-import math
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import Future
-from typing import Any, Protocol
+from collections import deque
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import zmq
 
 from kernelbridge.channels import messages
-from kernelbridge.channels.bindings import Bindings
-from kernelbridge.channels.endpoints import Endpoints
-from kernelbridge.channels.handout import Handout
-from kernelbridge.channels.hidden_cells import Said
-from kernelbridge.channels.messages import Request, Say, Signer
-from kernelbridge.channels.pacing import Limits
-from kernelbridge.channels.switchboard import IDLE_MS, Reader, Switchboard
-from kernelbridge.channels.waiting import Waiting, Wish, failure_answers, shutdown_answer, without_subshells
-from kernelbridge.errors import KernelBridgeError, LinkLost
-from kernelbridge.relay import wire
+from kernelbridge.channels.endpoints import NAMES, Endpoints
+from kernelbridge.channels.messages import Signer
+from kernelbridge.protocol import frames
+from kernelbridge.protocol.frames import Buffer
 
 _LOG = logging.getLogger(__name__)
-_PROGRESS_MS = 250
-# Messages from one socket before the others have their turn.
-_TURN = 100
+_CHANNEL = {"shell": frames.SHELL, "iopub": frames.IOPUB, "stdin": frames.STDIN, "control": frames.CONTROL}
+# ZMQ keeps so many messages for a client that does not read, and of those that are not small so many bytes; the rest
+# waits in the OutputQueue and in the journal.
+_CLIENT_MESSAGES = 1000
+UNREAD_BYTES = 64 * 1024 * 1024
+_SMALL_BYTES = 64 * 1024
+# Requests of which it is known what was lost of their output.
+_MOST_LOST = 100
 
 
-class Mode(enum.Enum):
-    """Where requests go."""
+class KernelSockets:
+    """The five sockets of one kernel; none before `bind`."""
 
-    WAITING = "waiting"  # kept here, urgent ones answered here
-    OPEN = "open"  # to the kernel
-    LOST = "lost"  # to the journal; urgent ones answered here
-    ENDED = "ended"  # answered with the reason
-
-
-class Owner(Protocol):
-    """Who has the kernel behind the sockets; called on the ZMQ thread, must not block."""
-
-    def requests(self, packed: list[tuple[int, bytes]]) -> None:
-        """Messages for the kernel: (lane, packed message)."""
-
-    def wished(self, wish: Wish) -> None:
-        """A client wants something of the start."""
-
-    def learned(self, widgets: str) -> None:
-        """VS Code's own probe has found the image's ipywidgets version; empty if it has none."""
-
-
-class Channels:
-    """The sockets of one kernel, bound and waiting from the start; its methods may be called from any thread."""
-
-    def __init__(
-        self,
-        board: Switchboard,
-        endpoints: Endpoints,
-        *,
-        session: str,
-        info: dict[str, Any],
-        owner: Owner,
-        limits: Limits | None = None,
-    ) -> None:
-        """Bind the endpoints. Raises OSError if an address is taken. `limits`: the front-end drops what is faster."""
-        self._board = board
-        self._signer = Signer(endpoints.key)
-        self._session = session
-        self._owner = owner
-        # The last kernel_info content known; said while waiting and while the link is lost.
-        self._info = info
-        # Whether no kernel of this very image has said it.
-        self._is_guess = True
-        self.endpoints = endpoints
-        # When a cell heard why the kernel ended, or a client asked for the end; monotonic seconds, read by any thread.
-        self.end_heard_at: float | None = None
-        # Below: only the ZMQ thread reads or changes it.
-        self._mode = Mode.WAITING
-        self._waiting = Waiting(info, is_guess=True)
-        self._since = time.monotonic()
-        self._launch = 0
-        self._lost = LinkLost(host="")
-        self._ended: KernelBridgeError | None = None
-        # Requests passed on and not answered yet, by id: who must hear of the kernel's end.
-        self._outstanding: dict[str, Request] = {}
-        # What the kernel says of requests that heard something here already.
-        self._said = Said()
-        # Why debugging is refused; empty where it is not.
-        self._refuse_debug = ""
-        self._bindings = Bindings(self._signer)
-        self._handout = Handout(self._bindings, limits=limits)
-        try:
-            board.add(self)
-        except zmq.ZMQError as exc:
-            raise OSError(exc.errno, f"cannot bind {endpoints.transport} endpoints at {endpoints.ip}: {exc}") from exc
-        self.endpoints.publish()
+    def __init__(self, signer: Signer) -> None:
+        self._signer = signer
+        self.by_name: dict[str, zmq.Socket[bytes]] = {}
+        self._by_channel: dict[int, zmq.Socket[bytes]] = {}
+        self._pending = PendingReplies()
+        # What ZMQ has for clients that have not read it yet, by channel; and whether such clients lose messages.
+        self._unread = {channel: Unread() for channel in _CHANNEL.values()}
+        self.is_lossy = False
+        # What was lost so for all clients, by the parent header of its request: how many messages, how many bytes.
+        self._lost: dict[bytes, tuple[int, int]] = {}
 
     def __repr__(self) -> str:
-        return f"<Channels {self._mode.value}, {len(self._outstanding)} outstanding, {self._handout.bytes} bytes held>"
+        return f"<KernelSockets {', '.join(self.by_name) or 'closed'}, {self._pending!r}>"
 
-    # -- called from any thread
-
-    @property
-    def is_congested(self) -> bool:
-        """Whether what was delivered is not sure to be out of here soon: nothing more should be acknowledged."""
-        return self._handout.is_congested
-
-    def deliver(self, packed: Sequence[wire.Buffer]) -> None:
-        """Hand the kernel's messages to the clients."""
-        self._board.post(lambda: self._deliver(packed))
-
-    def progress(self, text: str) -> None:
-        """Say what the start is doing; shown in the waiting cell."""
-        self._board.post(lambda: self._waiting.progress(text))
-
-    def know(self, info: dict[str, Any], widgets: str | None) -> None:
-        """The image is known now: its kernel_info, and its ipywidgets version if that is known too."""
-        self._board.post(lambda: self._learn_image(info, widgets))
-
-    def wait(self, why: str = "", told: KernelBridgeError | None = None) -> None:
-        """The kernel is gone for a while (a restart): queue from here on; `told` is what those hear who were served."""
-        self._board.post(lambda: self._enter_waiting(why, told))
-
-    def open(
-        self, *, launch: int, info: dict[str, Any], refuse_debug: str = "", busy: Mapping[str, Any] | None = None
-    ) -> None:
-        """The kernel of this launch is there: pass the queue on, and all that comes.
-
-        `busy`: the header of the request that it works on since before we came; it is said to be busy with that.
-        """
-        self._board.post(lambda: self._enter_open(launch, info, refuse_debug))
-        if busy is not None:
-            running = messages.recalled(busy)
-            self._board.post(lambda: self._recall(running))
-
-    def hold(self) -> None:
-        """Hold all output until a client is there that hears it (hold.py). Call before the first `deliver`."""
-        self._board.post(self._handout.hold.begin)
-
-    def notice(self, parent: Mapping[str, Any], text: str) -> None:
-        """Print something to stderr in the cell of a request, behind all that was delivered."""
-        stream = {"name": "stderr", "text": text}
-        say = Say(channel=wire.IOPUB, kind="stream", content=stream, parent=messages.recalled(parent))
-        self._board.post(lambda: self._say([say]))
-
-    def lose(self, error: LinkLost) -> None:
-        """The link is lost: requests wait in the journal, urgent ones are answered here."""
-        self._board.post(lambda: self._enter_lost(error))
-
-    def find(self) -> None:
-        """The link is back."""
-        self._board.post(self._enter_found)
-
-    def end(self, error: KernelBridgeError) -> None:
-        """The kernel will not come, or has ended: say why to all who wait, and to all who ask from now on."""
-        self._board.post(lambda: self._enter_ended(error))
-
-    def settled(self) -> Future[bool]:
-        """Whether all that was delivered until now is handed out; the future is done when that is known."""
-        known: Future[bool] = Future()
-        self._board.post(lambda: known.set_result(not self._handout.bytes))
-        return known
-
-    def close(self) -> Future[None]:
-        """Close the sockets; the future is done when they are."""
-        return self._board.call(self._close)
-
-    # -- on the ZMQ thread
-
-    def bind(self, context: zmq.Context[zmq.Socket[bytes]]) -> None:
-        """Bind the five sockets. Raises zmq.ZMQError when an address is taken; none is left open then."""
+    def bind(self, context: zmq.Context[zmq.Socket[bytes]], endpoints: Endpoints) -> Endpoints:
+        """Bind all; return the endpoints with their real ports. Raises zmq.ZMQError, and none is left open then."""
         try:
-            self.endpoints = self._bindings.bind(context, self.endpoints)
+            bound = endpoints.bound({name: self._bind(name, context, endpoints) for name in NAMES})
         except zmq.ZMQError:
-            self.endpoints.remove()
+            self.close()
             raise
+        self._by_channel = {_CHANNEL[name]: sock for name, sock in self.by_name.items() if name in _CHANNEL}
+        return bound
 
-    def sockets(self) -> dict[zmq.Socket[bytes], Reader]:
-        """Return the sockets to poll, each with what reads it."""
-        readers = {"iopub": self._read_subscriptions, "hb": self._echo}
-        return {sock: readers.get(name, self._read) for name, sock in self._bindings.by_name.items()}
+    def _bind(self, name: str, context: zmq.Context[zmq.Socket[bytes]], endpoints: Endpoints) -> int:
+        sock = context.socket(zmq.XPUB if name == "iopub" else zmq.ROUTER)
+        self.by_name[name] = sock
+        sock.linger = 1000
+        if name == "iopub":
+            sock.setsockopt(zmq.XPUB_NODROP, 1)
+            # Report each client's subscription, not only the first of its kind.
+            sock.setsockopt(zmq.XPUB_VERBOSE, 1)
+        else:
+            # A client that comes back under its routing id takes it over.
+            sock.setsockopt(zmq.ROUTER_HANDOVER, 1)
+            sock.setsockopt(zmq.ROUTER_MANDATORY, name != "hb")
+        sock.sndhwm = _CLIENT_MESSAGES
+        sock.bind(endpoints.address(name))
+        return endpoints.ports[NAMES.index(name)] or _bound_port(sock)
 
-    @property
-    def patience_ms(self) -> int:
-        """How long the poll loop may sleep for this kernel: until the next thing is due by time, and no less."""
-        longest_ms = _PROGRESS_MS if self._mode is Mode.WAITING else IDLE_MS
-        due = [at for at in (self._handout.due_at, self._bindings.retry_at) if at is not None]
-        return max(0, min(longest_ms, math.ceil((min(due) - time.monotonic()) * 1000))) if due else longest_ms
+    def channel_of(self, sock: zmq.Socket[bytes]) -> int:
+        """Return which channel a socket serves."""
+        return next(channel for channel, mine in self._by_channel.items() if mine is sock)
 
-    def tick(self) -> None:
-        """Do what is due by time: show progress, hand out what waited, try those again who were not there."""
-        if self._mode is Mode.WAITING:
-            self._say(self._waiting.show(time.monotonic() - self._since))
-        self._handout.offer()
-        self._bindings.retry()
+    def sign(self, parts: Sequence[frames.Buffer]) -> list[frames.Buffer]:
+        """Return a message with the signature that this front-end expects."""
+        return messages.signed(parts, self._signer)
 
-    def _read_subscriptions(self, sock: zmq.Socket[bytes]) -> None:
-        if self._bindings.drain_subscriptions():
-            self._handout.hold.subscribed(time.monotonic())
-
-    def _echo(self, sock: zmq.Socket[bytes]) -> None:
-        with contextlib.suppress(zmq.Again):
-            while True:
-                beat = sock.recv_multipart(zmq.NOBLOCK)
-                if self._mode is not Mode.ENDED:
-                    sock.send_multipart(beat)
-
-    def _read(self, sock: zmq.Socket[bytes]) -> None:
-        channel = self._bindings.channel_of(sock)
-        passed: list[tuple[int, bytes]] = []
-        with contextlib.suppress(zmq.Again):
-            for _ in range(_TURN):
-                parts = sock.recv_multipart(zmq.NOBLOCK)
-                try:
-                    self._bindings.hear((channel, parts[0]))
-                    request = messages.parse(channel, parts, self._signer)
-                    if channel == wire.SHELL:
-                        self._handout.hold.asked(request.identities, time.monotonic())
-                    passed += self._receive(request)
-                except messages.MessageInvalid as exc:
-                    _LOG.warning("a message on channel %d is dropped: %s", channel, exc)
-                except Exception:
-                    # Anybody may send anything: the messages around it must not suffer.
-                    _LOG.exception("a message on channel %d is dropped", channel)
-        if passed:
-            self._owner.requests(passed)
-
-    def _receive(self, request: Request) -> list[tuple[int, bytes]]:
-        """Answer a request here, keep it, or return it packed for the kernel."""
-        match self._mode:
-            case Mode.WAITING:
-                says, wish = self._waiting.receive(request)
-                self._say(says)
-                if wish is not None:
-                    self._wished(wish)
-                return []
-            case Mode.ENDED:
-                self._answer_ended(request)
-                return []
-            case Mode.LOST if self._answered_lost(request):
-                return []
-            case Mode.OPEN if self._handout.hold.is_on and request.kind == "kernel_info_request":
-                # The kernel's own answer would be held: no websocket would ever come up, and no client be heard.
-                self._answer_info(request, self._info)
-                return []
-        if self._refuse_debug and request.kind == "debug_request":
-            self._say(messages.error_answer(request, "DebuggerOff", self._refuse_debug, shown=False))
-            return []
-        return [self._pack(request)]
-
-    def _pack(self, request: Request) -> tuple[int, bytes]:
-        if request.id not in self._said.answered and request.kind.endswith("_request"):
-            self._outstanding[request.id] = request
-            self._said.expect(request)
-        packed = wire.pack(wire.Message(request.channel, self._launch, request.parts))
-        return wire.LANE_OF[request.channel], packed
-
-    def _answer_ended(self, request: Request) -> None:
-        assert self._ended is not None
-        match request.kind:
-            case "kernel_info_request":
-                self._say(messages.between_busy_and_idle(request, messages.reply(request, self._info)))
-            case "shutdown_request":
-                says, wish = shutdown_answer(request)
-                self._say(says)
-                self._wished(wish)
-            case _:
-                self._say(failure_answers([request], self._ended))
-                self._heard([request])
-
-    def _wished(self, wish: Wish) -> None:
-        if wish is Wish.CANCEL or self._mode is Mode.ENDED:
-            self.end_heard_at = -math.inf
-        self._owner.wished(wish)
-
-    def _heard(self, requests: Iterable[Request]) -> None:
-        if self.end_heard_at is None and any(request.kind == "execute_request" for request in requests):
-            self.end_heard_at = time.monotonic()
-
-    def _answered_lost(self, request: Request) -> bool:
-        match request.kind:
-            case "kernel_info_request":
-                self._answer_info(request, without_subshells(self._info))
-            case "interrupt_request":
-                self._say(messages.error_answer(request, type(self._lost).__name__, str(self._lost), shown=False))
-            case "shutdown_request":
-                self._say(shutdown_answer(request)[0])
-            case _:
-                return False
+    def send(self, channel: int, parts: list[frames.Buffer]) -> bool:
+        """Send a signed message; False if a client that does not read has no room for it."""
+        if channel not in self._by_channel:
+            return True  # Closed: there is no client.
+        if not self._unread[channel].has_room(sum(map(len, parts))):
+            # What is lossy loses it for all: they read from one queue.
+            if self.is_lossy:
+                self._note_lost(parts)
+            return self.is_lossy
+        if channel != frames.IOPUB:
+            self._reply(channel, parts)
+            return True
+        try:
+            self._put(channel, parts)
+        except zmq.Again:
+            return False
         return True
 
-    def _answer_info(self, request: Request, info: Mapping[str, Any]) -> None:
-        self._say(messages.between_busy_and_idle(request, messages.reply(request, info)))
-        # The idle must not hide that a cell is running there.
-        running = [other for other in self._outstanding.values() if other.kind == "execute_request"]
-        self._say([messages.status("busy", other) for other in running[:1]], at_once=True)
-
-    def _say(self, says: list[Say], *, at_once: bool = False) -> None:
-        """Say what is our own, in its place behind what the kernel said, or at once.
-
-        An answer to kernel_info never waits: clients connect only then, and it tells nothing of what the kernel did.
-        """
-        for say in says:
-            parts = messages.build(say, self._session)
-            if at_once or (say.parent is not None and say.parent.kind == "kernel_info_request"):
-                self._handout.overtake(say.channel, parts)
-            else:
-                self._send(say.channel, parts)
-
-    def _deliver(self, packed: Sequence[wire.Buffer]) -> None:
-        for one in packed:
-            try:
-                message = wire.unpack(one)
-                if self._passes(message):
-                    self._send(message.channel, message.parts)
-            except Exception:
-                # A kernel may say anything: the messages around it must not suffer.
-                _LOG.exception("a message of the kernel is dropped")
-
-    def _passes(self, message: wire.Message) -> bool:
-        """Whether a message of the kernel's goes on to the clients."""
-        if message.channel == wire.IOPUB:
-            return not self._said or self._said.passes(message.parts)
-        parent = messages.parent_id(message.parts)
-        self._outstanding.pop(parent, None)
-        widgets = self._said.finish(parent)
-        if widgets is not None:
-            self._owner.learned(widgets)
-        return parent not in self._said.answered
-
-    def _send(self, channel: int, parts: Sequence[wire.Buffer]) -> None:
-        if channel in (wire.IOPUB, wire.SHELL):
-            self._handout.put(channel, parts)
-        else:
-            self._bindings.send(channel, self._bindings.sign(parts))
-
-    def _learn_image(self, info: dict[str, Any], widgets: str | None) -> None:
-        self._info, self._is_guess = info, False
-        if self._mode is Mode.WAITING:
-            self._say(self._waiting.know(info, widgets))
-
-    def _enter_waiting(self, why: str, told: KernelBridgeError | None) -> None:
-        if told is not None:
-            self._say(failure_answers(list(self._outstanding.values()), told))
-        self._outstanding.clear()
-        self._said.had_busy = ""
-        self._ended = self.end_heard_at = None
-        if self._mode is not Mode.WAITING:
-            self._waiting = Waiting(self._info, is_guess=self._is_guess)
-            self._since = time.monotonic()
-            self._mode = Mode.WAITING
-        self._waiting.progress(why)
-
-    def _enter_open(self, launch: int, info: dict[str, Any], refuse_debug: str) -> None:
-        self._launch, self._refuse_debug = launch, refuse_debug
-        self._info, self._is_guess = info, False
-        says, queue, self._said.had_busy = self._waiting.release()
-        self._said.answered = self._waiting.answered
-        self._mode = Mode.OPEN
-        self._say(says)
-        passed = [packed for request in queue for packed in self._receive(request)]
-        if passed:
-            self._owner.requests(passed)
-
-    def _recall(self, running: Request) -> None:
-        """A request of before we came is being worked on."""
-        self._outstanding[running.id] = running
-        self._say([messages.status("busy", running)], at_once=True)
-
-    def _enter_lost(self, error: LinkLost) -> None:
-        if self._mode is Mode.OPEN:
-            self._mode, self._lost = Mode.LOST, error
-
-    def _enter_found(self) -> None:
-        if self._mode is Mode.LOST:
-            self._mode = Mode.OPEN
-
-    def _enter_ended(self, error: KernelBridgeError) -> None:
-        if self._mode is Mode.ENDED:
+    def _put(self, channel: int, parts: Sequence[frames.Buffer]) -> None:
+        """Give a message to ZMQ; what is not small is counted until all clients have it. Raises zmq.ZMQError."""
+        sock, size_bytes = self._by_channel[channel], sum(map(len, parts))
+        if size_bytes < _SMALL_BYTES:
+            sock.send_multipart(parts, zmq.NOBLOCK)
             return
-        waited = self._waiting.unanswered if self._mode is Mode.WAITING else []
-        outstanding, self._outstanding = list(self._outstanding.values()), {}
-        says = self._waiting.fail(error) if self._mode is Mode.WAITING else []
-        self._mode, self._ended = Mode.ENDED, error
-        self._say(says + failure_answers(outstanding, error))
-        self._heard([*waited, *outstanding])
+        tracker = sock.send_multipart(parts, zmq.NOBLOCK, copy=False, track=True)
+        assert tracker is not None
+        self._unread[channel].add(tracker, size_bytes)
 
-    def _close(self) -> None:
-        self._board.forget(self)
-        self._bindings.close()
-        self.endpoints.remove()
+    def set_lossy(self, is_lossy: bool) -> None:
+        """Set whether a client that has no room loses messages from now on."""
+        self.is_lossy = is_lossy
+        self.by_name["iopub"].setsockopt(zmq.XPUB_NODROP, 0 if is_lossy else 1)
+
+    def _note_lost(self, parts: Sequence[frames.Buffer]) -> None:
+        parent = bytes(parts[messages.delimiter_index(parts) + 3])
+        if parent in self._lost or len(self._lost) < _MOST_LOST:
+            count, size_bytes = self._lost.get(parent, (0, 0))
+            self._lost[parent] = count + 1, size_bytes + sum(map(len, parts))
+
+    def take_lost(self) -> dict[bytes, tuple[int, int]]:
+        """Return what was lost for all clients since the last time, once they can be told."""
+        if self.is_lossy or not self._lost:
+            return {}
+        lost, self._lost = self._lost, {}
+        return lost
+
+    def _reply(self, channel: int, parts: list[frames.Buffer]) -> None:
+        if parts[0] == frames.DELIMITER:
+            return  # A recalled request: no client of this process has sent it.
+        address = (channel, bytes(parts[0]))
+        if address not in self._pending and self._send_to(address, parts):
+            return
+        if address[1][:1] == b"\0":
+            return  # libzmq chose this id for one connection: it does not come again.
+        dropped = self._pending.keep(address, parts, time.monotonic())
+        if dropped:
+            _LOG.warning("%d replies to clients that are gone are dropped: too many", dropped)
+
+    def _send_to(self, address: ReplyAddress, parts: Sequence[frames.Buffer]) -> bool:
+        """Send a reply; False if its client is not connected."""
+        try:
+            self._put(address[0], parts)
+        except zmq.ZMQError as exc:
+            # Again: its connection is being closed.
+            if exc.errno not in (zmq.EHOSTUNREACH, zmq.EAGAIN):
+                raise
+            return False
+        return True
+
+    def send_pending(self, address: ReplyAddress) -> None:
+        """Send what was kept for a client, which is there now."""
+        if address in self._pending:
+            self._pending.offer(address, lambda parts: self._send_to(address, parts))
+
+    @property
+    def retry_at(self) -> float | None:
+        """When `retry_pending` has something to do; None while nothing is kept."""
+        return self._pending.retry_at if self._pending else None
+
+    def retry_pending(self) -> None:
+        """Offer what is kept to clients that came back and do not speak."""
+        if self._pending:
+            dropped = self._pending.retry(time.monotonic(), self._send_to)
+            if dropped:
+                _LOG.info("%d replies to clients that did not come back are dropped", dropped)
+
+    def close(self) -> None:
+        """Close the sockets. Safe to call twice."""
+        for sock in self.by_name.values():
+            sock.close()
+        self.by_name.clear()
+        self._by_channel.clear()
+
+    def drain_subscriptions(self) -> bool:
+        """Read what subscribers have sent; return whether there is a new one."""
+        is_new = False
+        with contextlib.suppress(zmq.Again):
+            while True:
+                is_new |= self.by_name["iopub"].recv(zmq.NOBLOCK)[:1] == b"\1"
+        return is_new
+
+
+class Unread:
+    """Count the bytes that ZMQ holds for clients on one channel; it tells when all of them have a message."""
+
+    def __init__(self) -> None:
+        self._messages: deque[tuple[zmq.MessageTracker, int]] = deque()
+        self.bytes = 0
+
+    def __repr__(self) -> str:
+        return f"<Unread {len(self._messages)} messages, {self.bytes} bytes>"
+
+    def add(self, tracker: zmq.MessageTracker, size_bytes: int) -> None:
+        """Count a message that was given to ZMQ."""
+        self._messages.append((tracker, size_bytes))
+        self.bytes += size_bytes
+
+    def has_room(self, size_bytes: int) -> bool:
+        """Whether a message may be given to ZMQ: any, where nothing is unread."""
+        if self.bytes + size_bytes > UNREAD_BYTES:
+            left = [(tracker, size) for tracker, size in self._messages if not tracker.done]
+            self._messages, self.bytes = deque(left), sum(size for _, size in left)
+        return not self.bytes or self.bytes + size_bytes <= UNREAD_BYTES
+
+
+def _bound_port(sock: zmq.Socket[bytes]) -> int:
+    endpoint = sock.getsockopt(zmq.LAST_ENDPOINT)
+    assert isinstance(endpoint, bytes)
+    return int(endpoint.rstrip(b"\0").rsplit(b":", 1)[1])
+
+
+KEPT_SECONDS = 600.0
+KEPT_BYTES = 64 * 1024 * 1024
+# A client may connect and not speak: it is tried so often.
+REPLY_RETRY_SECONDS = 1.0
+# Where a reply goes: channel, routing id.
+ReplyAddress = tuple[int, bytes]
+
+
+class PendingReplies:
+    """Keep replies for clients that are not connected, in order, until they are back; up to a time and a size."""
+
+    def __init__(self, *, limit_bytes: int = KEPT_BYTES) -> None:
+        self._limit_bytes = limit_bytes
+        # For each client its replies, oldest first: (when it was kept, the signed message).
+        self._kept: dict[ReplyAddress, deque[tuple[float, list[bytes]]]] = {}
+        self.bytes = 0
+        # When all are tried again; meaningless while nothing is kept.
+        self.retry_at = 0.0
+
+    def __repr__(self) -> str:
+        return f"<PendingReplies {len(self._kept)} clients, {self.bytes} bytes>"
+
+    def __bool__(self) -> bool:
+        return bool(self._kept)
+
+    def __contains__(self, address: ReplyAddress) -> bool:
+        return address in self._kept
+
+    def keep(self, address: ReplyAddress, parts: Sequence[Buffer], now: float) -> int:
+        """Keep a reply; return how many older ones had to go for it."""
+        if not self._kept:
+            self.retry_at = now + REPLY_RETRY_SECONDS
+        # Copies: the parts may be views of much larger buffers.
+        copied = [bytes(part) for part in parts]
+        self._kept.setdefault(address, deque()).append((now, copied))
+        self.bytes += sum(map(len, copied))
+        dropped = 0
+        while self.bytes > self._limit_bytes:
+            self._drop(min(self._kept, key=lambda one: self._kept[one][0][0]))
+            dropped += 1
+        return dropped
+
+    def offer(self, address: ReplyAddress, send: Callable[[list[bytes]], bool]) -> None:
+        """Send what is kept for one client, until `send` returns that it is not connected."""
+        while address in self._kept and send(self._kept[address][0][1]):
+            self._drop(address)
+
+    def retry(self, now: float, send: Callable[[ReplyAddress, Sequence[Buffer]], bool]) -> int:
+        """Offer to all what is kept for them, if it is time; return how many replies were too old."""
+        if now < self.retry_at:
+            return 0
+        self.retry_at = now + REPLY_RETRY_SECONDS
+        dropped = 0
+        for address in list(self._kept):
+            self.offer(address, partial(send, address))
+            while address in self._kept and self._kept[address][0][0] + KEPT_SECONDS < now:
+                self._drop(address)
+                dropped += 1
+        return dropped
+
+    def _drop(self, address: ReplyAddress) -> None:
+        replies = self._kept[address]
+        self.bytes -= sum(map(len, replies.popleft()[1]))
+        if not replies:
+            del self._kept[address]

@@ -1,7 +1,7 @@
-"""What to answer while the kernel is not there: not yet, or not again yet. Pure: requests in, messages out.
+"""Answer or queue requests while a kernel starts or restarts. Pure: requests in, messages out.
 
 Answered at once: kernel_info (but see `_answer_info`), interrupt_request, shutdown_request. All else is queued in
-order (design, "Waiting").
+order (architecture.md, waiting).
 """
 
 from __future__ import annotations
@@ -10,11 +10,13 @@ import enum
 from collections.abc import Mapping
 from typing import Any
 
-from kernelbridge.channels import hidden_cells, messages
-from kernelbridge.channels.messages import Request, Say
+from kernelbridge.channels import interrupts, messages, vscode
+from kernelbridge.channels.messages import Outgoing, Request
 from kernelbridge.errors import KernelBridgeError
-from kernelbridge.relay.wire import IOPUB, SHELL
+from kernelbridge.protocol.frames import IOPUB, SHELL
 
+# A cell that is run again after a failed start only shows the failure again.
+TRY_AGAIN = "Restart the kernel to try again."
 # No progress before this: most starts need none.
 QUIET_SECONDS = 2.0
 
@@ -41,8 +43,8 @@ DEFAULT_INFO: Mapping[str, Any] = {
 }
 
 
-class Wish(enum.Enum):
-    """What a client wants of the start that is under way."""
+class ShutdownIntent(enum.Enum):
+    """The outcome that a shutdown_request asks for while the kernel itself cannot be asked."""
 
     CANCEL = "cancel"  # no kernel at all
     RESTART = "restart"  # a fresh one: the start under way is as good
@@ -54,31 +56,42 @@ def without_subshells(info: Mapping[str, Any]) -> dict[str, Any]:
     return {**info, "supported_features": features}
 
 
-def shutdown_answer(request: Request) -> tuple[list[Say], Wish]:
-    """Return the answer to a shutdown request, and what it wishes."""
+def shutdown_answer(request: Request) -> tuple[list[Outgoing], ShutdownIntent]:
+    """Return the answer to a shutdown request, and what it asks for."""
     restart = bool(request.content.get("restart"))
-    says = messages.between_busy_and_idle(request, messages.reply(request, {"status": "ok", "restart": restart}))
-    return says, Wish.RESTART if restart else Wish.CANCEL
+    answers = messages.between_busy_and_idle(request, messages.reply(request, {"status": "ok", "restart": restart}))
+    return answers, ShutdownIntent.RESTART if restart else ShutdownIntent.CANCEL
 
 
 class Waiting:
-    """One wait: what is queued, who watches the progress, what was said."""
+    """Answer and queue the requests of one wait, and show its progress in a cell."""
 
-    def __init__(self, info: Mapping[str, Any], *, is_guess: bool = False, widgets: str | None = None) -> None:
+    def __init__(
+        self,
+        info: Mapping[str, Any],
+        *,
+        is_guess: bool = False,
+        widgets: str | None = None,
+        guessed_widgets: str = vscode.GUESSED_WIDGETS,
+    ) -> None:
         self._info = without_subshells(info)
-        # Whether no kernel of this image has said what `_info` says; set by know.
+        # Whether `_info` is a default, which no kernel of this image has sent; cleared by set_kernel_info.
         self._is_guess = is_guess
-        # Who was told a guess: channel and routing ids.
-        self._told: set[tuple[int, tuple[bytes, ...]]] = set()
+        # Clients that a default was sent to: channel and routing ids.
+        self._guessed_to: set[tuple[int, tuple[bytes, ...]]] = set()
         # The ipywidgets version of this image, empty if it has none; None while that is not known.
         self._widgets = widgets
-        # Hidden cells that have their answer and wait in the queue to be run.
+        # What VS Code is told instead once it has waited QUIET_SECONDS: else it would not send the user's cell.
+        self.guessed_widgets = guessed_widgets
+        self._is_quiet = True
+        self._startup = vscode.StartupCells()
+        # Start-up cells that have their answer and wait in the queue to be run.
         self.answered: set[str] = set()
         # Requests for the kernel, in the order of their arrival.
         self.queue: list[Request] = []
         # The newest progress, and the cell that shows it with the text that it shows.
         self._progress = ""
-        self._watcher: Request | None = None
+        self._progress_cell: Request | None = None
         self._shown = ""
 
     def __repr__(self) -> str:
@@ -86,145 +99,172 @@ class Waiting:
 
     @property
     def unanswered(self) -> list[Request]:
-        """What is queued, without the hidden cells that have their answer."""
+        """What is queued, without the start-up cells that have their answer."""
         return [request for request in self.queue if request.id not in self.answered]
 
-    def receive(self, request: Request) -> tuple[list[Say], Wish | None]:
+    def receive(self, request: Request) -> tuple[list[Outgoing], ShutdownIntent | None]:
         """Answer a request, or queue it."""
+        self._startup.look(request)
         match request.kind:
             case "kernel_info_request":
                 return self._answer_info(request), None
             case "interrupt_request":
-                says = messages.between_busy_and_idle(request, messages.reply(request, {"status": "ok"}))
-                return self._interrupt() + says, None
+                return self.interrupt() + interrupts.done(request), None
             case "shutdown_request":
-                says, wish = shutdown_answer(request)
-                return self._abort_queue() + says, wish
+                answers, intent = shutdown_answer(request)
+                return self._abort_queue() + answers, intent
         self.queue.append(request)
         return self._answer_early(request), None
 
-    def _answer_info(self, request: Request) -> list[Say]:
-        """Answer at once; only who asks again after a guess waits for the truth.
+    def _answer_info(self, request: Request) -> list[Outgoing]:
+        """Answer at once; only a client that asks again after a default waits for the image's own.
 
         nbclient writes the answer to its second question into the notebook, and asks no third. Clients that ask in a
         loop, until they hear something on iopub too (VS Code, jupyter_server, jupyter_client), do ask a third time:
         that answers both.
         """
         asker = (request.channel, request.identities)
-        if not self._is_guess or asker not in self._told:
-            self._told.add(asker)
+        if not self._is_guess or asker not in self._guessed_to:
+            self._guessed_to.add(asker)
             return self._info_answer(request)
         held = [other for other in self._held_questions() if (other.channel, other.identities) == asker]
         if not held:
             self.queue.append(request)
             return []
         self.queue = [other for other in self.queue if other not in held]
-        return [say for other in (*held, request) for say in self._info_answer(other)]
+        return [answer for other in (*held, request) for answer in self._info_answer(other)]
 
-    def _info_answer(self, request: Request) -> list[Say]:
+    def _info_answer(self, request: Request) -> list[Outgoing]:
         return messages.between_busy_and_idle(request, messages.reply(request, self._info))
 
     def _held_questions(self) -> list[Request]:
         return [request for request in self.queue if request.kind == "kernel_info_request"]
 
-    def _answer_held(self) -> list[Say]:
-        """Answer the questions that wait for the truth with what is known now."""
+    def _answer_held(self) -> list[Outgoing]:
+        """Answer the questions that wait with what is known now."""
         held = self._held_questions()
         self.queue = [request for request in self.queue if request not in held]
-        return [say for request in held for say in self._info_answer(request)]
+        return [answer for request in held for answer in self._info_answer(request)]
 
-    def _answer_early(self, request: Request) -> list[Say]:
-        says = hidden_cells.early_answer(request, self._widgets) if request.id not in self.answered else []
-        if says:
-            self.answered.add(request.id)
-        return says
+    def _answer_early(self, request: Request) -> list[Outgoing]:
+        widgets = self.guessed_widgets if self._widgets is None and not self._is_quiet else self._widgets
+        if request not in self._startup or request.id in self.answered or widgets is None:
+            return []
+        self.answered.add(request.id)
+        return vscode.early_answer(request, widgets)
 
-    def know(self, info: Mapping[str, Any], widgets: str | None) -> list[Say]:
-        """The image is known now: answer the questions and the hidden cells that came before."""
+    def set_kernel_info(self, info: Mapping[str, Any], widgets: str | None) -> list[Outgoing]:
+        """Answer, from the image's own kernel_info, the questions and the start-up cells that came before it."""
         self._info, self._widgets, self._is_guess = without_subshells(info), widgets, False
-        return self._answer_held() + [say for request in self.queue for say in self._answer_early(request)]
+        return self._answer_held() + self._answer_all_early()
 
-    def _interrupt(self) -> list[Say]:
-        says: list[Say] = []
+    def _answer_all_early(self) -> list[Outgoing]:
+        return [answer for request in self.queue for answer in self._answer_early(request)]
+
+    def interrupt(self) -> list[Outgoing]:
+        """End the cells that wait; the start goes on."""
+        answers: list[Outgoing] = []
         executes = [request for request in self.queue if self._is_open_execute(request)]
         self.queue = [request for request in self.queue if not self._is_open_execute(request)]
-        says += self._stop_watching()
+        answers += self._clear_progress()
         for request in executes:
-            says += messages.error_answer(
+            answers += messages.error_answer(
                 request, "KeyboardInterrupt", "interrupted before the kernel started", shown=True
             )
-        return says
+        return answers
 
     def _is_open_execute(self, request: Request) -> bool:
         return request.kind == "execute_request" and request.id not in self.answered
 
-    def _abort_queue(self) -> list[Say]:
-        says = self._stop_watching() + self._answer_held()
+    def _abort_queue(self) -> list[Outgoing]:
+        answers = self._clear_progress() + self._answer_held()
         for request in self.queue:
             if self._is_open_execute(request):
-                says += messages.aborted_answer(request)
+                answers += messages.aborted_answer(request)
         self.queue.clear()
-        return says
+        return answers
 
     def progress(self, text: str) -> None:
-        """Note what the start is doing now; `show` says it."""
+        """Note what the start is doing now, for `show`."""
         self._progress = text
 
-    def show(self, waited_seconds: float) -> list[Say]:
-        """Say the newest progress in the first waiting cell, once QUIET_SECONDS have passed."""
-        if waited_seconds < QUIET_SECONDS or not self._progress:
+    def show(self, waited_seconds: float) -> list[Outgoing]:
+        """Print the newest progress in the first waiting cell, once QUIET_SECONDS have passed.
+
+        From then on VS Code's start-up cells are answered without knowing the image, so that such a cell comes.
+        """
+        if waited_seconds < QUIET_SECONDS:
+            return []
+        answers: list[Outgoing] = []
+        if self._is_quiet:
+            self._is_quiet = False
+            answers += self._answer_all_early()
+        return answers + self._show_progress(waited_seconds)
+
+    def _show_progress(self, waited_seconds: float) -> list[Outgoing]:
+        if not self._progress:
             return []
         text = f"{self._progress} ({int(waited_seconds)} s)\n"
-        says: list[Say] = []
-        if self._watcher is None:
-            self._watcher = next((request for request in self.queue if self._shows_output(request)), None)
-            if self._watcher is None:
+        answers: list[Outgoing] = []
+        if self._progress_cell is None:
+            self._progress_cell = next((request for request in self.queue if self._shows_output(request)), None)
+            if self._progress_cell is None:
                 return []
-            says.append(messages.status("busy", self._watcher))
+            answers.append(messages.status("busy", self._progress_cell))
         elif self._shown:
             if self._shown == text:
                 return []
-            says.append(Say(channel=IOPUB, kind="clear_output", content={"wait": True}, parent=self._watcher))
+            answers.append(
+                Outgoing(channel=IOPUB, kind="clear_output", content={"wait": True}, parent=self._progress_cell)
+            )
         self._shown = text
         stream = {"name": "stdout", "text": text}
-        says.append(Say(channel=IOPUB, kind="stream", content=stream, parent=self._watcher))
-        return says
+        answers.append(Outgoing(channel=IOPUB, kind="stream", content=stream, parent=self._progress_cell))
+        return answers
 
     def _shows_output(self, request: Request) -> bool:
-        """Whether somebody sees the output of a request: a cell, and none of VS Code's hidden ones."""
-        if request.channel != SHELL or not self._is_open_execute(request) or request.content.get("silent"):
-            return False
-        return hidden_cells.probe_prefix(request) is None and not hidden_cells.is_startup(request)
+        """Whether a user sees the output of a request: a cell, but none of VS Code's own."""
+        is_open = request.channel == SHELL and self._is_open_execute(request)
+        return is_open and request not in self._startup and request.is_cell
 
-    def _stop_watching(self) -> list[Say]:
-        if self._watcher is None:
+    def _clear_progress(self) -> list[Outgoing]:
+        if self._progress_cell is None:
             return []
-        says = [Say(channel=IOPUB, kind="clear_output", content={"wait": False}, parent=self._watcher)]
-        self._watcher, self._shown = None, ""
-        return says
+        answers = [Outgoing(channel=IOPUB, kind="clear_output", content={"wait": False}, parent=self._progress_cell)]
+        self._progress_cell, self._shown = None, ""
+        return answers
 
-    def release(self) -> tuple[list[Say], list[Request], str]:
-        """The kernel is there: return the last words, the queue for it, and the request that had its busy already."""
-        watched = self._watcher.id if self._watcher else ""
-        says = self._stop_watching()
+    def release(self) -> tuple[list[Outgoing], list[Request], str]:
+        """End the wait for a kernel that is there now.
+
+        Return the last messages, the queue for the kernel, and the id of the request that had its busy already.
+        """
+        had_busy = self._progress_cell.id if self._progress_cell else ""
+        answers = self._clear_progress()
         queue, self.queue = self.queue, []
-        return says, queue, watched
+        return answers, queue, had_busy
 
-    def fail(self, error: KernelBridgeError) -> list[Say]:
-        """The kernel will not come: answer all that is queued, the first cell with the sentence."""
-        says = self._stop_watching() + self._answer_held()
+    def fail(self, error: KernelBridgeError) -> list[Outgoing]:
+        """Answer all that is queued because the kernel will not come; the first cell shows why."""
+        answers = self._clear_progress() + self._answer_held()
         unanswered, self.queue = self.unanswered, []
-        return says + failure_answers(unanswered, error)
+        return answers + failure_answers(unanswered, error, is_start=True)
 
 
-def failure_answers(requests: list[Request], error: KernelBridgeError) -> list[Say]:
-    """Return the answers when a kernel will not come or has ended: the first cell shows why, later ones are aborted."""
-    says: list[Say] = []
-    told = False
+def failure_answers(requests: list[Request], error: KernelBridgeError, *, is_start: bool = False) -> list[Outgoing]:
+    """Return the answers when a kernel will not come (`is_start`) or has ended.
+
+    The first cell shows why, later ones are aborted.
+    """
+    lines = error.lines()
+    if is_start and "restart" not in error.remedy.lower():
+        lines.append(TRY_AGAIN)
+    answers: list[Outgoing] = []
+    is_shown = False
     for request in requests:
-        if request.kind == "execute_request" and told:
-            says += messages.aborted_answer(request)
+        if is_shown and request.is_cell:
+            answers += messages.aborted_answer(request)
             continue
-        says += messages.error_answer(request, type(error).__name__, str(error), shown=True)
-        told = told or (request.kind == "execute_request" and not request.content.get("silent"))
-    return says
+        answers += messages.error_answer(request, type(error).__name__, str(error), shown=True, lines=lines)
+        is_shown = is_shown or request.is_cell
+    return answers

@@ -1,0 +1,1 @@
+"""Serve the commands of the terminal: one file for each."""

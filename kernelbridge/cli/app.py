@@ -1,85 +1,148 @@
-"""`kernelbridge`: the list of commands, the options before them, how every error ends. The work: the files beside."""
+"""`kernelbridge`: the list of commands, the options before them, how every error ends.
+
+A command's own module is loaded when it is called for: `--help` and `--version` need none of them.
+"""
 
 from __future__ import annotations
 
+import importlib
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Final, NamedTuple
 
 import typer
 
-from kernelbridge.cli import attach, gpus, hosts, kernels, settings, specs
-from kernelbridge.cli.session import Session
-from kernelbridge.config import Config
+from kernelbridge.cli import output
 from kernelbridge.errors import KernelBridgeError
-from kernelbridge.fleet import Fleet
+
+if TYPE_CHECKING:
+    from kernelbridge.config.schema import Config  # loads pydantic
+    from kernelbridge.fleet.fleet import Fleet  # loads pydantic
 
 UNEXPECTED_EXIT_CODE = 1
 
-app = typer.Typer(
-    name="kernelbridge",
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-app.command("config")(settings.show)
-app.command("trust")(hosts.trust)
-app.command("install")(specs.install)
-app.command("uninstall")(specs.uninstall)
-app.command("ps")(kernels.list_all)
-app.command("gpus")(gpus.list_all)
-app.command("stop")(kernels.stop)
-app.command("logs")(kernels.logs)
-app.command("attach")(attach.attach)
-app.command("clean")(kernels.clean)
+
+class Command(NamedTuple):
+    """One command: where its function is, and what the help says of it."""
+
+    module: str
+    function: str
+    help: str
+
+    def load(self) -> Callable[..., None]:
+        """Import the function, whose parameters are the command's options."""
+        found: Callable[..., None] = getattr(importlib.import_module(f"kernelbridge.cli.{self.module}"), self.function)
+        return found
+
+
+# In the order of the help.
+COMMANDS: Final[Mapping[str, Command]] = {
+    "config": Command("config", "show", "Check the config and print what is in force, defaults included."),
+    "trust": Command("trust", "trust", "Show a host's key, and remember it if you say so."),
+    "install": Command(
+        "install",
+        "install",
+        "Write a kernel spec for each environment, and remove those of environments that are gone.",
+    ),
+    "uninstall": Command("install", "uninstall", "Remove the kernel specs of this config."),
+    "pull": Command(
+        "pull", "pull", "Have an environment's image on its hosts, with what is added to it, before it is needed."
+    ),
+    "ps": Command("kernels", "list_all", "List the kernels on all hosts."),
+    "gpus": Command("gpus", "list_all", "List the GPUs of all hosts: who has them, who waits for one."),
+    "stop": Command("kernels", "stop", "Stop kernels and remove their containers."),
+    "logs": Command("kernels", "logs", "Print what a kernel process wrote to its stdout and stderr last."),
+    "attach": Command(
+        "attach",
+        "attach",
+        "Use a kernel that runs: prints its connection file, starts a console on it, leaves it running at the end.",
+    ),
+    "snapshot": Command(
+        "images", "snapshot", "Make an image of a kernel's container as it is now, without its secrets."
+    ),
+    "images": Command("images", "list_all", "List the images on all hosts that kernelbridge made."),
+    "clean": Command("clean", "clean", "Remove kernels of this machine that nobody holds and that are not to persist."),
+}
+
+
+@dataclass(kw_only=True)
+class _Call:
+    """One call of the command line, before it is known which command it is."""
+
+    open_fleet: Callable[[Config], Fleet]
+    environ: Mapping[str, str]
+    version: str
+    # What --debug says; set by _options.
+    wants_traceback: bool = False
+
+
+def command_line(loaded: Collection[str] = tuple(COMMANDS)) -> typer.Typer:
+    """Make the command line; the commands that are not in `loaded` have their help's line and no options."""
+    made = typer.Typer(
+        name="kernelbridge",
+        no_args_is_help=True,
+        add_completion=False,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    made.callback()(_options)
+    for name, command in COMMANDS.items():
+        made.command(name, help=command.help)(command.load() if name in loaded else _not_loaded)
+    return made
+
+
+def _not_loaded() -> None:
+    raise AssertionError("a command is loaded if one of the arguments is its name")
 
 
 def run(
     arguments: Sequence[str], *, open_fleet: Callable[[Config], Fleet], environ: Mapping[str, str], version: str
 ) -> int:
     """Carry out one call; returns the exit code. Every error ends as its sentence and its remedy on stderr."""
-    session = Session(open_fleet=open_fleet, environ=environ)
+    call = _Call(open_fleet=open_fleet, environ=environ, version=version)
     code = 0
     try:
-        app(args=list(arguments), prog_name="kernelbridge", obj=(session, version))
+        # An argument that is no command may have a command's name: then one too many is loaded.
+        command_line(arguments)(args=list(arguments), prog_name="kernelbridge", obj=call)
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else int(bool(end.code))
     except KernelBridgeError as error:
         code = error.exit_code
-        session.complain_of(error)
-        if session.wants_traceback:
-            session.err.print(traceback.format_exc(), soft_wrap=True)
+        output.complain_of(error)
+        if call.wants_traceback:
+            typer.echo(traceback.format_exc(), err=True)
     except Exception as error:  # The edge: whatever comes here is our bug.
         code = UNEXPECTED_EXIT_CODE
-        session.complain(f"kernelbridge has a bug here: {type(error).__name__}: {error}")
-        if session.wants_traceback:
-            session.err.print(traceback.format_exc(), soft_wrap=True)
+        output.complain(f"kernelbridge has a bug here: {type(error).__name__}: {error}")
+        if call.wants_traceback:
+            typer.echo(traceback.format_exc(), err=True)
         else:
-            session.complain("Run it again with `kernelbridge --debug ...` and send us what it prints.")
+            output.complain("Run it again with `kernelbridge --debug ...` and send us what it prints.")
     return code
 
 
 def _print_version(ctx: typer.Context, wanted: bool) -> None:
     if wanted:
-        session, version = ctx.obj
-        session.say(f"kernelbridge {version}")
+        call: _Call = ctx.obj
+        output.say(f"kernelbridge {call.version}")
         raise typer.Exit
 
 
-@app.callback()
-def options(
+def _options(
     ctx: typer.Context,
-    config: Annotated[Path | None, typer.Option("--config", help="Use this config file.", metavar="PATH")] = None,
+    config_path: Annotated[Path | None, typer.Option("--config", help="Use this config file.", metavar="PATH")] = None,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
     version: Annotated[
         bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
     ] = False,
 ) -> None:
     """Notebook kernels in GPU containers on remote hosts."""
-    session, _ = ctx.obj
-    session.named_path = config
-    session.wants_traceback = debug
-    ctx.obj = session
+    # Here and not above: it reads the config, whose models take longer to load than all that the help needs.
+    from kernelbridge.cli.context import CliContext
+
+    call: _Call = ctx.obj
+    call.wants_traceback = debug
+    ctx.obj = CliContext(open_fleet=call.open_fleet, environ=call.environ, named_path=config_path)

@@ -1,4 +1,4 @@
-"""`kernelbridge attach`: a kernel that runs, used from this terminal. Which there are: kernels.py.
+"""Serve `kernelbridge attach`: use a kernel that runs from this terminal.
 
 A kernel that another program of this machine holds is used through that program's own connection file. Any other is
 held here until Ctrl-C, and runs on afterwards.
@@ -9,8 +9,6 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import json
-import os
-import secrets
 import signal
 import subprocess
 import sys
@@ -24,19 +22,19 @@ from typing import Annotated, Any
 import typer
 from jupyter_core.paths import jupyter_runtime_dir
 
-from kernelbridge.census import KernelRow
+from kernelbridge.atomic_files import write_whole
 from kernelbridge.channels import endpoints
 from kernelbridge.cli import kernels
-from kernelbridge.cli.session import Session, moment
-from kernelbridge.errors import KernelBridgeError
-from kernelbridge.fleet import Fleet
-from kernelbridge.kernel import Kernel
-from kernelbridge.kernel_errors import KernelEnded, KernelHeld, KernelNotFound, StartTimeout
-from kernelbridge.processes import is_alive
-from kernelbridge.surroundings import KernelState
+from kernelbridge.cli.context import CliContext, moment
+from kernelbridge.errors import KernelBridgeError, KernelEnded, KernelHeld, KernelNotFound, StartTimeout
+from kernelbridge.fleet.fleet import Fleet
+from kernelbridge.fleet.kernel_listing import LIST_SECONDS, KernelRow
+from kernelbridge.kernel.kernel import Kernel
+from kernelbridge.kernel.process_mark import Liveness
+from kernelbridge.kernel.state import KernelState
 
-BIND_SECONDS, LEAVE_SECONDS = 10.0, 30.0
-LOOK_SECONDS = 0.1
+BIND_SECONDS, DETACH_SECONDS = 10.0, 30.0
+STATE_LOOK_SECONDS = 0.1
 CONSOLE = "jupyter_console"
 # The output that nobody took answers cells of others.
 SHOW_ALL = "--ZMQTerminalInteractiveShell.include_other_output=True"
@@ -53,28 +51,28 @@ def attach(
         typer.Option("--console/--no-console", help="Start `jupyter console` on it; where this is a terminal."),
     ] = None,
 ) -> None:
-    """Use a kernel that runs: prints its connection file, starts a console on it, leaves it running at the end."""
-    session: Session = ctx.obj
-    loaded = session.read_config()
-    with session.fleet(loaded) as fleet:
+    """Carry out `kernelbridge attach`."""
+    context: CliContext = ctx.obj
+    loaded = context.read_config()
+    with context.fleet(loaded) as fleet:
         shared = _shared_file(fleet, kernel_id) if kernel_id and not take else None
         if shared is None:
-            row = _chosen(session, fleet, kernel_id, takes=take)
+            row = _chosen(context, fleet, kernel_id, takes=take)
             # Asked without an id, or held by a program that began a moment ago.
             shared = _shared_file(fleet, row.kernel_id) if not take else None
         if shared is not None:
-            _show(session, shared)
+            _show(context, shared)
             if _wants_console(console):
                 _run_console(shared)
             return
-        if row.link == "held" and not take:
+        if row.link == KernelState.HELD and not take:
             raise KernelHeld(
-                kernel=row.kernel_id[: kernels.SHORT_ID_LENGTH],
+                kernel=row.kernel_id[: kernels.SHOWN_ID_LENGTH],
                 host=row.host,
                 who=row.held_by,
                 since=moment(row.since) if row.since else "a moment ago",
             )
-        _hold(session, fleet, row, takes=take, with_console=_wants_console(console))
+        _hold(context, fleet, row, takes=take, with_console=_wants_console(console))
 
 
 # -- which one
@@ -82,16 +80,20 @@ def attach(
 
 def _shared_file(fleet: Fleet, prefix: str) -> Path | None:
     """Return the connection file of a program of this machine that holds the kernel."""
+    records = fleet.records
     files = [
         Path(record.connection_file)
-        for record in fleet.records.kernels()
-        if record.kernel_id.startswith(prefix) and record.connection_file and is_alive(record.process)
+        for record in records.kernels()
+        # The folder of such files may be shared with machines on which its endpoints are not.
+        if record.kernel_id.startswith(prefix)
+        and record.connection_file
+        and records.holder_liveness(record) is Liveness.ALIVE
     ]
     return files[0] if len(files) == 1 and files[0].is_file() else None
 
 
-def _chosen(session: Session, fleet: Fleet, prefix: str | None, *, takes: bool) -> KernelRow:
-    listing = session.wait(fleet, fleet.list_kernels(), seconds=kernels.LIST_SECONDS)
+def _chosen(context: CliContext, fleet: Fleet, prefix: str | None, *, takes: bool) -> KernelRow:
+    listing = context.wait(fleet, fleet.list_kernels(), seconds=LIST_SECONDS)
     if prefix:
         found = [row for row in listing.kernels if row.kernel_id.startswith(prefix)]
         if not found and listing.problems:
@@ -99,14 +101,15 @@ def _chosen(session: Session, fleet: Fleet, prefix: str | None, *, takes: bool) 
         if len(found) != 1:
             raise KernelNotFound(kernel=prefix, hosts=list(fleet.config.hosts), count=len(found))
     else:
-        found = [row for row in listing.kernels if row.is_ours and row.link in ("detached", "link lost")]
+        left = (KernelState.DETACHED, KernelState.LINK_LOST)
+        found = [row for row in listing.kernels if row.is_ours and not row.is_elsewhere and row.link in left]
         if len(found) != 1:
-            kernels.show(session, tuple(found) or listing.kernels, empty="No kernels.")
+            kernels.show(context, tuple(found) or listing.kernels, empty="No kernels.")
             how_many = f"{len(found)} kernels of this machine run" if found else "No kernel of this machine runs"
             raise KernelBridgeError(f"{how_many} that nobody holds.", "Name one: `kernelbridge attach ID`.")
     (row,) = found
     for problem in listing.problems:
-        if row.state in ("unknown", "stopping") and row.why == problem.sentence:
+        if row.state in (KernelState.UNKNOWN, KernelState.STOPPING) and row.why == problem.sentence:
             raise problem
     return row
 
@@ -114,27 +117,27 @@ def _chosen(session: Session, fleet: Fleet, prefix: str | None, *, takes: bool) 
 # -- holding it
 
 
-def _hold(session: Session, fleet: Fleet, row: KernelRow, *, takes: bool, with_console: bool) -> None:
-    """Be the kernel's owner until the user leaves."""
+def _hold(context: CliContext, fleet: Fleet, row: KernelRow, *, takes: bool, with_console: bool) -> None:
+    """Own the kernel until the user leaves."""
     path = Path(jupyter_runtime_dir()) / f"kernelbridge-{row.kernel_id}.json"
     record = fleet.records.kernel(row.kernel_id)
-    wanted = fleet.wanted(
+    request = fleet.launch_request(
         row.environment,
         kernel_id=row.kernel_id,
-        environ=session.environ,
+        environ=context.environ,
         server=record.server if record else "",
         connection_file=str(path),
     )
-    made = endpoints.made(runtime_folder=session.environ.get("XDG_RUNTIME_DIR"))
-    kernel = session.wait(fleet, fleet.attach(wanted, made, host=row.host, take=takes), seconds=BIND_SECONDS)
+    made = endpoints.made(runtime_folder=context.environ.get("XDG_RUNTIME_DIR"))
+    kernel = context.wait(fleet, fleet.attach(request, made, host=row.host, take=takes), seconds=BIND_SECONDS)
     is_over = False
     try:
         with _until_told_to_leave():
-            is_dead = _await_answer(session, kernel, row)
+            is_dead = _await_answer(context, kernel, row)
             kernel.channels.endpoints.publish()
             with _connection_file(path, kernel):
-                _show(session, path)
-                session.say(f"{_leaving(with_console)} the kernel running.")
+                _show(context, path)
+                context.say(f"{_leaving(with_console)} the kernel running.")
                 if with_console:
                     _run_console(path, SHOW_ALL, on_interrupt=lambda: _interrupt(fleet, kernel))
                 else:
@@ -143,47 +146,47 @@ def _hold(session: Session, fleet: Fleet, row: KernelRow, *, takes: bool, with_c
     except KeyboardInterrupt:
         pass
     finally:
-        ending: Coroutine[Any, Any, None] = fleet.drop(kernel) if is_over else fleet.detach(kernel, end=False)
-        session.wait(fleet, ending, seconds=LEAVE_SECONDS)
+        ending: Coroutine[Any, Any, None] = fleet.stop(kernel) if is_over else fleet.detach(kernel, end=False)
+        context.wait(fleet, ending, seconds=DETACH_SECONDS)
     if kernel.failure is not None:
         raise kernel.failure
-    session.say("The kernel has ended." if is_over else f"The kernel runs on: {row.kernel_id}.")
+    context.say("The kernel has ended." if is_over else f"The kernel runs on: {row.kernel_id}.")
 
 
 def _leaving(with_console: bool) -> str:
     return "Ctrl-D leaves the console and" if with_console else "Ctrl-C leaves"
 
 
-def _await_answer(session: Session, kernel: Kernel, row: KernelRow) -> bool:
+def _await_answer(context: CliContext, kernel: Kernel, row: KernelRow) -> bool:
     """Return when the kernel answers; True if it has ended, and there is output still that nobody took.
 
     Raises why there is no such kernel any more.
     """
-    seconds = kernel.wanted.environment.start_seconds
+    seconds = kernel.request.environment.start_seconds
     until = time.monotonic() + seconds
     while kernel.state is KernelState.STARTING:
         if time.monotonic() > until:
             raise StartTimeout(host=row.host, what="the answer of the kernel", seconds=seconds)
-        time.sleep(LOOK_SECONDS)
+        time.sleep(STATE_LOOK_SECONDS)
     if kernel.state is KernelState.RUNNING:
         return False
     failure = kernel.failure or KernelEnded(
-        environment=kernel.wanted.display_name, host=row.host, how="has no kernel process any more: it has ended"
+        environment=kernel.request.display_name, host=row.host, how="has no kernel process any more: it has ended"
     )
     if not (kernel.is_joined and row.undelivered_bytes):
         raise failure
-    session.complain_of(failure)
+    context.complain_of(failure)
     return True
 
 
 def _stay(kernel: Kernel, *, is_dead: bool) -> None:
     while is_dead or kernel.exit_code is None:
-        time.sleep(LOOK_SECONDS)
+        time.sleep(STATE_LOOK_SECONDS)
 
 
 @contextmanager
 def _until_told_to_leave() -> Iterator[None]:
-    """A closed terminal and a SIGTERM are Ctrl-C too: the kernel is left in good order."""
+    """Take a closed terminal and a SIGTERM for Ctrl-C: the kernel is left in good order."""
 
     def leave(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
@@ -199,14 +202,11 @@ def _until_told_to_leave() -> Iterator[None]:
 
 @contextmanager
 def _connection_file(path: Path, kernel: Kernel) -> Iterator[None]:
-    """The file that tells clients of this login where the endpoints are; gone at the end."""
+    """Write the file that tells clients of this login where the endpoints are, and remove it at the end."""
     info = kernel.channels.endpoints.connection_info()
     text = json.dumps({**info, "key": info["key"].decode(), "kernel_name": ""}, indent=1)
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    fresh = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
-    with open(fresh, "x", encoding="utf-8", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
-        file.write(text)
-    fresh.replace(path)
+    write_whole(path, text.encode(), is_private=True)
     try:
         yield
     finally:
@@ -219,9 +219,9 @@ def _connection_file(path: Path, kernel: Kernel) -> Iterator[None]:
 # -- the console
 
 
-def _show(session: Session, path: Path) -> None:
-    session.say(str(path))
-    session.say(f"jupyter console --existing {path}")
+def _show(context: CliContext, path: Path) -> None:
+    context.say(str(path))
+    context.say(f"jupyter console --existing {path}")
 
 
 def _wants_console(asked: bool | None) -> bool:

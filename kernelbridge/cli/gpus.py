@@ -1,4 +1,4 @@
-"""`kernelbridge gpus`: the GPUs of all hosts, who has them and who waits. The kernels that have them: kernels.py."""
+"""Serve `kernelbridge gpus`: the GPUs of all hosts, who has them and who waits."""
 
 from __future__ import annotations
 
@@ -13,12 +13,15 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from kernelbridge import inventory
-from kernelbridge.cli.kernels import LIST_SECONDS, SHORT_ID_LENGTH, JsonOption
-from kernelbridge.cli.session import Session, moment, printable, table
+from kernelbridge.cli.context import CliContext, moment
+from kernelbridge.cli.kernels import SHOWN_ID_LENGTH, JsonOption
+from kernelbridge.cli.tables import table
 from kernelbridge.errors import KernelBridgeError
-from kernelbridge.host import leases
-from kernelbridge.inventory import GpuListing, GpuRow, GpuState, NodeRow, WaitRow
+from kernelbridge.fleet import gpu_listing
+from kernelbridge.fleet.gpu_listing import GpuListing, GpuRow, GpuState, NodeRow, WaitRow
+from kernelbridge.fleet.kernel_listing import LIST_SECONDS
+from kernelbridge.hosts.gpus import selection
+from kernelbridge.plain_text import printable
 
 # How often --watch looks again where no number is given.
 WATCH_SECONDS = 2.0
@@ -37,41 +40,41 @@ def list_all(
     as_json: JsonOption = False,
     watch: Annotated[bool, typer.Option("--watch", help="Look again and again, until Ctrl-C.")] = False,
 ) -> None:
-    """List the GPUs of all hosts: who has them, who waits for one."""
+    """Carry out `kernelbridge gpus`."""
     if seconds is not None and not watch:
         raise typer.BadParameter("SECONDS goes with --watch")
-    session: Session = ctx.obj
-    loaded = session.read_config()
-    with session.fleet(loaded) as fleet:
+    context: CliContext = ctx.obj
+    loaded = context.read_config()
+    with context.fleet(loaded) as fleet:
 
         def look() -> GpuListing:
-            return session.wait(fleet, fleet.list_gpus(), seconds=LIST_SECONDS)
+            return context.wait(fleet, fleet.list_gpus(), seconds=LIST_SECONDS)
 
         if watch:
-            _watch(session, look, seconds or WATCH_SECONDS, as_json=as_json)
+            _watch(context, look, seconds or WATCH_SECONDS, as_json=as_json)
             return
         listing = look()
     if as_json:
-        print(json.dumps(inventory.as_json(listing), indent=1))
+        print(json.dumps(gpu_listing.as_json(listing), indent=1))
     else:
-        _tell(session, listing)
+        _tell(context, listing)
     if len(listing.problems) >= len(loaded.hosts) and not _tables(listing):
         raise typer.Exit(listing.problems[0].exit_code)
 
 
-def _watch(session: Session, look: Callable[[], GpuListing], seconds: float, *, as_json: bool) -> None:
+def _watch(context: CliContext, look: Callable[[], GpuListing], seconds: float, *, as_json: bool) -> None:
     """Show what is found again and again; Ctrl-C is the right end of it."""
     listings = _looks(look, seconds)
     try:
         if as_json:
             for listing in listings:
-                print(json.dumps(inventory.as_json(listing)), flush=True)
-        elif not session.out.is_terminal:
+                print(json.dumps(gpu_listing.as_json(listing)), flush=True)
+        elif not context.out.is_terminal:
             for listing in listings:
-                _tell(session, listing)
-                session.say("")
+                _tell(context, listing)
+                context.say("")
         else:
-            with Live(console=session.out, auto_refresh=False) as live:
+            with Live(console=context.out, auto_refresh=False) as live:
                 for listing in listings:
                     live.update(_picture(listing), refresh=True)
     except KeyboardInterrupt:
@@ -79,7 +82,7 @@ def _watch(session: Session, look: Callable[[], GpuListing], seconds: float, *, 
 
 
 def _looks(look: Callable[[], GpuListing], seconds: float) -> Iterator[GpuListing]:
-    """Every so many seconds what is found then; that nothing was found in time is told like any other problem."""
+    """Yield what is found, every so many seconds; that nothing was found in time is told like any other problem."""
     while True:
         began = time.monotonic()
         try:
@@ -89,23 +92,23 @@ def _looks(look: Callable[[], GpuListing], seconds: float) -> Iterator[GpuListin
         time.sleep(max(0.0, began + seconds - time.monotonic()))
 
 
-def _tell(session: Session, listing: GpuListing) -> None:
+def _tell(context: CliContext, listing: GpuListing) -> None:
     """Print the GPUs, and on stderr what went wrong."""
     tables = _tables(listing)
     for number, one in enumerate(tables):
         if number:
-            session.say("")
-        session.out.print(one)
+            context.say("")
+        context.out.print(one)
     if listing.bare:
-        session.say(_without(listing))
+        context.say(_without(listing))
     elif not tables and not listing.problems:
-        session.say(_NOTHING)
+        context.say(_NOTHING)
     for error in listing.problems:
-        session.complain_of(error)
+        context.complain_of(error)
 
 
 def _picture(listing: GpuListing) -> Group:
-    """All of it in one, for a terminal that is drawn anew."""
+    """Put all of it in one, for a terminal that is drawn anew."""
     tables = _tables(listing)
     below = [_without(listing)] if listing.bare else []
     below += [str(error) for error in listing.problems]
@@ -117,7 +120,7 @@ def _without(listing: GpuListing) -> str:
 
 
 def _tables(listing: GpuListing) -> list[Table]:
-    """GPUs, nodes of clusters and the queue; each only where there is something in it."""
+    """Return the tables of GPUs, nodes of clusters and the queue that have something in them."""
     drivers: set[str] = set()
     gpus = []
     for row in listing.gpus:
@@ -147,16 +150,16 @@ def _gpu_cells(row: GpuRow, *, shows_driver: bool) -> tuple[str, ...]:
 
 
 def used_by(row: GpuRow) -> str:
-    """What `gpus` says of a GPU: whose kernel has it, or what runs there, or that it is free."""
+    """Say whose kernel has a GPU, or what runs there, or that it is free."""
     match row.state:
         case GpuState.FREE:
             return "free"
         case GpuState.SPLIT:
             return "in MIG mode"
         case GpuState.LEASED:
-            return f"{row.environment} of {row.owner or 'another'} ({row.kernel_id[:SHORT_ID_LENGTH]})"
+            return f"{row.environment} of {row.owner or 'another'} ({row.kernel_id[:SHOWN_ID_LENGTH]})"
         case GpuState.BUSY:
-            return leases.stranger([process for process in row.processes if process.computes])
+            return selection.stranger([process for process in row.processes if process.computes])
 
 
 def _node_cells(row: NodeRow) -> tuple[str, ...]:
@@ -169,7 +172,7 @@ def _node_cells(row: NodeRow) -> tuple[str, ...]:
 def _wait_cells(row: WaitRow) -> tuple[str, ...]:
     return (
         row.host,
-        row.kernel_id[:SHORT_ID_LENGTH],
+        row.kernel_id[:SHOWN_ID_LENGTH],
         row.who or "-",
         row.wanted or "-",
         moment(row.since) if row.since else "-",

@@ -1,1 +1,1 @@
-"""Asked by Jupyter, or by an editor that starts the launcher."""
+"""Serve Jupyter, and editors that start the launcher."""

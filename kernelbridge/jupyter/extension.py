@@ -1,13 +1,8 @@
-"""The Jupyter server extension: kernel specs kept as the config says, kernels' states as events and over REST.
-
-Starting and ending kernels is not here but in provisioner.py, which Jupyter's own kernel managers call. Kernels that
-outlive the server: comeback.py.
-"""
+"""Keep kernel specs as the config says, and report kernels' states as events and over REST: the server extension."""
 
 from __future__ import annotations
 
 import os
-import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import resources
@@ -18,17 +13,18 @@ from jupyter_server.extension.application import ExtensionApp
 from tornado.ioloop import PeriodicCallback
 from traitlets import Float, Unicode
 
-from kernelbridge import config as configs
-from kernelbridge import kernelspecs, running_specs
-from kernelbridge.census import KernelRow
-from kernelbridge.channels.pacing import Limits
-from kernelbridge.config import Config
+from kernelbridge import __version__
+from kernelbridge.channels.rate_limit import Limits
+from kernelbridge.config import load as configs
+from kernelbridge.config.schema import Config
 from kernelbridge.errors import KernelBridgeError
-from kernelbridge.jupyter import fleets
-from kernelbridge.jupyter.comeback import Comeback
-from kernelbridge.jupyter.handlers import Gpus, Kernels
-from kernelbridge.records import Records, default_folder
-from kernelbridge.version import __version__
+from kernelbridge.fleet.kernel_listing import KernelRow
+from kernelbridge.jupyter import kernelspecs, running_kernelspecs, shared_fleets
+from kernelbridge.jupyter.rest import ROUTES, Gpus, Kernels
+from kernelbridge.jupyter.restore import KernelRestorer
+from kernelbridge.kernel.records import Records, default_folder
+from kernelbridge.kernel.state import KernelState
+from kernelbridge.mailbox import LoopMailbox
 
 PROGRESS_SCHEMA = "https://kernelbridge.dev/events/kernel_progress/v2"
 
@@ -37,7 +33,7 @@ PROGRESS_SCHEMA = "https://kernelbridge.dev/events/kernel_progress/v2"
 class Told:
     """The last word on one kernel."""
 
-    state: str
+    state: KernelState
     text: str
     # When it came into this state.
     since: datetime
@@ -73,20 +69,23 @@ class KernelBridge(ExtensionApp):
         self._server, self._logger = self.serverapp, self.serverapp.event_logger
         self._logger.register_event_schema(Path(str(resources.files(__package__) / "kernel_progress.yaml")))
         self._renew()
-        fleets.limit(self._limits())
-        self._stop_observing = fleets.observe(self._observed)
-        self._comeback = Comeback(self._server, self._path)
-        self._comeback.at_load()
+        shared_fleets.limit(self._limits())
+        # Tornado's loop is asyncio's underneath.
+        server_loop: Any = self._server.io_loop
+        self._mailbox = LoopMailbox(server_loop.asyncio_loop)
+        self._stop_observing = shared_fleets.observe(self._observed)
+        self._restorer = KernelRestorer(self._server, self._path)
+        self._restorer.at_load()
         self._timer = PeriodicCallback(self._look, self.renew_seconds * 1000)
         self._timer.start()
 
     def initialize_handlers(self) -> None:
         """Called by jupyter_server after the settings."""
-        self.handlers.append((r"/kernelbridge/kernels", Kernels, {"config_path": self._path, "held": self._rows}))
-        self.handlers.append((r"/kernelbridge/gpus", Gpus, {"config_path": self._path}))
+        settings = {Kernels: {"config_path": self._path, "held": self._rows}, Gpus: {"config_path": self._path}}
+        self.handlers += [(path, handler, settings[handler]) for path, handler in ROUTES.items()]
 
     def _limits(self) -> Limits:
-        """What the server's websockets let through."""
+        """Ask what the server's websockets let through."""
         # Any: another package's own class may have no limits.
         made: Any = self._server.kernel_websocket_connection_class(config=self._server.config)
         if not getattr(made, "limit_rate", False):
@@ -100,19 +99,18 @@ class KernelBridge(ExtensionApp):
     async def _look(self) -> None:
         self._renew()
         try:
-            await self._comeback.look()
+            await self._restorer.look()
         except Exception:
             # The edge of the timer: the next look may do better.
             self.log.exception("kernelbridge: what is remembered of kernels could not be looked at")
         self._offer()
 
     def _offer(self) -> None:
-        """VS Code's picker shows the kernels that run and that nobody holds."""
+        """Let VS Code's picker show the kernels that run and that nobody holds."""
         if self._config is None:
             return
-        root, launcher = kernelspecs.default_root(), kernelspecs.launcher_path()
         try:
-            running_specs.renew(Records(default_folder()), self._config, root, launcher, time.time())
+            running_kernelspecs.offer(Records(default_folder()), self._config)
         except KernelBridgeError as exc:
             self.log.debug("kernelbridge: %s", exc)
 
@@ -139,51 +137,51 @@ class KernelBridge(ExtensionApp):
 
     # -- states
 
-    def _observed(self, kernel_id: str, state: str, text: str) -> None:
+    def _observed(self, kernel_id: str, state: KernelState, text: str) -> None:
         """Called on a fleet's thread; events belong on the server's loop."""
-        self._server.io_loop.add_callback(self._tell, kernel_id, Told(state=state, text=text, since=datetime.now(UTC)))
+        self._mailbox.post(self._tell, kernel_id, Told(state=state, text=text, since=datetime.now(UTC)))
 
     def _tell(self, kernel_id: str, told: Told) -> None:
         before = self._told.get(kernel_id)
         if before is not None and before.state == told.state:
             told = Told(state=told.state, text=told.text, since=before.since)
         self._told[kernel_id] = told
-        kernel = self._comeback.kernel(kernel_id)
+        kernel = self._restorer.kernel(kernel_id)
         self._logger.emit(
             schema_id=PROGRESS_SCHEMA,
             data={
                 "kernel_id": kernel_id,
-                "state": told.state,
+                "state": told.state.value,
                 "text": told.text,
                 "since": told.since.isoformat(),
                 "host": kernel.host.name if kernel is not None else "",
-                "gpus": list(kernel.where.gpu_ids) if kernel is not None else [],
-                "job": kernel.where.job if kernel is not None else "",
+                "gpus": list(kernel.placement.gpu_ids) if kernel is not None else [],
+                "job": kernel.placement.job if kernel is not None else "",
             },
         )
-        self._comeback.observed(kernel_id, told.state)
-        if told.state in ("stopped", "detached"):
+        self._restorer.observed(kernel_id, told.state)
+        if told.state in (KernelState.STOPPED, KernelState.DETACHED):
             del self._told[kernel_id]
 
     def _rows(self) -> list[KernelRow]:
-        """The kernels that this server holds, as far as that is known without asking a host."""
+        """Return the kernels that this server holds, as far as that is known without asking a host."""
         rows = []
-        for kernel_id, record, kernel, state in self._comeback.held():
+        for kernel_id, record, kernel, state in self._restorer.held():
             told = self._told.get(kernel_id)
             rows.append(
                 KernelRow(
                     kernel_id=kernel_id,
-                    environment=kernel.wanted.environment.name,
+                    environment=kernel.request.environment.name,
                     host=kernel.host.name,
-                    image=kernel.wanted.environment.image,
+                    image=kernel.request.environment.image,
                     state=state,
-                    link="held" if kernel.is_joined else "link lost",
+                    link=KernelState.HELD if kernel.is_joined else KernelState.LINK_LOST,
                     since=told.since if told else None,
                     owner="",
                     is_ours=True,
                     is_orphan=False,
                     created=datetime.fromtimestamp(record.started, UTC) if record else datetime.now(UTC),
-                    gpus=",".join(kernel.where.gpu_ids),
+                    gpus=",".join(kernel.placement.gpu_ids),
                     why=told.text if told else "",
                     title=record.title if record else "",
                 )
@@ -193,7 +191,8 @@ class KernelBridge(ExtensionApp):
     async def stop_extension(self) -> None:
         """Called by jupyter_server before it ends its kernels."""
         self._timer.stop()
-        await self._comeback.leave()
+        await self._restorer.leave()
+        await shared_fleets.finish_stops()
         self._stop_observing()
 
 

@@ -1,4 +1,4 @@
-"""jupyter_client's hooks, a few lines each on fleet and kernel. VS Code's local kernels: see launcher.py."""
+"""Provision kernels for jupyter_client: its hooks, a few lines each on fleet and kernel."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from jupyter_client.connect import KernelConnectionInfo
 from jupyter_client.provisioning.provisioner_base import KernelProvisionerBase
 from traitlets import Unicode
 
-from kernelbridge import config as configs
 from kernelbridge.channels import endpoints
-from kernelbridge.exits import SHOWN_AFTER_SECONDS
-from kernelbridge.fleet import Fleet
-from kernelbridge.jupyter import fleets
-from kernelbridge.kernel import Kernel
-from kernelbridge.processes import is_alive
-from kernelbridge.surroundings import KernelState
-from kernelbridge.wanted import Wanted
+from kernelbridge.config import load as configs
+from kernelbridge.fleet.fleet import Fleet
+from kernelbridge.jupyter import shared_fleets
+from kernelbridge.kernel.kernel import Kernel
+from kernelbridge.kernel.lifecycle import PUBLISHED_AFTER_SECONDS
+from kernelbridge.kernel.process_mark import Liveness
+from kernelbridge.kernel.request import LaunchRequest
+from kernelbridge.kernel.state import KernelState
 
 _T = TypeVar("_T")
 _POLL_SECONDS = 0.1
@@ -80,27 +80,27 @@ class Provisioner(KernelProvisionerBase):
 
     async def launch_kernel(self, cmd: list[str], **kwargs: Any) -> KernelConnectionInfo:
         """Called by KernelManager to start, and to start again; returns when the endpoints answer."""
-        fleet = self._fleet = fleets.fleet_of(configs.find_path(os.environ, self._named_path()))
+        fleet = self._fleet = shared_fleets.fleet_of(configs.find_path(os.environ, self._named_path()))
         kernel = self._kernel
         if kernel is None or kernel.state is KernelState.STOPPED:
             self._make_listable()
-            wanted = self._wanted(fleet, kwargs.get("env") or {})
+            request = self._wanted(fleet, kwargs.get("env") or {})
             # From here on the kernel owns the folder of its endpoints.
             made = endpoints.made(runtime_folder=os.environ.get("XDG_RUNTIME_DIR"))
-            begun = fleet.attach(wanted, made) if self._is_left(fleet) else fleet.start(wanted, made)
+            begun = fleet.attach(request, made) if self._is_left(fleet) else fleet.start(request, made)
             kernel = self._kernel = await self._on_loop(fleet, begun)
         else:
             wants = partial(self._wanted, fleet, kwargs.get("env") or {})
             # Before anything can fail: clients who come then are to hear why.
             kernel.channels.endpoints.publish()
-            await self._on_loop(fleet, kernel.relaunch(wants))
+            await self._on_loop(fleet, fleet.relaunch(kernel, wants))
         kernel.channels.endpoints.publish()
         self.connection_info = cast(KernelConnectionInfo, kernel.channels.endpoints.connection_info())
         return self.connection_info
 
-    def _wanted(self, fleet: Fleet, environ: Mapping[str, str]) -> Wanted:
-        """What the config says of the environment at this moment. Raises UnknownEnvironment."""
-        return fleet.wanted(
+    def _wanted(self, fleet: Fleet, environ: Mapping[str, str]) -> LaunchRequest:
+        """Read what the config says of the environment at this moment. Raises UnknownEnvironment."""
+        return fleet.launch_request(
             self.environment,
             kernel_id=self.kernel_id,
             environ=environ,
@@ -112,15 +112,20 @@ class Provisioner(KernelProvisionerBase):
         )
 
     def _make_listable(self) -> None:
-        """Jupyter Server lists a kernel a moment before it sets these, and then answers 500 (jupyter_server 2.21)."""
+        """Set what Jupyter Server lists a kernel by, before it does so: it would answer 500 (jupyter_server 2.21)."""
         manager = self.parent
         if manager is not None and manager.has_trait("last_activity"):
-            manager.execution_state, manager.last_activity = "starting", datetime.now(UTC)
+            manager.execution_state, manager.last_activity = KernelState.STARTING.value, datetime.now(UTC)
 
     def _is_left(self, fleet: Fleet) -> bool:
-        """Whether a kernel of this id runs already and nobody on this machine holds it: comeback.py starts those."""
+        """Whether a kernel of this id runs already, held by no process of this machine: a KernelRestorer starts those.
+
+        Its relay says whether anybody else holds it.
+        """
         record = fleet.records.kernel(self.kernel_id)
-        return record is not None and not record.stop_wanted and not is_alive(record.process)
+        if record is None or record.stop_wanted:
+            return False
+        return fleet.records.holder_liveness(record) is not Liveness.ALIVE
 
     def _named_path(self) -> Path | None:
         return Path(self.config_path) if self.config_path else None
@@ -145,7 +150,7 @@ class Provisioner(KernelProvisionerBase):
         if self._restarter is None or manager.shutting_down or kernel.state is not KernelState.FAILED:
             return True
         heard_at = kernel.channels.end_heard_at
-        return heard_at is not None and time.monotonic() - heard_at >= SHOWN_AFTER_SECONDS
+        return heard_at is not None and time.monotonic() - heard_at >= PUBLISHED_AFTER_SECONDS
 
     @property
     def _restarter(self) -> Any:
@@ -153,13 +158,13 @@ class Provisioner(KernelProvisionerBase):
         return getattr(self.parent, "_restarter", None)
 
     def _forbid_restart(self) -> None:
-        """After a late failure the restarter would only repeat it, five times."""
+        """Stop the restarter, which would only repeat a late failure, five times."""
         restarter = self._restarter
         if restarter is not None and restarter.restart_limit:
             restarter.restart_limit = 0
             # Jupyter forgets a dead kernel without a cleanup; until then a client may still ask why.
             if self._kernel is not None and self._fleet is not None:
-                self._fleet.submit(self._fleet.drop_failed(self._kernel, FORGOTTEN_AFTER_SECONDS))
+                self._fleet.submit(self._fleet.stop_failed(self._kernel, FORGOTTEN_AFTER_SECONDS))
 
     async def wait(self) -> int | None:
         """Called by KernelManager after terminate and kill."""
@@ -186,10 +191,10 @@ class Provisioner(KernelProvisionerBase):
             return
         kernel, self._kernel = self._kernel, None
         is_joined = kernel.is_joined
-        dropped = self._fleet.submit(self._fleet.drop(kernel))
+        stopped = self._fleet.submit(self._fleet.stop(kernel))
         # Without a kernel nobody waits for long: the removal goes on on the fleet's loop, and `clean` finds what stays.
         seconds = CLEANUP_SECONDS if is_joined else CLEANUP_WITHOUT_KERNEL_SECONDS
-        await asyncio.wait([asyncio.wrap_future(dropped)], timeout=seconds)
+        await asyncio.wait([asyncio.wrap_future(stopped)], timeout=seconds)
 
     def get_shutdown_wait_time(self, recommended: float = 5.0) -> float:
         """Called by KernelManager before a shutdown, in seconds."""

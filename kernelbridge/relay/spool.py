@@ -1,7 +1,4 @@
-"""The journal's file: blocks of messages, written at the end of a segment, read at their offset, freed.
-
-Which blocks, and when: journal.py.
-"""
+"""Keep blocks of messages in files: write at the end of a segment, read at an offset, free. The journal's disk."""
 
 from __future__ import annotations
 
@@ -63,7 +60,7 @@ class _Segment:
 
 
 class Slot(NamedTuple):
-    """Where a block is."""
+    """The place of a block."""
 
     segment: _Segment
     offset: int

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tests.bench import cuts, measures, server, ways
+from tests.bench import cuts, loading, measures, server, ways
 from tests.bench.ways import Place, Reached, Way
 
 
@@ -88,6 +88,22 @@ FIGURES = [
     Figure(
         name="start, cold launcher / docker run", unit="s", ours=on(ways.launcher, start),
         baseline=on(ways.docker_run, start), compare=ratio, aim="at most 1.9 times", met=at_most(1.9),
+    ),
+    Figure(
+        name="kernelbridge --help / python -c pass", unit="s", ours=loading.command("--help"), baseline=loading.python,
+        compare=ratio, aim="at most 8 times", met=at_most(8),
+    ),
+    Figure(
+        name="kernelbridge --version / python -c pass", unit="s", ours=loading.command("--version"),
+        baseline=loading.python, compare=ratio, aim="at most 8 times", met=at_most(8),
+    ),
+    Figure(
+        name="kernelbridge ps without SSH / python -c pass", unit="s", ours=loading.command("ps"),
+        baseline=loading.python, compare=ratio, aim="at most 40 times", met=at_most(40),
+    ),
+    Figure(
+        name="launcher until its ports are bound / python -c pass", unit="s", ours=loading.bound_launcher,
+        baseline=loading.python, compare=ratio, aim="at most 30 times", met=at_most(30),
     ),
     Figure(
         name="round trip, launcher - ssh -L", unit="ms", ours=on(ways.launcher, trip),

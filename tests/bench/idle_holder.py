@@ -12,11 +12,11 @@ import time
 import uuid
 from pathlib import Path
 
-from kernelbridge import config as configs
 from kernelbridge.channels import endpoints
-from kernelbridge.fleet import Fleet
-from kernelbridge.kernel import Kernel
-from kernelbridge.surroundings import KernelState
+from kernelbridge.config import load as configs
+from kernelbridge.fleet.fleet import Fleet
+from kernelbridge.kernel.kernel import Kernel
+from kernelbridge.kernel.state import KernelState
 
 # So many start at once.
 BATCH = 5
@@ -24,7 +24,7 @@ START_SECONDS = 120.0
 
 
 def _started(fleet: Fleet) -> Kernel:
-    wanted = fleet.wanted("test", kernel_id=str(uuid.uuid4()), environ=dict(os.environ))
+    wanted = fleet.launch_request("test", kernel_id=str(uuid.uuid4()), environ=dict(os.environ))
     made = endpoints.made(runtime_folder=os.environ.get("XDG_RUNTIME_DIR"))
     return fleet.run(fleet.start(wanted, made), START_SECONDS)
 
@@ -49,7 +49,7 @@ def main() -> None:
             kernels += batch
         gc.collect()
         print(len(kernels), flush=True)
-    fleet.leave_all(120)
+    fleet.detach_or_stop_all(120)
     fleet.close()
 
 

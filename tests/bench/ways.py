@@ -61,6 +61,11 @@ def _first_answer(connection: dict[str, object], began: float) -> Reached:
     return Reached(client=client, start_seconds=time.perf_counter() - began)
 
 
+def local_connection() -> dict[str, object]:
+    """Ports and key of a kernel on this machine, as a client hands them out."""
+    return _connection("127.0.0.1")
+
+
 def _connection(ip: str) -> dict[str, object]:
     base = random.randrange(20000, 30000, 8)
     ports = {f"{name}_port": base + number for number, name in enumerate(NAMES)}

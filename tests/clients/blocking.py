@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -70,7 +71,11 @@ class Client:
 
     def __init__(self, kernel: BlockingKernelClient) -> None:
         self.kernel = kernel
+        # All of iopub so far, and the same by request: a cell may have tens of thousands of messages.
         self._seen: list[Message] = []
+        self._answers: dict[str, list[Message]] = defaultdict(list)
+        # The requests whose idle has come.
+        self._idle: set[str] = set()
         self._replies: dict[str, Message] = {}
 
     def __repr__(self) -> str:
@@ -84,12 +89,11 @@ class Client:
     def finish(self, request: str, *, seconds: float = 60) -> Cell:
         """Wait for the reply and the idle of one request. Raises TimeoutError."""
         limit = time.monotonic() + seconds * SLOW
-        cell: list[Message] = []
-        while request not in self._replies or not _is_idle(cell):
-            cell = [message for message in self._seen if message["parent_header"].get("msg_id") == request]
+        while request not in self._replies or request not in self._idle:
             if not self._take() and time.monotonic() > limit:
-                raise TimeoutError(f"{request}: no reply and idle in {seconds} s; so far {Cell(reply={}, iopub=cell)}")
-        return Cell(reply=self._replies[request]["content"], iopub=cell)
+                so_far = Cell(reply={}, iopub=self._answers[request][-20:])
+                raise TimeoutError(f"{request}: no reply and idle in {seconds} s; the last that came: {so_far}")
+        return Cell(reply=self._replies[request]["content"], iopub=list(self._answers[request]))
 
     def run(self, code: str, *, seconds: float = 60, **options: Any) -> Cell:
         """Run a cell to its end."""
@@ -119,10 +123,12 @@ class Client:
     def wait_for(self, claim: Callable[[Message], bool], *, seconds: float = 30) -> Message:
         """Wait for an iopub message. Raises TimeoutError."""
         limit = time.monotonic() + seconds * SLOW
+        looked_at = 0
         while True:
-            found = next((message for message in self._seen if claim(message)), None)
+            found = next((message for message in self._seen[looked_at:] if claim(message)), None)
             if found is not None:
                 return found
+            looked_at = len(self._seen)
             if not self._take() and time.monotonic() > limit:
                 raise TimeoutError(f"no such message in {seconds} s; seen: {[one['msg_type'] for one in self._seen]}")
 
@@ -156,18 +162,19 @@ class Client:
                 self._replies[message["parent_header"].get("msg_id", "")] = message
                 came = True
         try:
-            self._seen.append(self.kernel.get_iopub_msg(timeout=0.02))
+            message = self.kernel.get_iopub_msg(timeout=0.02)
         except Empty:
             return came
+        request = message["parent_header"].get("msg_id", "")
+        self._seen.append(message)
+        self._answers[request].append(message)
+        if message["msg_type"] == "status" and message["content"]["execution_state"] == "idle":
+            self._idle.add(request)
         return True
 
     def close(self) -> None:
         """Close the client's sockets; the kernel runs on."""
         self.kernel.stop_channels()
-
-
-def _is_idle(cell: list[Message]) -> bool:
-    return any(one["msg_type"] == "status" and one["content"]["execution_state"] == "idle" for one in cell)
 
 
 @contextmanager

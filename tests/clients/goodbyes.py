@@ -5,10 +5,10 @@ from __future__ import annotations
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 
-from kernelbridge import config as configs
-from kernelbridge.census import KernelRow
-from kernelbridge.fleet import Fleet
-from kernelbridge.relay.lifetime import GOODBYE_SECONDS
+from kernelbridge.config import load as configs
+from kernelbridge.fleet.fleet import Fleet
+from kernelbridge.fleet.kernel_listing import KernelRow
+from kernelbridge.protocol.exit_codes import CLAIM_SECONDS
 from tests.rig.daemon import SLOW, wait_until
 from tests.rig.laptop import Laptop
 from tests.rig.whole import Rig
@@ -47,7 +47,7 @@ def is_leaving(row: KernelRow) -> bool:
     """Whether a kernel's process has ended, and its container is about to."""
     if row.deadline is None or (row.state, row.link, row.deadline_key) != ("exited", "detached", "goodbye"):
         return False
-    return not row.held_by and row.deadline - datetime.now(UTC) <= timedelta(seconds=GOODBYE_SECONDS)
+    return not row.held_by and row.deadline - datetime.now(UTC) <= timedelta(seconds=CLAIM_SECONDS)
 
 
 def expect_gone(rig: Rig, laptop: Laptop) -> None:
@@ -55,7 +55,7 @@ def expect_gone(rig: Rig, laptop: Laptop) -> None:
     wait_until(
         lambda: all(one.status == "exited" for one in rig.engine.kernels()),
         "the containers to end",
-        GOODBYE_SECONDS + 5 * SLOW,
+        CLAIM_SECONDS + 5 * SLOW,
     )
     assert {one.attrs["State"]["ExitCode"] for one in rig.engine.kernels()} <= {0}
     assert swept(laptop) == ()

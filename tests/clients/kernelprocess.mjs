@@ -38,7 +38,8 @@ function childrenOf(pid) {
   }
 }
 
-// What VS Code puts into the cell: the last line alone where it names an Error, else all of stderr.
+// What VS Code puts into the cell when a start fails before kernel_info is answered: the last line of stderr alone where
+// it has the word Error in it, else all of it.
 function shownText(stderr) {
   const last = stderr.trim().split("\n").at(-1) ?? "";
   return last.includes("Error") ? last : stderr;

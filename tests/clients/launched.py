@@ -16,8 +16,8 @@ from typing import Any
 
 from jupyter_client.connect import write_connection_file
 
-from kernelbridge import kernelspecs
 from kernelbridge.channels.endpoints import NAMES
+from kernelbridge.jupyter import kernelspecs
 from tests.clients.blocking import Client, connected
 from tests.clients.ports import free_port
 from tests.rig.daemon import SLOW, wait_until
@@ -42,7 +42,7 @@ class Launched:
             )
 
     def __repr__(self) -> str:
-        return f"<Launched {self.process.pid} {self.process.poll()} {self.last_words!r}>"
+        return f"<Launched {self.process.pid} {self.process.poll()} {self.told!r}>"
 
     @contextmanager
     def client(self, *, ready: bool = True) -> Iterator[Client]:
@@ -53,10 +53,9 @@ class Launched:
             yield client
 
     @property
-    def last_words(self) -> str:
-        """The last line on its stderr, which VS Code shows."""
-        lines = self._errors.read_text().splitlines()
-        return lines[-1] if lines else ""
+    def told(self) -> str:
+        """What its stderr says, without its line ends."""
+        return " ".join(self._errors.read_text().split())
 
     def end(self, *, seconds: float = 10) -> float:
         """Ask it to end as VS Code does; how many seconds that took. Raises TimeoutExpired."""

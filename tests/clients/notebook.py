@@ -11,9 +11,8 @@ from typing import Any
 from jupyter_client.blocking.client import BlockingKernelClient
 from jupyter_client.manager import KernelManager
 
-from kernelbridge import config as configs
-from kernelbridge import kernelspecs
-from kernelbridge.jupyter import fleets
+from kernelbridge.config import load as configs
+from kernelbridge.jupyter import kernelspecs, shared_fleets
 from tests.rig.daemon import SLOW
 from tests.rig.laptop import Laptop
 
@@ -79,7 +78,7 @@ def fleet_closed_after(laptop: Laptop) -> Iterator[None]:
     try:
         yield
     finally:
-        fleet = fleets._FLEETS.pop(laptop.config, None)
+        fleet = shared_fleets._FLEETS.pop(laptop.config, None)
         if fleet is not None:
             fleet.close()
 
@@ -88,16 +87,22 @@ def fleet_closed_after(laptop: Laptop) -> Iterator[None]:
 def notebook(laptop: Laptop, *, name: str = NAME, env: Mapping[str, str] | None = None) -> Iterator[Notebook]:
     """A kernel that is ready; shut down at the end. `env` is added to this process's environment for it."""
     write_specs(laptop)
-    with fleet_closed_after(laptop):
-        # Where a Jupyter server would put it; by itself it would be in /tmp.
-        file = laptop.runtime_dir / f"kernel-{uuid.uuid4()}.json"
-        manager = KernelManager(kernel_name=name, connection_file=str(file))
-        manager.start_kernel(**({"env": {**laptop.env, **env}} if env is not None else {}))
-        client = manager.client()
-        client.start_channels()
-        try:
-            client.wait_for_ready(timeout=60 * SLOW)
-            yield Notebook(manager, client)
-        finally:
-            client.stop_channels()
-            manager.shutdown_kernel(now=True)
+    with fleet_closed_after(laptop), another(laptop, name=name, env=env) as first:
+        yield first
+
+
+@contextmanager
+def another(laptop: Laptop, *, name: str = NAME, env: Mapping[str, str] | None = None) -> Iterator[Notebook]:
+    """One more kernel of the same process, beside a notebook() whose fleet it shares."""
+    # Where a Jupyter server would put it; by itself it would be in /tmp.
+    file = laptop.runtime_dir / f"kernel-{uuid.uuid4()}.json"
+    manager = KernelManager(kernel_name=name, connection_file=str(file))
+    manager.start_kernel(**({"env": {**laptop.env, **env}} if env is not None else {}))
+    client = manager.client()
+    client.start_channels()
+    try:
+        client.wait_for_ready(timeout=60 * SLOW)
+        yield Notebook(manager, client)
+    finally:
+        client.stop_channels()
+        manager.shutdown_kernel(now=True)

@@ -2,13 +2,17 @@
 import { randomUUID } from "node:crypto";
 import services from "@jupyterlab/services";
 import { KernelConnection } from "@jupyterlab/services/lib/kernel/default.js";
-import { requestControl, runHidden } from "./cells.mjs";
+import { requestControl, runCell, runHidden } from "./cells.mjs";
 import { KernelProcess, StartError } from "./kernelprocess.mjs";
 import { RawSocket, passThrough } from "./rawsocket.mjs";
 import { sleep, within } from "./steps.mjs";
 
 const INFO_EVERY_MS = 500;
+// The start-up cell ends with the notebook's path (VS Code 1.139: kernels/kernel.ts, gatherInternalStartupCode).
+const hiddenCells = ({ hidden_cells: cells, notebook }) => (
+  notebook ? [...cells.slice(0, -1), `${cells.at(-1)}__vsc_ipynb_file__ = ${JSON.stringify(notebook)}\n`] : cells);
 const INTERRUPT_MS = 10_000; // jupyter.jupyterInterruptTimeout
+const DIED_MS = 1_000; // What came before the end of the process has been read by then.
 const WIDGETS_MARK = "e976ee50-99ed-4aba-9b6b-9dcd5634d07d:IPyWidgets:";
 
 // The cells that VS Code runs before the user's, by their first and telling lines.
@@ -21,7 +25,10 @@ export const HIDDEN_CELLS = [
 
 export class RawKernel {
   constructor(settings) {
-    const usual = { launch_timeout_ms: 60_000, kernel_name: "", cwd: process.cwd(), hidden_cells: HIDDEN_CELLS };
+    const usual = {
+      launch_timeout_ms: 60_000, kernel_name: "", cwd: process.cwd(), hidden_cells: HIDDEN_CELLS,
+      startup_commands: "", // jupyter.runStartupCommands
+    };
     this.settings = { ...usual, ...settings };
     this.env = { ...process.env, ...settings.env };
     this.clientId = randomUUID();
@@ -34,7 +41,14 @@ export class RawKernel {
     return [...this.pastFaults, ...(this.socket?.faults ?? [])];
   }
 
-  async start() {
+  // Cells, interrupt and restart wait for the start: nothing of it can be given up before the hidden cells are done.
+  start() {
+    this.session = this.#start();
+    this.session.catch(() => {});
+    return this.session;
+  }
+
+  async #start() {
     const began = performance.now();
     const since = () => Math.round(performance.now() - began) / 1000;
     const limit = this.settings.launch_timeout_ms;
@@ -43,7 +57,7 @@ export class RawKernel {
       firstPort: this.settings.first_port,
     });
     const bound = await this.process.launch(limit);
-    // From here VS Code treats the end of the process as the death of the kernel.
+    // Until kernel_info is answered the end of the process ends the start, with its stderr for the user.
     const died = this.process.exited.then(() => {
       throw new StartError("exited", "the kernel died", this.process.end());
     });
@@ -52,7 +66,7 @@ export class RawKernel {
     try {
       await Promise.race([this.#greet(limit), died]);
       const ready = since();
-      await Promise.race([this.#prepare(limit), died]);
+      await Promise.race([this.#prepare(limit), this.#frozen()]);
       return { pid: this.process.pid, bound, ready, prepared: since(), ...this.#facts() };
     } catch (error) {
       await this.stop();
@@ -115,13 +129,33 @@ export class RawKernel {
     }
   }
 
+  // From here on nothing is read from the process: when it ends, VS Code waits for its hidden cells for ever, and so do
+  // the user's cells, interrupt and restart. Nothing is shown. Only here that is an error, so that a test ends.
+  async #frozen() {
+    await this.process.exited;
+    await sleep(DIED_MS);
+    throw new StartError("frozen", "the process ended with a hidden cell unanswered: the notebook is frozen", {});
+  }
+
   async #prepare(limit) {
     this.hidden = [];
-    for (const code of this.settings.hidden_cells) this.hidden.push(await runHidden(this.connection, code));
+    const cells = [...hiddenCells(this.settings), this.settings.startup_commands].filter(Boolean);
+    for (const code of cells) this.hidden.push(await runHidden(this.connection, code));
     this.widgets = this.hidden[0]?.screen.trim().replace(WIDGETS_MARK, "");
-    const reply = await this.connection.requestKernelInfo();
-    this.info = reply.content;
+    const asked = this.connection.requestKernelInfo().then((reply) => reply.content);
+    this.info = await Promise.race([this.connection.info, asked]); // The first is there since the greeting.
     await this.#waitIdle(limit);
+  }
+
+  // A user's cell: sent once the start is over. When the process ends meanwhile, VS Code says only that.
+  async execute(step) {
+    if (!this.session) throw new Error("no kernel was started");
+    await this.session;
+    const ended = this.process.exited.then(() => sleep(DIED_MS)).then(() => {
+      throw new StartError("died", "The Kernel crashed while executing code", this.process.end());
+    });
+    ended.catch(() => {});
+    return Promise.race([runCell(this.connection, step), ended]);
   }
 
   async #waitIdle(limit) {
@@ -141,6 +175,7 @@ export class RawKernel {
 
   // By message where the spec says so, else SIGINT to the children and then to the process.
   async interrupt() {
+    if (!await this.session?.catch(() => undefined)) return {};
     if (this.settings.interrupt_mode === "signal") {
       this.process.process.kill("SIGINT");
       return {};
@@ -158,6 +193,7 @@ export class RawKernel {
 
   // The old process gets its SIGTERM and is not waited for; the new one has other ports and another key.
   async restart() {
+    if (!await this.session?.catch(() => undefined)) return this.start();
     const old = this.process;
     old.dispose();
     this.#forget();

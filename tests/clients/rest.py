@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+import urllib.error
 import urllib.request
 import uuid
 from collections.abc import Iterator
@@ -43,8 +44,13 @@ class ServerKernel:
             data=None if body is None else json.dumps(body).encode(),
             headers={"Authorization": f"token {self._server.token}", "Content-Type": "application/json"},
         )
-        with urllib.request.urlopen(request, timeout=60 * SLOW) as answer:
-            return json.loads(answer.read() or b"null")
+        try:
+            with urllib.request.urlopen(request, timeout=60 * SLOW) as answer:
+                return json.loads(answer.read() or b"null")
+        except urllib.error.HTTPError as exc:
+            # A test's report shows it.
+            exc.add_note(self._server.log)
+            raise
 
     def timed(self, method: str, what: str = "") -> float:
         """Do something with this kernel (`POST interrupt`, `POST restart`, `DELETE`) and say how long that took."""
@@ -70,13 +76,20 @@ class ServerKernel:
     def finish(self, request: str, *, seconds: float = 60) -> Cell:
         """Wait for the reply and the idle of one request. Raises TimeoutError."""
         limit = time.monotonic() + seconds * SLOW
+        mine: list[Message] = []
+        looked_at = 0
         while True:
-            mine = [one for one in self._seen if one["parent_header"].get("msg_id") == request]
+            mine += [one for one in self._seen[looked_at:] if one["parent_header"].get("msg_id") == request]
+            looked_at = len(self._seen)
             reply = next((one["content"] for one in mine if one["channel"] == "shell"), None)
-            cell = Cell(reply=reply or {}, iopub=[one for one in mine if one["channel"] == "iopub"])
-            if reply is not None and "idle" in cell.states:
-                return cell
-            self._take(limit, f"reply and idle of {request}; so far {cell}")
+            if reply is not None:
+                cell = Cell(reply=reply, iopub=[one for one in mine if one["channel"] == "iopub"])
+                if "idle" in cell.states:
+                    return cell
+            try:
+                self._take(limit, f"reply and idle of {request}")
+            except TimeoutError as exc:
+                raise TimeoutError(f"{exc}; the last that came: {mine[-20:]}") from exc
 
     def wait_heard(self, request: str, *, seconds: float = 10) -> None:
         """Return when something was said of a request. Raises TimeoutError."""

@@ -10,6 +10,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -18,6 +19,9 @@ from tests.rig.daemon import SLOW
 
 # Lab calls nobody: no news, no update check, no list of extensions.
 QUIET = {"fetchNews": "false", "checkForUpdates": False, "doNotDisturbMode": False}
+# Alone it is what a server is where no Lab is installed; language servers, for which npm is asked, nobody here wants.
+WITHOUT_LAB = {"jupyterlab": False, "notebook_shim": False}
+WITHOUT_LANGUAGES = {"jupyter_lsp": False}
 
 
 class JupyterServer:
@@ -31,23 +35,28 @@ class JupyterServer:
         env: dict[str, str] | None = None,
         args: list[str] | None = None,
         python: str = sys.executable,
+        root: Path | None = None,
+        machine: Sequence[str] = (),
     ) -> None:
+        """`machine` are the words that run a command on another machine: see machines.py."""
         self.folder = folder
-        self.root = folder / "root"
+        self.root = root or folder / "root"
         self.token = secrets.token_hex(16)
         self.url = f"http://127.0.0.1:{free_port()}/"
         self.log_path = folder / "server.log"
-        self.root.mkdir(parents=True)
+        self.root.mkdir(parents=True, exist_ok=root is not None)
         settings = folder / "lab" / "@jupyterlab" / "apputils-extension"
         settings.mkdir(parents=True)
         (settings / "notification.jupyterlab-settings").write_text(json.dumps(QUIET))
-        command = [python, "-m", "jupyterlab" if lab else "jupyter_server", "--no-browser", "--allow-root"]
+        command = [*machine, python, "-m", "jupyterlab" if lab else "jupyter_server", "--no-browser", "--allow-root"]
         command += [
             "--ServerApp.ip=127.0.0.1",
             f"--ServerApp.port={self.url.rsplit(':', 1)[1].strip('/')}",
             "--ServerApp.port_retries=0",
             f"--ServerApp.root_dir={self.root}",
         ]
+        left_out = WITHOUT_LANGUAGES if lab else WITHOUT_LANGUAGES | WITHOUT_LAB
+        command.append(f"--ServerApp.jpserver_extensions={left_out}")
         if lab:
             command += [
                 "--LabApp.extension_manager=readonly",

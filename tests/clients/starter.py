@@ -26,24 +26,24 @@ from tests.rig.laptop import Laptop
 
 def _main(count: int, hold_seconds: float, asleep_seconds: float | None) -> None:
     # Here, so that a test that imports Starter does not read this user's folders.
-    from kernelbridge import config as configs
-    from kernelbridge.host import tickets
-    from kernelbridge.jupyter import fleets
-    from kernelbridge.relay import shipping
+    from kernelbridge.config import load as configs
+    from kernelbridge.hosts import bootstrap
+    from kernelbridge.hosts.docker import gpu_queue
+    from kernelbridge.jupyter import shared_fleets
 
     if asleep_seconds is not None:
-        tickets.ASLEEP_AFTER = timedelta(seconds=asleep_seconds)  # type: ignore[misc]
-        tickets.BEAT_SECONDS = asleep_seconds / 4  # type: ignore[misc]
-        real = shipping.order_line
+        gpu_queue.ASLEEP_AFTER = timedelta(seconds=asleep_seconds)  # type: ignore[misc]
+        gpu_queue.BEAT_SECONDS = asleep_seconds / 4  # type: ignore[misc]
+        real = bootstrap.order_line
         sooner = f"UNJOINED_SECONDS = {asleep_seconds}".encode()
 
         def order_line(*words: Any, **more: Any) -> bytes:
             return real(*words, **more).replace(b"UNJOINED_SECONDS = 60.0", sooner)
 
-        shipping.order_line = order_line
+        bootstrap.order_line = order_line
     signal.signal(signal.SIGUSR1, lambda *_: _RELEASED.set())
     path = configs.find_path(os.environ)
-    fleets.fleet_of(path).observe(
+    shared_fleets.fleet_of(path).observe(
         lambda kernel, state, text: _say("step", kernel=kernel, state=state, text=text, at=time.time())
     )
     threads = [threading.Thread(target=_hold, args=(hold_seconds,)) for _ in range(count)]

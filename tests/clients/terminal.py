@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,9 +29,9 @@ class Ended:
     err: str
 
     @property
-    def last_line(self) -> str:
-        """The last line of stderr: what VS Code shows."""
-        return self.err.strip().rsplit("\n", 1)[-1]
+    def told(self) -> str:
+        """What stderr says, without its line ends: what VS Code shows of a launcher."""
+        return " ".join(self.err.split())
 
     @property
     def json(self) -> Any:
@@ -42,9 +42,10 @@ class Ended:
 class Command:
     """A process that runs until `finish`; leaving the `with` block ends it as an editor would, with SIGTERM."""
 
-    def __init__(self, words: list[str], *, env: dict[str, str]) -> None:
+    def __init__(self, words: list[str], *, env: dict[str, str], machine: Sequence[str] = ()) -> None:
+        """`machine` are the words that run a command on another machine: see machines.py."""
         self.process = subprocess.Popen(
-            [sys.executable, "-m", *words],
+            [*machine, sys.executable, "-m", *words],
             env=env,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -70,14 +71,16 @@ class Command:
             self.process.communicate()
 
 
-def begin(laptop: Laptop, *words: str) -> Command:
+def begin(laptop: Laptop, *words: str, machine: Sequence[str] = ()) -> Command:
     """`kernelbridge WORDS`, started."""
-    return Command(["kernelbridge", *words], env=laptop.env)
+    return Command(["kernelbridge", *words], env=laptop.env, machine=machine)
 
 
-def kernelbridge(laptop: Laptop, *words: str, typed: str = "", seconds: float = 60) -> Ended:
+def kernelbridge(
+    laptop: Laptop, *words: str, typed: str = "", seconds: float = 60, machine: Sequence[str] = ()
+) -> Ended:
     """`kernelbridge WORDS`, run to its end."""
-    with begin(laptop, *words) as command:
+    with begin(laptop, *words, machine=machine) as command:
         return command.finish(typed, seconds=seconds)
 
 

@@ -1,6 +1,7 @@
 // VS Code's raw kernel path, driven step by step (steps.mjs). argv[2] is the settings as JSON:
-//   { argv, env?, cwd?, kernel_name?, interrupt_mode?, launch_timeout_ms?, first_port?, hidden_cells? }
-import { commEcho, commFlood, requestShell, runCell, Tally } from "./cells.mjs";
+//   { argv, env?, cwd?, kernel_name?, interrupt_mode?, launch_timeout_ms?, first_port?, hidden_cells?, notebook?,
+//     startup_commands? }
+import { commEcho, commFlood, requestShell, Tally } from "./cells.mjs";
 import { DebugSession } from "./dap.mjs";
 import { probe } from "./kernelprocess.mjs";
 import { RawKernel } from "./rawkernel.mjs";
@@ -11,9 +12,12 @@ const kernel = new RawKernel(settings);
 let debug = null; // The DebugSession of the last "debug" step.
 let tally = null; // Counts from the last "tally" step on.
 
+// The address of a cell, as VS Code sends it along.
+const cellOf = ({ notebook }) => (notebook ? { cell: `vscode-notebook-cell:${encodeURI(notebook)}#W0sZmlsZQ%3D%3D` } : {});
+
 const actions = {
   start: () => kernel.start(),
-  execute: (step) => runCell(kernel.connection, step),
+  execute: (step) => kernel.execute({ ...cellOf(settings), ...step }),
   interrupt: () => kernel.interrupt(),
   restart: () => kernel.restart(),
   request: async ({ type, content = {}, timeout_ms = 10_000 }) => (

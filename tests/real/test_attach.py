@@ -18,8 +18,8 @@ from typing import Any
 
 import pytest
 
-from kernelbridge import errors, kernel_errors
-from kernelbridge.relay.lifetime import GOODBYE_SECONDS
+from kernelbridge import errors
+from kernelbridge.protocol.exit_codes import CLAIM_SECONDS
 from tests.clients import gate
 from tests.clients.blocking import Client, connected
 from tests.clients.launched import Launched, launched
@@ -105,7 +105,8 @@ def test_a_kernel_that_was_left_is_used_from_a_terminal_and_left_again(bridge_en
     assert not path.exists()
     assert row_of(bridge_env)["link"] == "detached"
     # What the editor wrote down of it is known still.
-    assert row_of(bridge_env)["title"] == bridge_env.home.name
+    # The folder, as long as no cell has named its notebook.
+    assert row_of(bridge_env)["title"] == f"{bridge_env.home.name}/"
 
 
 def test_a_stopped_attach_leaves_in_good_order(bridge_env: Laptop, left: str) -> None:
@@ -142,16 +143,16 @@ def test_a_kernel_that_another_machine_holds_is_busy_until_it_is_taken(bridge_en
         row = row_of(second)
         assert (row["link"], row["is_ours"]) == ("held", False)
         refused = kernelbridge(second, "attach", row["kernel_id"][:8])
-        assert refused.code == kernel_errors.KernelHeld.exit_code
+        assert refused.code == errors.KernelHeld.exit_code
         known, who = row["kernel_id"][:12], row["held_by"]
-        sentence = rf"The kernel {known} on lab is held by {re.escape(who)} since \d\d:\d\d\."
+        sentence = rf"The kernel {known} on lab has been held by {re.escape(who)} since \d\d:\d\d\."
         assert re.fullmatch(sentence, refused.err.splitlines()[0])
         assert f"kernelbridge attach --take {known}" in refused.err.splitlines()[1]
         assert one.process.poll() is None
         with attached(second, "--take", row["kernel_id"]) as (command, path):
             assert one.process.wait(20 * SLOW) == 1
-            assert one.last_words.startswith(
-                f"KernelBridgeError: The kernel of Docker-GPU (remote) on lab was taken over by {row['held_by']}."
+            assert one.told.startswith(
+                f"KernelTaken: The kernel of Docker-GPU (remote) on lab was taken over by {row['held_by']}."
             )
             with connected(str(path)) as client:
                 assert client.run("x + 1").result == "42"
@@ -168,7 +169,7 @@ def test_a_second_terminal_takes_the_kernel_from_the_first_which_says_so(bridge_
         assert shared.out.splitlines()[:1] == [str(path)], shared
         with attached(bridge_env, "--take", left) as (second, again):
             ended = first.finish()
-            assert ended.code == kernel_errors.KernelTaken.exit_code
+            assert ended.code == errors.KernelTaken.exit_code
             assert "was taken over by" in ended.err
             # The same name, and it is the second one's now.
             assert again == path
@@ -214,8 +215,8 @@ def test_output_that_nobody_took_is_shown_kept_by_clean_and_fetched(rig: Rig, br
     assert re.search(r" 30\d kB of output wait", kernelbridge(bridge_env, "ps").out)
     row = row_of(bridge_env)
     kept = kernelbridge(bridge_env, "clean")
-    assert (kept.code, kept.out) == (kernel_errors.OutputUndelivered.exit_code, "")
-    assert "has output that nobody took yet (0.3 MB): it stays." in kept.err
+    assert (kept.code, kept.out) == (errors.OutputUndelivered.exit_code, "")
+    assert "has output that nobody has fetched yet (0.3 MB), so it is kept." in kept.err
     with attached(bridge_env, row["kernel_id"]) as (command, path):
         with connected(str(path), ready=False) as client:
             client.ask("shell", "kernel_info_request")
@@ -235,7 +236,7 @@ def test_clean_throws_output_away_only_when_told_so(rig: Rig, bridge_env: Laptop
         one.kill()
     gate.open_gates(rig)
     wait_until(lambda: row_of(bridge_env)["undelivered_bytes"] > 300_000, "the output", 20)
-    assert kernelbridge(bridge_env, "clean").code == kernel_errors.OutputUndelivered.exit_code
+    assert kernelbridge(bridge_env, "clean").code == errors.OutputUndelivered.exit_code
     assert kernelbridge(bridge_env, "clean", "--discard").code == 0
     assert rig.engine.kernels() == []
 
@@ -305,7 +306,7 @@ def test_a_kernel_that_ended_by_itself_is_no_kernel_to_attach_to(bridge_env: Lap
         with connected(str(path)) as client:
             client.send("import os; os.kill(os.getpid(), 9)")
             ended = command.finish()
-        assert ended.code == kernel_errors.KernelDied.exit_code
+        assert ended.code == errors.KernelDied.exit_code
         assert "ended: signal SIGKILL" in ended.err
     assert "exited (signal SIGKILL), detached since" in kernelbridge(bridge_env, "ps").out
 
@@ -331,7 +332,7 @@ def test_a_kernel_on_a_host_that_is_away_is_stopped_when_it_is_back(rig: Rig, br
             ended = kernelbridge(bridge_env, *words)
             assert ended.code == errors.HostRefused.exit_code
             assert "refused the connection" in ended.err
-        assert ended.err.splitlines()[-1] == f"{known} will be stopped when lab can be reached again."
+        assert ended.err.splitlines()[-2] == f"{known} will be stopped when lab can be reached again."
         assert "stopping, lab cannot be reached" in kernelbridge(bridge_env, "ps").out
         assert len(rig.engine.kernels()) == 1
     assert kernelbridge(bridge_env, "ps").out == "No kernels.\n"
@@ -341,10 +342,10 @@ def test_a_kernel_on_a_host_that_is_away_is_stopped_when_it_is_back(rig: Rig, br
 def test_vs_codes_picker_has_a_kernel_as_long_as_nobody_holds_it(bridge_env: Laptop, left: str) -> None:
     folder = bridge_env.data_dir / "kernels" / "kernelbridge.running" / f"kernelbridge-running-{left[:8]}"
     spec = json.loads((folder / "kernel.json").read_text())
-    shown = f"Docker-GPU (remote) running on lab, {bridge_env.home.name}, less than 1 h"
+    shown = f"Docker-GPU (remote) running on lab, {bridge_env.home.name}/, less than 1 h"
     assert spec["display_name"] == shown
     # So long the same editor's next start is its restart.
-    time.sleep(GOODBYE_SECONDS + 1)
+    time.sleep(CLAIM_SECONDS + 1)
     with joined(bridge_env, spec["env"]) as one:
         with used(one) as client:
             assert client.run("x + 1").result == "42"

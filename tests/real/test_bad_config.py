@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 
-from kernelbridge import errors, kernel_errors
+from kernelbridge import errors
 from kernelbridge.errors import KernelBridgeError
+from kernelbridge.hosts.gpus.selection import not_found
 from tests.clients.notebook import CellFailed, notebook, write_specs
 from tests.clients.refusals import (
     expect_at_start,
@@ -24,6 +25,7 @@ from tests.clients.refusals import (
     refusal_of_manager,
 )
 from tests.clients.terminal import begin, kernelbridge, launched, write_connection_file
+from tests.printed import docs_line
 from tests.rig.laptop import Laptop
 from tests.rig.whole import Rig
 
@@ -32,17 +34,19 @@ pytestmark = pytest.mark.usefixtures("nothing_left")
 
 # -- the environment
 
+# An engine's words where it has GPUs and no toolkit.
+NO_DRIVER = 'could not select device driver "" with capabilities: [[gpu utility compute]]'
 FOUR_CARDS = "4 GPUs: " + ", ".join(f"{number} (Stand-in GPU, 80 GiB)" for number in range(4))
 
 # What is written in the environment, and what its start says.
 AT_ONCE: dict[str, tuple[dict[str, Any], Callable[[Rig], KernelBridgeError]]] = {
     "a mount whose source is missing": (
         {"mounts": ["/no/such/folder:/data"]},
-        lambda rig: kernel_errors.MountMissing(host="lab", path="/no/such/folder"),
+        lambda rig: errors.MountMissing(host="lab", path="/no/such/folder"),
     ),
     "a mount below home whose source is missing": (
         {"mounts": ["/etc:/etc2:ro", "~/none:/data"]},
-        lambda rig: kernel_errors.MountMissing(host="lab", path=f"{rig.lab.home('kbtest')}/none"),
+        lambda rig: errors.MountMissing(host="lab", path=f"{rig.lab.home('kbtest')}/none"),
     ),
     "a secret that is not set here": (
         {"secrets": ["KERNEL_TOKEN"]},
@@ -50,15 +54,15 @@ AT_ONCE: dict[str, tuple[dict[str, Any], Callable[[Rig], KernelBridgeError]]] = 
     ),
     "more cards than there are": (
         {"gpus": 5},
-        lambda rig: kernel_errors.GpuUnavailable(host="lab", wanted="5 GPUs", found=FOUR_CARDS),
+        lambda rig: errors.GpuUnavailable(host="lab", wanted="5 GPUs", found=FOUR_CARDS),
     ),
     "a card that is not there": (
         {"gpus": ["7"]},
-        lambda rig: kernel_errors.GpuUnavailable(host="lab", wanted="GPU 7", found=FOUR_CARDS),
+        lambda rig: errors.GpuUnavailable(host="lab", wanted="GPU 7", found=FOUR_CARDS),
     ),
     "an image that may not be pulled": (
         {"image": "kernelbridge-test/none:1", "pull": "never"},
-        lambda rig: kernel_errors.ImageMissing(host="lab", image="kernelbridge-test/none:1", reason="`pull` is never"),
+        lambda rig: errors.ImageMissing(host="lab", image="kernelbridge-test/none:1", reason="`pull` is never"),
     ),
 }
 
@@ -78,30 +82,32 @@ def test_an_image_that_no_registry_gives_is_told_by_its_name(rig: Rig, bridge_en
     write_specs(bridge_env)
     with launched(bridge_env) as launcher:
         refusal = refusal_of_manager(bridge_env)
-        assert type(refusal) is kernel_errors.ImageMissing
+        assert type(refusal) is errors.ImageMissing
         assert refusal.sentence.startswith("lab: there is no image kernelbridge-test/none:1 (")
         assert "Check the name" in refusal.remedy
         ended = launcher.finish()
-        assert (ended.code, ended.last_line[:60]) == (1, f"KernelBridgeError: {refusal}"[:60])
+        assert (ended.code, ended.told[:60]) == (1, f"ImageMissing: {refusal}"[:60])
 
 
 def test_missing_cards_and_a_missing_gpu_toolkit_are_told_apart(rig: Rig, bridge_env: Laptop) -> None:
     bridge_env.write_environment(rig.image, gpus=1)
+    nowhere = f"no GPU (nvidia-smi: {not_found('lab')})"
     with rig.engine.without_gpus():
-        expect_at_start(bridge_env, kernel_errors.GpuUnavailable(host="lab", wanted="1 GPU", found="no GPU"))
+        expect_at_start(bridge_env, errors.GpuUnavailable(host="lab", wanted="1 GPU", found=nowhere))
         # The driver is there now, and the engine was started without the toolkit.
         rig.engine.gpus.insert()
-        expect_in_first_cell(bridge_env, kernel_errors.GpuToolkitMissing(host="lab"))
+        expect_in_first_cell(bridge_env, errors.GpuToolkitMissing(host="lab", reason=NO_DRIVER))
 
 
 def test_a_limit_that_the_engine_may_not_set_is_told(rig: Rig, bridge_env: Laptop) -> None:
     bridge_env.write_environment(rig.image, ulimits={"nofile": 1 << 40})
     write_specs(bridge_env)
     with launched(bridge_env) as launcher:
-        with notebook(bridge_env) as kernel, pytest.raises(CellFailed, match="may not set the limits") as caught:
+        words = "is not allowed to set the requested limits"
+        with notebook(bridge_env) as kernel, pytest.raises(CellFailed, match=words) as caught:
             kernel.run("1")
         assert caught.value.name == "UlimitRefused"
-        assert "Lower `ulimits`" in launcher.finish().last_line
+        assert "Lower `ulimits`" in launcher.finish().told
 
 
 # -- what is wrong on this machine
@@ -123,12 +129,13 @@ def test_all_that_is_wrong_in_the_config_is_told_at_once(rig: Rig, bridge_env: L
     where = f"{bridge_env.config}: "
     ended = kernelbridge(bridge_env, "config")
     assert (ended.code, ended.out) == (10, "")
-    *problems, remedy = ended.err.splitlines()
+    *problems, remedy, page = ended.err.splitlines()
     assert len(problems) == 4
     assert all(line.startswith(where) for line in problems)
     assert "did you mean `mounts`" in ended.err
     assert "did you mean `lab`" in ended.err
-    assert remedy == "Mend the file; `kernelbridge config` checks it."
+    assert page == docs_line(10)
+    assert remedy == "Fix the file; `kernelbridge config` checks it."
     with launched(bridge_env) as launcher:
         refusal = refusal_of_manager(bridge_env)
         assert type(refusal) is errors.ConfigInvalid
@@ -173,7 +180,7 @@ def test_a_connection_file_that_is_garbage_is_told(bridge_env: Laptop) -> None:
         for file, launcher in zip(files, launchers, strict=True):
             ended = launcher.finish()
             assert ended.code == 1
-            assert ended.last_line.startswith(f"KernelBridgeError: {file}: the connection file cannot be used (")
+            assert ended.told.startswith(f"ConnectionFileInvalid: {file}: the connection file cannot be used (")
             assert "Traceback" not in ended.err
 
 
@@ -182,7 +189,7 @@ def test_a_connection_file_that_would_open_the_kernel_to_the_network_is_refused(
     file.write_text(file.read_text().replace("127.0.0.1", "0.0.0.0"))
     with launched(bridge_env, file) as launcher:
         ended = launcher.finish()
-    assert "the address 0.0.0.0 is not this machine's loopback" in ended.last_line
+    assert "the address 0.0.0.0 is not this machine's loopback" in ended.told
 
 
 def test_a_port_that_is_taken_is_told_and_nothing_is_started(rig: Rig, bridge_env: Laptop) -> None:
@@ -194,6 +201,6 @@ def test_a_port_that_is_taken_is_told_and_nothing_is_started(rig: Rig, bridge_en
         with launched(bridge_env, file) as launcher:
             ended = launcher.finish()
     assert ended.code == 1
-    assert ended.last_line.startswith("KernelBridgeError: This machine: the kernel's ports are taken (")
+    assert ended.told.startswith("EndpointTaken: This machine: the kernel's ports are already in use (")
     assert "Traceback" not in ended.err
     assert rig.sshd.arrivals == before

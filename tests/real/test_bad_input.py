@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import threading
-from pathlib import Path
 from socketserver import StreamRequestHandler, ThreadingUnixStreamServer
 
 import pytest
@@ -41,8 +40,9 @@ def test_an_unknown_name_is_told(rig: Rig, bridge_env: Laptop) -> None:
 
 
 def test_a_refused_login_is_told_with_its_user(rig: Rig, bridge_env: Laptop) -> None:
+    attempt = errors.LoginAttempt(offered=("~/.ssh/id_ed25519",))
     with rig.sshd.login_refused():
-        expect_everywhere(bridge_env, errors.LoginRefused(host="lab", user="kbtest"))
+        expect_everywhere(bridge_env, errors.LoginRefused(host="lab", user="kbtest", attempt=attempt))
 
 
 def fingerprint(rig: Rig) -> str:
@@ -56,6 +56,15 @@ def test_an_unknown_host_key_is_shown_and_trust_mends_it(rig: Rig, bridge_env: L
     known.unlink()
     expected = errors.HostKeyUnknown(host="lab", algorithm="ssh-ed25519", fingerprint=fingerprint(rig))
     expect_everywhere(bridge_env, expected)
+    # Where the ssh config keeps no keys nothing could come of it: that is said once.
+    config = bridge_env.ssh_folder / "config"
+    before = config.read_text()
+    bridge_env.configure_ssh("Host *", "  UserKnownHostsFile none")
+    for _ in range(2):
+        kept_nowhere = kernelbridge(bridge_env, "trust", "lab", "--yes")
+        assert kept_nowhere.code == errors.SshConfigInvalid.exit_code
+        assert " ".join(kept_nowhere.err.split()).count("UserKnownHostsFile names no file that would keep the key") == 1
+    config.write_text(before)
     # Asked, and answered with no: nothing is written.
     refused = kernelbridge(bridge_env, "trust", "lab", typed="n\n")
     assert refused.code == 1
@@ -90,31 +99,19 @@ def test_a_broken_ssh_config_is_told_with_its_line(bridge_env: Laptop) -> None:
     ended = kernelbridge(bridge_env, "ps")
     assert ended.code == errors.SshConfigInvalid.exit_code
     assert "line 1" in ended.err
-    assert len(ended.err.splitlines()) == 2
+    assert len(ended.err.splitlines()) == 3
 
 
 # -- the engine
 
 
-@pytest.fixture
-def no_docker_command(rig: Rig) -> str:
-    """A line of sshd_config: all commands of the host but docker."""
-    folder = rig.lab.path / "bin-without-docker"
-    if not folder.exists():
-        folder.mkdir()
-        for program in Path("/usr/bin").iterdir():
-            if program.name != "docker":
-                (folder / program.name).symlink_to(program)
-    return f'SetEnv PATH="{rig.engine.gpus.folder}:{folder}"'
-
-
 def test_forbidden_forwarding_is_got_round_by_the_docker_command_and_told_where_there_is_none(
-    rig: Rig, bridge_env: Laptop, no_docker_command: str
+    rig: Rig, bridge_env: Laptop
 ) -> None:
     with rig.sshd.forwarding_forbidden(), notebook(bridge_env) as kernel:
         assert kernel.run("6 * 7") == "42"
         assert len(kernelbridge(bridge_env, "ps", "--json").json["kernels"]) == 1
-    with rig.sshd.configured("DisableForwarding yes", no_docker_command):
+    with rig.sshd.forwarding_forbidden(), rig.lab.without_command("docker"):
         expect_everywhere(bridge_env, errors.ForwardingForbidden(host="lab"))
 
 

@@ -30,7 +30,7 @@ for n in range({count}):
     time.sleep({seconds})
 "the end"
 """
-# What the relay has sent but our process had not handed on when it was killed comes again (design, "Flow of one cell").
+# What the relay has sent but our process had not handed on when it was killed comes again (protocol.md).
 TWICE_SECONDS = 2.0
 
 pytestmark = pytest.mark.timeout(180)

@@ -43,12 +43,13 @@ def test_displays_wait_for_a_relay_that_gets_no_turn(rig: Rig, module_env: Lapto
     with fleet_closed_after(module_env), started() as (_, client):
         assert watch(client, printing(1), lines=1, seconds=60).finish().lost == []
         (container,) = rig.engine.kernels()
+        displayed = rig.engine.root_of(container) / "tmp/displayed"
         cell = watch(client, code, lines=MANY, seconds=60)
         wait_until(lambda: cell.shown > 100, "the displays to begin", 20)
         starved = relay(rig)
         starved.suspend()
         try:
-            wait_until(lambda: container.exec_run(["test", "-e", "/tmp/displayed"]).exit_code == 0, "the last", 30)
+            wait_until(lambda: displayed.exists(), "the last", 30)
         finally:
             starved.resume()
         assert cell.finish().flaws == []

@@ -14,20 +14,8 @@ from typing import Any
 import pytest
 
 from kernelbridge import errors
-from kernelbridge.config import Host
-from kernelbridge.host.engine import (
-    Created,
-    Engine,
-    Exited,
-    Missing,
-    PullProgress,
-    Running,
-    open_engine,
-)
-from kernelbridge.host.registry import credentials
-from kernelbridge.host.ssh import open_link
-from kernelbridge.host.stream import Collector
-from kernelbridge.kernel_errors import (
+from kernelbridge.config.schema import Host
+from kernelbridge.errors import (
     ContainerFailed,
     GpuToolkitMissing,
     ImageMissing,
@@ -36,6 +24,10 @@ from kernelbridge.kernel_errors import (
     MountMissing,
     UlimitRefused,
 )
+from kernelbridge.hosts.docker.engine import Created, Engine, Exited, Missing, PullProgress, Running, open_engine
+from kernelbridge.hosts.docker.registry_auth import find_login
+from kernelbridge.hosts.transport.ssh import open_link
+from kernelbridge.hosts.transport.stream import Collector
 from tests.rig.daemon import SLOW
 from tests.rig.laptop import Laptop
 from tests.rig.standin_gpu import UUIDS
@@ -307,7 +299,7 @@ async def test_an_error_of_the_engine_is_not_taken_for_a_container_that_is_gone(
         (
             {"HostConfig": {"Ulimits": [{"Name": "memlock", "Soft": -1, "Hard": -1}]}},
             UlimitRefused,
-            "may not set the limits",
+            "is not allowed to set the requested limits",
         ),
         ({"User": "nobody-there"}, ContainerFailed, "nobody-there"),
     ],
@@ -347,9 +339,9 @@ async def test_a_pull_brings_the_credentials_of_the_login_on_the_host(rig: Rig, 
     config = json.dumps({"auths": {"registry.example": {"auth": auth}}, "credHelpers": {"other.example": "none"}})
     await engine.link.run(["mkdir", "-p", f"{home}/.docker"], seconds=10)
     await engine.link.run(["tee", f"{home}/.docker/config.json"], stdin=config.encode(), seconds=10)
-    found = await credentials(engine.link, "registry.example/team/image:1")
-    assert found == {"username": "ada", "password": "pass:word", "serveraddress": "registry.example"}
-    assert await credentials(engine.link, "other.example/image") == {}
-    assert await credentials(engine.link, "python:3.12") == {}
+    found = await find_login(engine.link, "registry.example/team/image:1")
+    assert found.credentials == {"username": "ada", "password": "pass:word", "serveraddress": "registry.example"}
+    assert (await find_login(engine.link, "other.example/image")).credentials == {}
+    assert (await find_login(engine.link, "python:3.12")).credentials == {}
     await engine.link.run(["rm", "-r", f"{home}/.docker"], seconds=10)
-    assert await credentials(engine.link, "registry.example/team/image:1") == {}
+    assert (await find_login(engine.link, "registry.example/team/image:1")).credentials == {}

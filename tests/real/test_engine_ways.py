@@ -8,7 +8,6 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from socketserver import UnixStreamServer
@@ -16,15 +15,10 @@ from socketserver import UnixStreamServer
 import pytest
 
 from kernelbridge import errors
-from kernelbridge.config import Host
-from kernelbridge.host.engine import (
-    Engine,
-    Missing,
-    Running,
-    open_engine,
-)
-from kernelbridge.host.local import open_local
-from kernelbridge.host.ssh import open_link
+from kernelbridge.config.schema import Host
+from kernelbridge.hosts.docker.engine import Engine, Missing, Running, open_engine
+from kernelbridge.hosts.transport.local import open_local
+from kernelbridge.hosts.transport.ssh import open_link
 from tests.real.test_engine import LAB, MIB, NAME, Digest, engine_of, spec
 from tests.rig.laptop import Laptop
 from tests.rig.whole import Rig
@@ -60,9 +54,8 @@ async def test_where_only_sudo_is_granted_it_is_used(rig: Rig, bridge_env: Lapto
 
 
 async def test_without_the_docker_command_forbidden_forwarding_is_told(rig: Rig, bridge_env: Laptop) -> None:
-    with rig.sshd.streamlocal_forbidden():
+    with rig.lab.without_command("docker"), rig.sshd.streamlocal_forbidden():
         async with await open_link(LAB) as link:
-            link.facts = replace(link.facts, has_docker_command=False)
             with pytest.raises(errors.ForwardingForbidden, match="sshd forbids forwarding"):
                 await open_engine(link, LAB)
 
@@ -174,4 +167,4 @@ async def test_what_is_no_engine_for_us_is_told(tmp_path: Path, answer: bytes, k
         await link.aclose()
     assert type(caught.value) is kind
     if kind is errors.EngineTooOld:
-        assert caught.value.sentence == "here: its Docker engine is too old (API 1.39, needed 1.40)."
+        assert caught.value.sentence == "here: its Docker engine is too old (API 1.39; 1.40 is needed)."

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from kernelbridge.relay import shipping
+from kernelbridge.hosts import bootstrap
 from tests.clients.notebook import CellFailed, notebook
+from tests.printed import unwrapped
 from tests.rig.daemon import wait_until
 from tests.rig.laptop import Laptop
 from tests.rig.standin_gpu import UUIDS
@@ -36,7 +37,8 @@ def test_an_engine_without_the_toolkit_says_so(rig: Rig, bridge_env: Laptop) -> 
         said = refusal(bridge_env)
     finally:
         rig.engine.restart()
-    assert "lab: its Docker engine cannot hand GPUs to containers. Install the NVIDIA Container Toolkit" in said
+    assert "lab: its Docker engine cannot hand GPUs to containers (could not select device driver" in said
+    assert "Install the NVIDIA Container Toolkit on lab and restart Docker" in said
     assert rig.engine.kernels() == []
 
 
@@ -71,7 +73,7 @@ def test_a_default_runtime_that_gives_cards_to_everybody_is_noticed(rig: Rig, br
         bridge_env.write_environment(image)
         said = refusal(bridge_env)
         wait_until(lambda: rig.engine.kernels() == [], "the container to be gone", 10)
-    assert f"lab: the container should see no GPU and sees {UUIDS[0]}" in said
+    assert f"lab: the container should see no GPU but sees {UUIDS[0]}" in said
 
 
 def test_a_toolkit_that_hands_out_nothing_is_noticed(rig: Rig, bridge_env: Laptop) -> None:
@@ -81,28 +83,29 @@ def test_a_toolkit_that_hands_out_nothing_is_noticed(rig: Rig, bridge_env: Lapto
         said = refusal(bridge_env)
     finally:
         rig.engine.gpus.insert()
-    assert f"lab: the container should see {UUIDS[0]} and sees none; it was ended." in said
+    assert f"lab: the container should see {UUIDS[0]} but sees none, so it was stopped." in said
     wait_until(lambda: rig.engine.kernels() == [], "the container to be gone", 10)
 
 
 def test_a_container_that_loses_its_cards_is_explained_and_a_restart_gets_another(
     rig: Rig, bridge_env: Laptop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = shipping.order_line
+    real = bootstrap.order_line
 
     def sooner(*words: Any, gpus: dict[str, Any], **more: Any) -> bytes:
         line: bytes = real(*words, gpus={**gpus, "look_seconds": 1.0}, **more)
         return line
 
-    monkeypatch.setattr(shipping, "order_line", sooner)
+    monkeypatch.setattr(bootstrap, "order_line", sooner)
     bridge_env.write_environment(rig.image, gpus=1)
     with notebook(bridge_env) as kernel:
         kernel.run("import os, time")
         (before,) = rig.engine.kernels()
         # As after `systemctl daemon-reload` on a host with the hook: the nodes are there and may not be opened.
-        before.exec_run(["touch", "/run/standin-gpu-lost"])
+        before.exec_run(["touch", "/run/standin-gpu-lost"], user="0")
         said = kernel.run("time.sleep(8)")
-        assert "can no longer reach its GPUs, as happens after `systemctl daemon-reload` there." in said
+        lost = "can no longer reach its GPUs, as happens after `systemctl daemon-reload` there."
+        assert lost in unwrapped(said)
         kernel.manager.restart_kernel(now=True)
         kernel.client.wait_for_ready(timeout=60)
         kernel.run("import os")

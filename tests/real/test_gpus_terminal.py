@@ -18,6 +18,7 @@ from kernelbridge import errors
 from tests.clients.notebook import notebook
 from tests.clients.server import JupyterServer
 from tests.clients.terminal import Ended, begin, kernelbridge
+from tests.printed import lines_of
 from tests.rig.laptop import Laptop
 from tests.rig.slurm import SlurmRig
 from tests.rig.standin_gpu import UUIDS
@@ -85,7 +86,7 @@ def test_gpus_shows_a_host_that_is_away_and_one_without_cards(rig: Rig, bridge_e
     with rig.engine.without_gpus():
         shown = kernelbridge(bridge_env, "gpus")
         assert (shown.code, shown.out) == (0, "No GPU: lab.\n")
-        assert shown.err.splitlines() == [away.sentence, away.remedy]
+        assert shown.err.splitlines() == lines_of(away)
     bridge_env.write_config('[hosts.away]\nssh = "kbtest@127.0.0.1:9"\n')
     assert kernelbridge(bridge_env, "gpus").code == away.exit_code
 

@@ -23,8 +23,8 @@ from typing import Any
 import pytest
 import websocket
 
+from kernelbridge import __version__
 from kernelbridge.jupyter.extension import PROGRESS_SCHEMA
-from kernelbridge.version import __version__
 from tests.clients.rest import started_by
 from tests.clients.server import JupyterServer
 from tests.rig.daemon import SLOW, run, wait_until
@@ -109,7 +109,7 @@ def wait_for_specs(server: JupyterServer, shown: dict[str, str]) -> None:
 
 def test_the_wheel_holds_all_that_runs_and_nothing_of_the_tests(installation: Installation) -> None:
     listed = run([sys.executable, "-m", "zipfile", "-l", installation.wheel])
-    for part in ("relay/bridge.py", "relay/__main__.py", "logos/logo-svg.svg", "jupyter/kernel_progress.yaml"):
+    for part in ("relay/bridge.py", "relay/__main__.py", "jupyter/logos/logo-svg.svg", "jupyter/kernel_progress.yaml"):
         assert f"kernelbridge/{part}" in listed
     assert "etc/jupyter/jupyter_server_config.d/kernelbridge.json" in listed
     assert "LICENSE" in listed
@@ -121,7 +121,7 @@ def test_the_wheel_turns_the_extension_on_and_brings_both_commands(
 ) -> None:
     listed = installation.run("-m", "jupyter_server", "extension", "list", env=module_env.env)
     words = " ".join(re.sub(r"\x1b\[\d+m", "", listed.stdout + listed.stderr).split())
-    assert "kernelbridge enabled - Validating kernelbridge... kernelbridge OK" in words
+    assert f"kernelbridge enabled - Validating kernelbridge... kernelbridge {__version__} OK" in words
     version = installation.run(str(installation.folder / "bin" / "kernelbridge"), "--version", env=module_env.env)
     assert version.stdout == f"kernelbridge {__version__}\n"
     place = installation.run("-c", "import kernelbridge; print(kernelbridge.__file__)", env=module_env.env)
@@ -226,7 +226,7 @@ def test_a_start_and_its_end_are_told_as_jupyter_events(rig: Rig, module_env: La
 def test_a_start_that_fails_is_told_as_an_event_with_its_sentence(
     rig: Rig, module_env: Laptop, server: JupyterServer
 ) -> None:
-    module_env.write_environment(rig.bare_image)
+    module_env.write_environment(rig.bare_image, add_ipykernel=False)
     address = server.url.replace("http", "ws", 1) + "api/events/subscribe"
     listener = websocket.create_connection(address, header=[f"Authorization: token {server.token}"], timeout=20 * SLOW)
     try:

@@ -12,14 +12,16 @@ import pytest
 from tests.clients.blocking import Cell, started
 from tests.clients.notebook import fleet_closed_after, write_specs
 from tests.rig.daemon import wait_until
+from tests.rig.lab import USERS
 from tests.rig.laptop import Laptop
 from tests.rig.whole import Rig
 
 pytestmark = pytest.mark.timeout(300)
 
 NOTICE = re.compile(
-    r"\[kernelbridge: ([\d,]+) messages? of this output \([\d.]+ MB\) had no room while nobody took it\]"
+    r"\[kernelbridge: dropped ([\d,]+) messages? of this output \([\d.]+ MB\): `journal_size` was reached"
 )
+OWN_UID = next(user.uid for user in USERS if user.name == "kbtest")
 FOLDER = "/var/lib/kernelbridge/journal"
 BEGIN, DONE = "/tmp/kernelbridge-begin", "/tmp/kernelbridge-done"
 # Numbered pictures of 1 kB as soon as a file is there; another file says that all are made.
@@ -56,24 +58,26 @@ def files(rig: Rig) -> list[list[str]]:
     return [line.split() for line in said.splitlines()] if code == 0 else []
 
 
-def made_in_a_cut(rig: Rig, user: Laptop, count: int, **keys: object) -> tuple[Cell, list[list[str]]]:
+def made_in_a_cut(rig: Rig, laptop: Laptop, count: int, **keys: object) -> tuple[Cell, list[list[str]]]:
     """A cell whose displays were all made while the line was cut, and the files in which they waited."""
-    user.write_environment(keys.pop("image", rig.image), host={"ssh": "lab-proxied"}, **keys)  # type: ignore[arg-type]
-    write_specs(user)
+    laptop.write_environment(keys.pop("image", rig.image), host={"ssh": "lab-proxied"}, **keys)  # type: ignore[arg-type]
+    write_specs(laptop)
     with started() as (_, client):
         cell = client.send(DISPLAYS.replace("COUNT", str(count)))
         client.wait_for_words("the cell runs")
         with rig.proxy.cut():
             wait_until(lambda: rig.proxy.connections == 0, "the cut", 10)
             time.sleep(0.5)  # The far end of a connection that was reset is seen a moment later.
+            [one] = rig.engine.kernels()
+            done = rig.engine.root_of(one) / DONE.removeprefix("/")
             assert in_container(rig, "touch", BEGIN)[0] == 0
-            wait_until(lambda: in_container(rig, "test", "-e", DONE)[0] == 0, "the displays", 90)
+            wait_until(done.exists, "the displays", 90)
             waiting = files(rig)
-        done = client.finish(cell, seconds=90)
-        assert (done.reply["status"], done.result) == ("ok", "'the end'")
+        came = client.finish(cell, seconds=90)
+        assert (came.reply["status"], came.result) == ("ok", "'the end'")
         assert client.run("6 * 7").result == "42"
         wait_until(lambda: files(rig) == [], "the journal's files to be gone", 10)
-        return done, waiting
+        return came, waiting
 
 
 def numbers(cell: Cell) -> list[int]:
@@ -88,13 +92,13 @@ def noticed(cell: Cell) -> int:
 def test_what_has_no_room_in_memory_waits_in_a_file_that_others_cannot_read(rig: Rig, user: Laptop) -> None:
     cell, waiting = made_in_a_cut(rig, user, 12_000)
     assert numbers(cell) == list(range(12_000))
-    assert {(mode, owner) for mode, owner, _ in waiting} == {("600", "0")}
+    assert {(mode, owner) for mode, owner, _ in waiting} == {("600", str(OWN_UID))}
     # What is in memory is not in the file: 8 MiB, of some 17.
     assert 5e6 < sum(int(size) for *_, size in waiting) < 20e6
 
 
-def test_an_image_whose_user_is_not_root_has_the_same_room(rig: Rig, user: Laptop) -> None:
-    cell, waiting = made_in_a_cut(rig, user, 12_000, image=rig.user_image)
+def test_an_images_own_user_has_the_same_room(rig: Rig, user: Laptop) -> None:
+    cell, waiting = made_in_a_cut(rig, user, 12_000, image=rig.user_image, user="image")
     assert numbers(cell) == list(range(12_000))
     assert {(mode, owner) for mode, owner, _ in waiting} == {("600", "1000")}
 

@@ -38,7 +38,9 @@ def expect_no_container(rig: Rig) -> None:
     wait_until(lambda: not rig.engine.kernels(), "the container to be gone", 20)
 
 
-def test_lab_runs_debugs_interrupts_restarts_and_shuts_down_a_kernel(rig: Rig, lab: LabPage) -> None:
+def test_lab_runs_debugs_interrupts_restarts_and_shuts_down_a_kernel(
+    rig: Rig, lab: LabPage, bridge_env: Laptop
+) -> None:
     lab.picture("lab-launcher.png")
     lab.choose_kernel(KERNEL)
     lab.write(0, WHERE)
@@ -76,6 +78,15 @@ def test_lab_runs_debugs_interrupts_restarts_and_shuts_down_a_kernel(rig: Rig, l
     lab.press("debugger:continue")
     lab.expect_done(1)
 
+    before = [one.id for one in rig.engine.kernels()]
+    bridge_env.write_environment(rig.image, shm_size="2g")
+    lab.restart()
+    lab.run(0)
+    lab.expect_output(0, "this is a new container, because `shm_size` changed in kernelbridge.toml", seconds=60)
+    lab.expect_output(0, "in the container")
+    assert len(rig.engine.kernels()) == 1
+    assert [one.id for one in rig.engine.kernels()] != before
+
     lab.shut_down_kernel()
     assert lab.server.get("api/kernels") == []
     expect_no_container(rig)
@@ -104,7 +115,7 @@ def test_lab_shows_progress_in_a_cell_run_during_the_start_and_then_its_result(
 def test_lab_shows_why_a_kernel_did_not_come_in_the_cell_that_waits_for_it(
     rig: Rig, lab: LabPage, bridge_env: Laptop
 ) -> None:
-    bridge_env.write_environment(rig.bare_image)
+    bridge_env.write_environment(rig.bare_image, add_ipykernel=False)
     lab.choose_kernel(KERNEL)
     lab.write(0, "print('never')")
     lab.press_run(0)
@@ -133,7 +144,7 @@ def test_lab_shows_why_a_kernel_did_not_come_in_the_cell_that_waits_for_it(
 def test_lab_shows_why_a_kernel_did_not_come_to_who_runs_a_cell_long_after_that(
     rig: Rig, lab: LabPage, bridge_env: Laptop
 ) -> None:
-    bridge_env.write_environment(rig.bare_image)
+    bridge_env.write_environment(rig.bare_image, add_ipykernel=False)
     lab.choose_kernel(KERNEL)
     # The start fails within 2 s, and the server sees dead kernels within 6 s more.
     time.sleep(10)

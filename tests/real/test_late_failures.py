@@ -22,6 +22,7 @@ from tests.clients.blocking import started
 from tests.clients.notebook import fleet_closed_after, write_specs
 from tests.clients.rest import ServerKernel, started_by
 from tests.clients.server import JupyterServer
+from tests.printed import unwrapped
 from tests.rig.daemon import wait_until
 from tests.rig.laptop import Laptop
 from tests.rig.slow_engine import SlowEngine
@@ -55,13 +56,13 @@ FAILURES = {
         image=ABSENT,
         name="ImagePullFailed",
         sentence=f"lab: the image {ABSENT} could not be pulled (write /layer.tar: no space left on device).",
-        remedy="Is the host's disk full",
+        remedy="Free disk space on lab",
         containers=0,
     ),
     "dying": Failure(
         image=DYING,
         name="KernelDied",
-        sentence="on lab ended: exit code 7. Its last words: no licence for this machine",
+        sentence="on lab ended: exit code 7. Its last output: no licence for this machine",
         remedy="Restart the kernel",
     ),
     "bare": Failure(
@@ -73,8 +74,10 @@ FAILURES = {
     "nopython": Failure(
         image=Rig.nopython_image,
         name="ImageUnusable",
-        sentence=f"The image {Rig.nopython_image} has no `python3`.",
+        sentence=f"The image {Rig.nopython_image} has no Python: there is none on its PATH",
         remedy="set `python` of the environment",
+        # Its own, and two that look for another Python.
+        containers=3,
     ),
 }
 
@@ -85,7 +88,9 @@ def slow(rig: Rig, module_env: Laptop, tmp_path_factory: pytest.TempPathFactory)
     build_dying_image(rig, tmp_path_factory.mktemp("dying"))
     with rig.slow_engine() as engine, fleet_closed_after(module_env):
         images = {**{key: one.image for key, one in FAILURES.items()}, "good": rig.image}
-        environments = [f'[environments.{key}]\nimage = "{image}"\n' for key, image in images.items()]
+        environments = [
+            f'[environments.{key}]\nimage = "{image}"\nadd_ipykernel = false\n' for key, image in images.items()
+        ]
         module_env.write_config(f'[hosts.lab]\nssh = "lab"\nsocket = "{engine.path}"\n\n' + "\n".join(environments))
         write_specs(module_env)
         with (
@@ -125,7 +130,7 @@ def test_nbclient_reports_a_late_failure_in_its_first_cell_and_leaves_nothing(
     written = nbformat.v4.new_notebook(cells=cells)
     with pytest.raises(CellExecutionError) as caught:
         NotebookClient(written, kernel_name=f"kernelbridge-{key}", timeout=60).execute()
-    assert failure.sentence in str(caught.value)
+    assert failure.sentence in unwrapped(str(caught.value))
     [shown] = [output for output in written.cells[0].outputs if output.output_type == "error"]
     assert shown.ename == failure.name
     assert failure.sentence in shown.evalue
@@ -186,7 +191,7 @@ def test_containers_that_others_end_or_remove_are_explained_and_not_started_agai
         errors = [kernel.finish(running, seconds=20).error for kernel, (running, _) in zip(kernels, cells, strict=True)]
         assert "good on lab was ended (exit code 137). Start the kernel again." in errors[0]
         # A removal kills first: which of the two is seen is chance.
-        assert "good on lab was removed from elsewhere." in errors[1] or "was ended (exit code 137)." in errors[1]
+        assert "good on lab was removed by another program." in errors[1] or "was ended (exit code 137)." in errors[1]
         for kernel, (_, waiting) in zip(kernels, cells, strict=True):
             assert kernel.finish(waiting).reply["status"] == "aborted"
             wait_until(partial(is_dead, kernel), f"{kernel} to be dead", 15)
@@ -205,7 +210,7 @@ def test_a_container_that_others_removed_while_nobody_looked_is_explained_in_the
             docker.containers.get(f"kernelbridge-{kernel.id}").remove(force=True)
         time.sleep(10)  # Jupyter's restarter looks every 3 s.
         assert not is_dead(kernel)
-        assert re.search(r"good on lab was (removed from elsewhere|ended)", kernel.finish(kernel.send("1")).error)
+        assert re.search(r"good on lab was (removed by another program|ended)", kernel.finish(kernel.send("1")).error)
         wait_until(partial(is_dead, kernel), f"{kernel} to be dead", 15)
     rig.engine.sweep()
 

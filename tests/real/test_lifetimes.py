@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from kernelbridge import config as configs
-from kernelbridge.fleet import Fleet
+from kernelbridge.config import load as configs
+from kernelbridge.fleet.fleet import Fleet
 from tests.clients import gate
 from tests.clients.blocking import Client, connected
 from tests.clients.goodbyes import expect_left, kernel_processes
@@ -131,10 +131,12 @@ def test_a_kernel_that_is_to_persist_outlives_its_editor_and_comes_back_with_all
 ) -> None:
     bridge_env.write_environment(rig.image, persist=True)
     with launched(bridge_env) as first, first.client() as client:
-        kernel_id = swept(fleet)[0].kernel_id
         client.run("kept = 41")
-        client.send(gate.held("for n in range(20):\n    print(n, flush=True)\n    time.sleep(0.2)", ""))
-        client.wait_for(lambda message: message["msg_type"] == "stream")
+        # Not before a cell has run: a client is ready when the launcher answers, which it does before the container is.
+        kernel_id = swept(fleet)[0].kernel_id
+        cell = client.send(gate.held("for n in range(20):\n    print(n, flush=True)\n    time.sleep(0.2)", ""))
+        # Not what the first cell was told of its start.
+        client.wait_for(lambda one: one["msg_type"] == "stream" and one["parent_header"]["msg_id"] == cell)
         first.end()
     row = swept(fleet)[0]
     assert (row.state, row.link, row.held_by, row.deadline) == ("busy", "detached", "", None)
@@ -149,7 +151,7 @@ def test_a_kernel_that_is_to_persist_outlives_its_editor_and_comes_back_with_all
         said = "".join(one["content"]["text"] for one in client.seen() if one["msg_type"] == "stream")
         assert said.split()[-10:] == [str(n) for n in range(10, 20)]
         assert swept(fleet)[0].link == "held"
-    fleet.run(fleet.stop(kernel_id), 60)
+    fleet.run(fleet.stop_by_id(kernel_id), 60)
     assert rig.engine.kernels() == []
 
 
@@ -167,7 +169,7 @@ def test_a_sleeping_laptops_busy_kernel_lives_and_its_idle_one_ends_after_the_gr
             # What was not acknowledged counts as undelivered, and then no grace runs.
             wait_until(lambda: [row.undelivered_bytes for row in swept(fleet)] == [0, 0], "all to be delivered", 10)
             cell = working.send("import time\nfor n in range(45):\n    print(n, flush=True)\n    time.sleep(1)")
-            working.wait_for(lambda message: message["msg_type"] == "stream")
+            working.wait_for_words("0\n")
             with busy.asleep(), idle.asleep():
                 began = time.monotonic()
                 wait_until(lambda: states(rig) == ["exited", "running"], "the idle one to end", 60)
@@ -177,7 +179,7 @@ def test_a_sleeping_laptops_busy_kernel_lives_and_its_idle_one_ends_after_the_gr
             done = working.finish(cell, seconds=90)
             assert done.text.split() == [str(n) for n in range(45)]
         wait_until(lambda: idle.process.poll() is not None, "its launcher to hear of the end", 30)
-        assert "on lab was ended by `lost_grace` of its environment" in idle.last_words
+        assert "on lab was ended by `lost_grace` of its environment" in idle.told
         busy.end()
     wait_until(lambda: states(rig) == ["exited"] * 2, "both to be over", 25)
     # One ended by its user is swept; one that ended by itself is kept for its log, until `clean`.
@@ -188,13 +190,15 @@ def test_a_sleeping_laptops_busy_kernel_lives_and_its_idle_one_ends_after_the_gr
 
 @pytest.mark.parametrize(("key", "code"), [("idle_timeout", "1"), ("max_lifetime", "import time; time.sleep(60)")])
 def test_a_limit_of_the_environment_ends_the_kernel_says_so_and_nothing_restarts_it(
-    rig: Rig, bridge_env: Laptop, fleet: Fleet, key: str, code: str
+    rig: Rig, bridge_env: Laptop, fleet: Fleet, caplog: pytest.LogCaptureFixture, key: str, code: str
 ) -> None:
     limit: dict[str, Any] = {key: f"{6 * SLOW:g}s"}
     bridge_env.write_environment(rig.image, **limit)
     with notebook(bridge_env) as shown:
         with connected(shown.manager.connection_file) as client:
             cell = client.send(code)
+            # From the kernel itself: before it is joined, that nobody has joined it comes first.
+            client.wait_for(lambda message: message["msg_type"] == "execute_input")
             deadline = swept(fleet)[0]
             assert deadline.deadline_key in (key, "")
             if key == "max_lifetime":
@@ -208,7 +212,12 @@ def test_a_limit_of_the_environment_ends_the_kernel_says_so_and_nothing_restarts
             assert f"was ended by `{key}`" in after.error
         wait_until(lambda: states(rig) == ["exited"], "the container to end", 15)
         assert exit_codes(rig) == [{"idle_timeout": 82, "max_lifetime": 83}[key]]
+    # Nobody waits long for the end of a kernel that has ended: what it takes longer goes on in the fleet's loop.
+    wait_until(lambda: rig.engine.kernels() == [], "the container to be gone", 10)
     assert rig.engine.kernels() == []
+    # The end of its container is no news after that of the kernel.
+    logged = [one.getMessage() for one in caplog.records if "was ended by" in one.getMessage()]
+    assert len(logged) == 1, logged
 
 
 def test_no_process_of_a_kernel_becomes_a_zombie(rig: Rig, bridge_env: Laptop) -> None:
@@ -249,6 +258,7 @@ def test_nothing_is_lost_when_our_process_is_killed_and_at_most_two_seconds_come
 def killed_while_it_prints(one: Launched, fleet: Fleet) -> tuple[str, list[int]]:
     """Run a cell that prints 150 numbers in 15 s, and kill the launcher after a third; its kernel, what was seen."""
     with one.client() as client:
+        client.run("1")  # A client is ready when the launcher answers, which it does before there is a container.
         kernel_id = swept(fleet)[0].kernel_id
         client.send(PRINTING)
         client.wait_for(lambda message: "<50>" in message["content"].get("text", ""))

@@ -11,10 +11,10 @@ import psutil
 import pytest
 
 from kernelbridge import errors
-from kernelbridge.config import Host
-from kernelbridge.host.pool import Pool
-from kernelbridge.host.ssh import Link, open_link
-from kernelbridge.host.stream import Collector
+from kernelbridge.config.schema import Host
+from kernelbridge.hosts.transport.pool import Pool
+from kernelbridge.hosts.transport.ssh import Link, open_link
+from kernelbridge.hosts.transport.stream import Collector
 from tests.rig.daemon import SLOW, wait_until
 from tests.rig.laptop import Laptop
 from tests.rig.sshd import make_key
@@ -94,12 +94,18 @@ async def test_a_node_signed_by_an_authority_is_known(rig: Rig, bridge_env: Lapt
     know(bridge_env, f"@cert-authority *.cluster {authority.with_suffix('.pub').read_text().strip()}")
     with rig.sshd.certified(authority, name="n2.cluster"):
         assert (await (await link.jump("n2", seconds=20)).run(["id", "-un"], seconds=10)).stdout == b"kbtest\n"
+        # By no other: that is a key that nobody has vouched for.
+        known = bridge_env.ssh_folder / "known_hosts"
+        other = (bridge_env.ssh_folder / "id_ed25519.pub").read_text().strip()
+        known.write_text(known.read_text().replace(authority.with_suffix(".pub").read_text().strip(), other))
+        with pytest.raises(errors.HostKeyUnknown, match="n2"):
+            await link.jump("n2", seconds=20)
 
 
 async def test_the_end_of_a_link_is_the_end_of_those_through_it(rig: Rig, link: Link) -> None:
     collector, node = Collector(), await link.jump("n1", seconds=20)
     await node.open_command(["cat"], collector)
-    assert len(rig.lab.processes_named("cat")) == 1
+    wait_until(lambda: len(rig.lab.processes_named("cat")) == 1, "the command to run", 10)
     await link.aclose()
     async with asyncio.timeout(10 * SLOW):
         await collector.wait_ended()
@@ -198,6 +204,6 @@ async def test_a_link_that_is_closed_while_a_spare_one_logs_in_leaves_none(rig: 
 async def test_a_host_that_opens_no_session_at_all_is_not_tried_again(rig: Rig, bridge_env: Laptop) -> None:
     log = rig.lab.log_folder / "sshd.log"
     before = log.read_text().count("Accepted ")
-    with rig.sshd.configured("MaxSessions 0"), pytest.raises(errors.SshFailed, match="no channel for `sh`"):
+    with rig.sshd.configured("MaxSessions 0"), pytest.raises(errors.SshFailed, match="no channel for `id`"):
         await open_link(Host(name="lab", ssh="lab"))
     assert log.read_text().count("Accepted ") - before == 1

@@ -10,6 +10,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import partial
 
 import pytest
 from jupyter_client.manager import AsyncKernelManager, KernelManager
@@ -153,23 +154,63 @@ def test_a_kernel_its_variables_and_its_running_cell_outlive(
     assert [one.id for one in rig.engine.kernels()] == container
 
 
-def test_an_interrupt_without_a_link_is_answered_at_once_and_is_not_carried_out_later(
+def test_an_interrupt_without_a_link_is_answered_at_once_said_in_its_cell_and_carried_out_when_it_is_back(
+    rig: Rig, running: tuple[KernelManager, Client]
+) -> None:
+    manager, client = running
+
+    def is_done(interrupt: str) -> bool:
+        return any(
+            one["msg_type"] == "status" and one["content"]["execution_state"] == "idle"
+            for one in client.seen()
+            if one["parent_header"].get("msg_id") == interrupt
+        )
+
+    for fault, words in (("cut", "the link to lab is lost"), ("blackhole", "no answer from the host yet")):
+        cell = client.send(f"import time\nprint('{fault}', flush=True)\nwhile True: time.sleep(0.1)")
+        client.wait_for_words(fault)
+        with getattr(rig.proxy, fault)():
+            began = time.monotonic()
+            interrupt = client.ask("control", "interrupt_request")
+            assert client.answer(interrupt)["content"]["status"] == "ok"
+            assert time.monotonic() - began < 5 * SLOW
+            told = client.wait_for_words(f"[kernelbridge: {words}; the interrupt is ")
+            assert told["parent_header"]["msg_id"] == cell
+            # VS Code offers a restart 10 s after it was done, unless the cell has ended.
+            assert not is_done(interrupt)
+            # Nor does a client believe that its kernel is gone.
+            assert manager.is_alive()
+            if fault == "cut":
+                assert client.answer(client.ask("shell", "kernel_info_request"), seconds=2)["content"]["status"] == "ok"
+        done = client.finish(cell)
+        assert (done.reply["status"], done.reply["ename"]) == ("error", "KeyboardInterrupt")
+        wait_until(partial(is_done, interrupt), "the interrupt to be done", 10)
+
+
+def test_an_interrupt_whose_cell_ended_meanwhile_interrupts_no_other_and_one_for_a_cell_to_come_waits_for_it(
     rig: Rig, running: tuple[KernelManager, Client]
 ) -> None:
     _, client = running
-    cell = client.send("import time; time.sleep(3); 'not interrupted'")
-    client.wait_for(lambda message: message["parent_header"].get("msg_id") == cell)
+    first = client.send(
+        "import pathlib, time\nprint('one', flush=True)\nwhile not pathlib.Path('/tmp/go').exists(): time.sleep(0.05)"
+    )
+    second = client.send("time.sleep(2); pathlib.Path('/tmp/ended').touch(); 'not interrupted'")
+    client.wait_for_words("one")
+    (container,) = rig.engine.kernels()
+    folder = rig.engine.root_of(container) / "tmp"
     with rig.proxy.cut():
-        time.sleep(0.5 * SLOW)
-        began = time.monotonic()
-        content = client.answer(client.ask("control", "interrupt_request"))["content"]
-        assert time.monotonic() - began < 1 * SLOW
-        assert (content["status"], content["ename"]) == ("error", "LinkLost")
-        assert "lab: the link is lost" in content["evalue"]
-        # Nor does a client believe that its kernel is gone.
-        assert client.answer(client.ask("shell", "kernel_info_request"), seconds=2)["content"]["status"] == "ok"
-        assert client.kernel.is_alive()
-    assert client.finish(cell).result == "'not interrupted'"
+        client.ask("control", "interrupt_request")
+        client.wait_for_words("; the interrupt is ")
+        (folder / "go").touch()
+        wait_until(lambda: (folder / "ended").exists(), "the second cell to end", 10)
+    assert client.finish(first).text.endswith("this cell had ended before the interrupt could be sent]\n")
+    assert client.finish(second).result == "'not interrupted'"
+    with rig.proxy.cut():
+        third = client.send("while True: time.sleep(0.1)")
+        client.ask("control", "interrupt_request")
+        told = client.wait_for(lambda one: one["parent_header"].get("msg_id") == third)
+        assert "; the interrupt is " in told["content"]["text"]
+    assert client.finish(third).reply["ename"] == "KeyboardInterrupt"
 
 
 def test_kernels_on_one_link_all_come_back_and_by_one_login(rig: Rig, running: tuple[KernelManager, Client]) -> None:

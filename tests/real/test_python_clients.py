@@ -22,10 +22,11 @@ from jupyter_client.manager import KernelManager
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
-from kernelbridge import records
 from kernelbridge.channels import waiting
+from kernelbridge.kernel import records
 from tests.clients.blocking import Cell, Client, Message, connected, started
 from tests.clients.notebook import NAME, fleet_closed_after, write_specs
+from tests.printed import unwrapped
 from tests.rig.daemon import SLOW, wait_until
 from tests.rig.laptop import Laptop
 from tests.rig.whole import Rig
@@ -218,7 +219,7 @@ def test_an_end_by_itself_is_explained_in_the_cell_that_ran_and_a_restart_helps(
         assert ended.text == "before\n"
         assert ended.reply["ename"] == "KernelDied"
         assert "ended: exit code 3" in ended.error
-        assert "Restart the kernel to go on." in ended.error
+        assert "Restart the kernel to continue." in ended.error
         assert "ended: exit code 3" in client.run("1").error  # And in each that comes after it.
         wait_until(lambda: not manager.is_alive(), "the end to be seen", 10)
         manager.restart_kernel(now=True)
@@ -272,7 +273,7 @@ def test_nbclients_error_says_why_the_kernel_ended(user: Laptop, name: str, cell
     written = notebook("kept = 1", cell, "print('never')")
     with pytest.raises(CellExecutionError) as caught:
         NotebookClient(written, kernel_name=name, timeout=60).execute()
-    assert sentence in str(caught.value)
+    assert sentence in unwrapped(str(caught.value))
     assert sentence in written.cells[1].outputs[-1].evalue
     assert written.cells[2].outputs == []
 

@@ -214,12 +214,12 @@ def volumes(rig: Rig) -> set[str]:
         return {str(volume.id) for volume in client.volumes.list()}
 
 
-@pytest.mark.parametrize("image", [Rig.image, Rig.user_image])
+@pytest.mark.parametrize("keys", [{}, {"image": Rig.user_image, "user": "image"}])
 def test_a_secret_that_a_cell_prints_waits_on_the_disk_for_root_alone_until_it_is_delivered(
-    rig: Rig, bridge_env: Laptop, places: Places, monkeypatch: pytest.MonkeyPatch, image: str
+    rig: Rig, bridge_env: Laptop, places: Places, monkeypatch: pytest.MonkeyPatch, keys: dict[str, str]
 ) -> None:
     before = volumes(rig)
-    with secretive(rig, bridge_env, monkeypatch, image=image, host={"ssh": "lab-proxied"}) as kernel:
+    with secretive(rig, bridge_env, monkeypatch, **keys, host={"ssh": "lab-proxied"}) as kernel:
         client = Client(kernel.client)
         cell = client.send(SHOUTING)
         client.wait_for(lambda message: message["msg_type"] == "execute_input")

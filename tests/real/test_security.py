@@ -44,6 +44,19 @@ def _print():
         time.sleep(0.05)
 threading.Thread(target=_print, daemon=True).start()
 """
+# The ports on which the kernel's process listens; what a process of its own prints, which comes by ipykernel's pipe.
+OWN_LISTENING = """[row[1] for name in ("tcp", "tcp6") for row in map(str.split, open(f"/proc/net/{name}"))
+    if row[3] == "0A" and f"socket:[{row[9]}]" in
+    {__import__("os").readlink(path) for path in __import__("glob").glob("/proc/self/fd/*")
+     if __import__("os").path.islink(path)}]"""
+FORKED = """
+import os
+if (child := os.fork()) == 0:
+    print("from a forked process", flush=True)
+    os._exit(0)
+os.waitpid(child, 0)
+import time; time.sleep(0.5)
+"""
 # In a container of somebody's that keeps no secrets: a plain port, and a ZeroMQ one as a kernel's iopub would be.
 OPEN_PORTS = f"""
 import socket, threading, time, zmq
@@ -230,7 +243,7 @@ def test_another_login_of_this_machine_reads_nothing_of_a_notebooks_kernel(
 def test_the_relay_and_its_bridge_are_shut_even_to_processes_of_the_kernels_own_login(
     rig: Rig, bridge_env: Laptop
 ) -> None:
-    write_environment(rig, bridge_env, user="host")
+    write_environment(rig, bridge_env)
     with notebook(bridge_env) as kernel:
         # After a restart the order with the secret has come through the bridge as well.
         kernel.manager.restart_kernel(now=True)
@@ -247,12 +260,12 @@ def test_the_relay_and_its_bridge_are_shut_even_to_processes_of_the_kernels_own_
     assert "relay environ" not in root
 
 
-def test_who_has_the_number_of_an_images_user_is_the_kernels_user_unless_user_is_host(
+def test_who_has_the_number_of_an_images_user_is_the_kernels_user_where_the_image_is_to_say(
     rig: Rig, bridge_env: Laptop
 ) -> None:
     namesake = rig.lab.inside(as_login(1000))
     seen: list[set[str]] = []
-    for keys in ({}, {"user": "host"}):
+    for keys in ({"user": "image"}, {}):
         write_environment(rig, bridge_env, image=rig.user_image, **keys)
         with notebook(bridge_env) as kernel:
             kernel.run(PRINTING)
@@ -267,10 +280,12 @@ def test_on_the_hosts_network_the_debugger_is_off_and_nothing_listens(rig: Rig, 
     with notebook(bridge_env) as kernel:
         # Once while the kernel is not there yet, once when it is.
         assert not kernel.debug("initialize", clientID="test", adapterID="")["success"]
+        assert kernel.value(OWN_LISTENING) == [], "ipykernel's own pipe is no port either"
+        assert kernel.run(FORKED) == "from a forked process"
         kernel.run(PRINTING)
         refused = kernel.debug("initialize", clientID="test", adapterID="")
         assert not refused["success"]
-        assert "Debugging is off in test: on the host's network every login there could run code" in refused["message"]
+        assert "Debugging is off in test: on the host's network, every login there could run code" in refused["message"]
         assert "debug_on_host_network = true" in refused["message"]
         other = bridge_env.ssh("lab-other", f"{PYTHON} -")
         assert intrude(other, addresses=["127.0.0.1", rig.lab.address], unix=True) == {}

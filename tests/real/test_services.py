@@ -149,6 +149,7 @@ def test_a_start_that_fails_at_once_is_the_servers_answer(rig: Rig, code: NodeCl
     assert (failed["ok"], failed["http"]) == (False, 500)
     # VS Code puts it between brackets: "Verify the server is running and reachable. (<this>)."
     assert "lab: " in failed["message"]
+    assert "refused the connection. Is sshd running there" in failed["message"]
     assert "Traceback" not in failed["message"]
     assert code.ask("running")["kernels"] == []
 
@@ -156,7 +157,7 @@ def test_a_start_that_fails_at_once_is_the_servers_answer(rig: Rig, code: NodeCl
 def test_a_late_failure_is_told_in_the_first_cell_and_nothing_restarts(
     rig: Rig, server: JupyterServer, bridge_env: Laptop
 ) -> None:
-    bridge_env.write_environment(rig.bare_image)
+    bridge_env.write_environment(rig.bare_image, add_ipykernel=False)
     with client(server, hidden=False) as lab:
         lab.ask("start")
         lab.ask("tally")

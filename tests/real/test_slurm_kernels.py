@@ -5,13 +5,17 @@ The four cards are STAND-INS; who gets which is real. How such kernels end: test
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 
 import pytest
 
+from kernelbridge.errors import ConfigInvalid
 from tests.clients.blocking import started
 from tests.clients.cluster import shows, write_cluster
 from tests.clients.notebook import CellFailed, fleet_closed_after, notebook
+from tests.clients.refusals import refusal_of_manager
+from tests.real.test_images import old_python
 from tests.rig.daemon import SLOW, wait_until
 from tests.rig.laptop import Laptop
 from tests.rig.slurm import SlurmRig
@@ -25,9 +29,32 @@ SEEN = "subprocess.run(['nvidia-smi', '--query-gpu=uuid', '--format=csv,noheader
 def test_a_cell_runs_in_a_container_inside_a_job_with_two_of_four_cards(
     rig: Rig, cluster: SlurmRig, bridge_env: Laptop
 ) -> None:
-    write_cluster(bridge_env, rig, {"test": {"gpus": 2, "memory": "600m", "cpus": 2}})
-    with notebook(bridge_env) as kernel:
+    with rig.lab.home_files("kbtest", {"data/file": "here"}), links(rig, link="data", rootlink="/"):
+        write_cluster(bridge_env, rig, {"test": {"mounts": ["~/rootlink:/data:ro"]}})
+        refused = refusal_of_manager(bridge_env)
+        assert (type(refused), "the whole host (/)" in refused.sentence) == (ConfigInvalid, True)
+        keys = {"gpus": 2, "memory": "600m", "cpus": 2, "mounts": ["~/link:/data:ro"]}
+        write_cluster(bridge_env, rig, {"test": keys})
+        runs_in_a_job(rig, cluster, bridge_env)
+
+
+@contextmanager
+def links(rig: Rig, **ends: str) -> Iterator[None]:
+    """Links of this name in the login's home."""
+    home = rig.lab.home("kbtest")
+    for name, end in ends.items():
+        (home / name).symlink_to(end)
+    try:
+        yield
+    finally:
+        for name in ends:
+            (home / name).unlink()
+
+
+def runs_in_a_job(rig: Rig, cluster: SlurmRig, laptop: Laptop) -> None:
+    with notebook(laptop) as kernel:
         assert kernel.value("6 * 7") == 42
+        assert kernel.value("open('/data/file').read()") == "here"
         kernel.run("import os, subprocess, time")
         cards = kernel.value("os.environ['NVIDIA_VISIBLE_DEVICES']").split(",")
         assert len(cards) == 2 and set(cards) < set(UUIDS)
@@ -39,10 +66,16 @@ def test_a_cell_runs_in_a_container_inside_a_job_with_two_of_four_cards(
         # A restart is in place: the same job and container, the same cards.
         jobs = cluster.jobs()
         kernel.run("kept = 1")
+        kernel.run("import pathlib, tempfile; left = pathlib.Path(tempfile.gettempdir(), 'left'); left.touch()")
+        left, home = kernel.value("str(left), os.path.expanduser('~')")
+        kernel.run("board = subprocess.Popen(['sleep', '987'], start_new_session=True)")
         kernel.manager.restart_kernel()
         kernel.client.wait_for_ready(timeout=30 * SLOW)
         assert kernel.value("'kept' in dir()") is False
         kernel.run("import os, subprocess, time")
+        # So are its folders, and nothing runs on that it had started.
+        assert kernel.value(f"os.path.exists({left!r}), os.path.expanduser('~')") == (True, home)
+        assert not [words for words in container.top()["Processes"] if "sleep 987" in " ".join(words)]
         assert kernel.value("os.environ['NVIDIA_VISIBLE_DEVICES']").split(",") == cards
         assert cluster.jobs() == jobs
         assert [one.id for one in rig.engine.kernels()] == [container.id]
@@ -65,6 +98,15 @@ def test_a_cell_runs_in_a_container_inside_a_job_with_two_of_four_cards(
     # shutdown_kernel has returned: it waited for this.
     assert cluster.jobs() == []
     assert rig.engine.kernels() == []
+
+
+def test_a_python_that_is_too_old_is_told_by_its_version(rig: Rig, cluster: SlurmRig, bridge_env: Laptop) -> None:
+    with old_python(rig) as image:
+        write_cluster(bridge_env, rig, {"test": {"image": image, "python": "/py/python3"}})
+        with notebook(bridge_env) as kernel, pytest.raises(CellFailed, match="ImageUnusable") as caught:
+            kernel.run("1")
+    assert f"The image {image} has Python 3.7; kernelbridge needs 3.8." in " ".join(caught.value.text.split())
+    assert cluster.jobs() == []
 
 
 def test_of_five_kernels_for_four_cards_one_waits_and_runs_when_another_ends(

@@ -12,8 +12,7 @@ from typing import Any
 import pytest
 from jupyter_client.manager import KernelManager
 
-from kernelbridge.errors import KernelBridgeError
-from kernelbridge.gpu_errors import JobRefused, SlurmMissing
+from kernelbridge.errors import JobRefused, KernelBridgeError, SlurmMissing
 from tests.clients.blocking import Client, connected, started
 from tests.clients.cluster import seconds_until_clean, shows, write_cluster
 from tests.clients.launched import launched
@@ -94,7 +93,7 @@ def test_a_controller_that_does_not_answer_harms_no_kernel_and_no_wait(
             cell = second.send("2 * 3")
             shows(second, cell, "waiting in the queue of test (Resources)")
             with cluster.controller_stopped():
-                shows(second, cell, "Slurm's controller does not answer at this time (")
+                shows(second, cell, "Slurm's controller is not answering (")
                 assert client.run("x + 1").result == "2"
                 manager.restart_kernel()
                 assert client.run("6 * 7").result == "42"
@@ -123,7 +122,7 @@ def shows_again(client: Client) -> None:
 REFUSALS: dict[str, tuple[dict[str, Any], type[KernelBridgeError], str]] = {
     "partition": ({"host": {"partition": "nowhere"}}, JobRefused, "invalid partition specified: nowhere"),
     "gres": ({"gpus": 5}, JobRefused, "node configuration is not available"),
-    "all": ({"gpus": "all"}, JobRefused, "Slurm gives GPUs by number; write one, or Slurm's own words in `gres`"),
+    "all": ({"gpus": "all"}, JobRefused, "Slurm gives GPUs by number; write one, or Slurm's own syntax in `gres`"),
 }
 
 
@@ -148,7 +147,7 @@ def test_a_job_that_would_wait_for_ever_ends_the_start_and_leaves_the_queue(
     with fleet_closed_after(bridge_env), started("kernelbridge-test", ready=False) as (manager, client):
         error = client.run("1", seconds=20).error
         assert error.startswith(
-            "JobRefused: test: Slurm refused the job (it would wait for ever: PartitionTimeLimit). Mend `partition`,"
+            "JobRefused: test: Slurm refused the job (it would wait forever: PartitionTimeLimit). Fix `partition`,"
         )
         wait_until(lambda: not manager.is_alive(), "the kernel to be dead", 10)
         seconds_until_clean(rig, cluster)

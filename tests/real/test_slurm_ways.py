@@ -47,7 +47,9 @@ def test_the_stream_goes_by_the_first_way_that_is_open(rig: Rig, cluster: SlurmR
     ssh_config.write_text(ssh_config.read_text().replace("Host lab\n", "Host login\n"))
     write_cluster(bridge_env, rig, {"test": {"host": {"ssh": "login", "node_login": "auto"}}})
     lasts_until_cancelled(cluster, bridge_env, way={"srun"})
-    with cluster.node_open(rig.keys.private, rig.sshd):
+    # Two login shells in a row then, of another syntax, and both say something.
+    greeting = rig.lab.home_files("kbtest", {".cshrc": "echo '/quota: 3 of 5 GB used'\n"})
+    with greeting, rig.lab.shell("kbtest", "/bin/tcsh"), cluster.node_open(rig.keys.private, rig.sshd):
         lasts_until_cancelled(cluster, bridge_env, way={"ssh"})
     write_cluster(bridge_env, rig, {"test": {"host": {"ssh": "login", "node_login": "jump"}}})
     with notebook(bridge_env) as kernel:
@@ -116,11 +118,17 @@ def containers(cluster: SlurmRig) -> str:
 
 def kill_job(cluster: SlurmRig, *, all_of_it: bool) -> None:
     """SIGKILL to the batch script, or to all that belongs to the job, as a cgroup's end is."""
+    doomed = []
     for process in cluster.lab.processes():
         with suppress(psutil.Error):
             words = " ".join(process.cmdline())
             if words.endswith("/slurm_script") or (all_of_it and is_of_job(words)):
-                process.kill()
+                # At one moment, as there: none may see another end, and clean up after it.
+                process.suspend()
+                doomed.append(process)
+    for process in doomed:
+        with suppress(psutil.Error):
+            process.kill()
 
 
 def is_of_job(words: str) -> bool:

@@ -17,10 +17,10 @@ from typing import Any
 
 import pytest
 
-from kernelbridge import errors, kernel_errors
-from kernelbridge.version import __version__
+from kernelbridge import __version__, errors
 from tests.clients.blocking import Client, connected
 from tests.clients.terminal import Command, Ended, kernelbridge, launched, wait_bound, write_connection_file
+from tests.printed import lines_of
 from tests.rig.daemon import SLOW, wait_until
 from tests.rig.laptop import Laptop
 from tests.rig.standin_gpu import UUIDS
@@ -135,7 +135,7 @@ def test_ps_lists_a_kernel_that_another_process_holds(rig: Rig, bridge_env: Lapt
         heads, line = expect_good(kernelbridge(bridge_env, "ps")).out.splitlines()
         columns = ["KERNEL", "ENVIRONMENT", "NOTEBOOK", "HOST", "STATE", "ENDS", "GPUS", "OWNER", "CREATED", "IMAGE"]
         assert heads.split() == columns
-        assert line.split()[:6] == [row["kernel_id"][:12], "test", Path.cwd().name, "lab", "idle", "-"]
+        assert line.split()[:6] == [row["kernel_id"][:12], "test", f"{Path.cwd().name}/", "lab", "idle", "-"]
 
 
 def test_ps_shows_what_it_found_beside_a_host_that_is_away(rig: Rig, bridge_env: Laptop) -> None:
@@ -150,12 +150,12 @@ def test_ps_shows_what_it_found_beside_a_host_that_is_away(rig: Rig, bridge_env:
         ]
         shown = kernelbridge(bridge_env, "ps")
         assert kernel_id(rig)[:12] in shown.out
-        assert shown.err.splitlines() == [away.sentence, away.remedy]
+        assert shown.err.splitlines() == lines_of(away)
         # Not seen is not gone: a kernel that is nowhere may be where nobody could be asked.
         for words in (["stop", "nowhere"], ["logs", "nowhere"], ["clean"]):
             ended = kernelbridge(bridge_env, *words)
             assert (ended.code, ended.out) == (away.exit_code, "")
-            assert ended.err.splitlines() == [away.sentence, away.remedy]
+            assert ended.err.splitlines() == lines_of(away)
 
 
 def test_an_orphan_is_shown_and_removed_by_clean_and_nothing_else_is(rig: Rig, bridge_env: Laptop) -> None:
@@ -205,7 +205,7 @@ def test_stop_ends_kernels_by_the_beginning_of_an_id_or_all_and_their_holders_sa
     with held(bridge_env) as (first, _):
         known = kernel_id(rig)
         with held(bridge_env) as (second, _):
-            nobody = kernel_errors.KernelNotFound(kernel="", hosts=["lab"])
+            nobody = errors.KernelNotFound(kernel="", hosts=["lab"])
             assert kernelbridge(bridge_env, "stop", "").err.splitlines()[0] == nobody.sentence
             stopped = expect_good(kernelbridge(bridge_env, "stop", known[:8]))
             assert stopped.out == f"Stopped {known} (test on lab).\n"
@@ -216,10 +216,10 @@ def test_stop_ends_kernels_by_the_beginning_of_an_id_or_all_and_their_holders_sa
             for launcher in (first, second):
                 ended = launcher.finish(seconds=30)
                 assert ended.code == 1
-                assert ended.last_line.startswith("KernelBridgeError: The container of Docker-GPU (remote) on lab was ")
-    unknown = kernel_errors.KernelNotFound(kernel=known, hosts=["lab"])
+                assert ended.told.startswith("KernelEnded: The container of Docker-GPU (remote) on lab was ")
+    unknown = errors.KernelNotFound(kernel=known, hosts=["lab"])
     ended = kernelbridge(bridge_env, "stop", known)
-    assert (ended.code, ended.err.splitlines()) == (52, [unknown.sentence, unknown.remedy])
+    assert (ended.code, ended.err.splitlines()) == (52, lines_of(unknown))
 
 
 def test_logs_shows_what_the_process_itself_wrote_and_no_output_of_cells(rig: Rig, bridge_env: Laptop) -> None:
@@ -267,3 +267,25 @@ def test_help_and_version_are_quick_and_touch_no_host(rig: Rig, bridge_env: Lapt
     shown = expect_good(kernelbridge(bridge_env, *words, seconds=10 * SLOW))
     assert ("kernelbridge" in shown.out) and (__version__ in shown.out or "--" in shown.out)
     assert rig.sshd.arrivals == before
+
+
+def test_a_machine_with_two_names_has_each_kernel_and_card_once_and_commands_work(rig: Rig, bridge_env: Laptop) -> None:
+    names = {"lab": "lab", "again": "lab-proxied", "as-root": "lab-root"}
+    hosts = "".join(f'[hosts.{name}]\nssh = "{alias}"\n' for name, alias in names.items())
+    bridge_env.write_config(f'{hosts}[environments.test]\nimage = "{rig.image}"\nhosts = ["again"]\n')
+    with held(bridge_env) as (_, client):
+        (row,) = expect_good(kernelbridge(bridge_env, "ps", "--json")).json["kernels"]
+        assert (row["host"], sorted(row["also_on"]), row["link"]) == ("again", ["as-root", "lab"], "held")
+        cards = kernelbridge(bridge_env, "gpus", "--json").json["gpus"]
+        assert [(card["host"], card["also_on"]) for card in cards] == [("lab", ["again", "as-root"])] * 4
+        client.run("kept = 41")
+        attached = expect_good(kernelbridge(bridge_env, "attach", row["kernel_id"][:8], "--no-console"))
+        assert "jupyter console --existing" in attached.out
+        with rig.proxy.cut():
+            shown = kernelbridge(bridge_env, "ps", "--json").json
+            assert [(one["host"], one["also_on"]) for one in shown["kernels"]] == [("lab", ["as-root", "again"])]
+            assert len(shown["problems"]) == 1
+        assert client.run("kept + 1").result == "42"
+        stopped = expect_good(kernelbridge(bridge_env, "stop", row["kernel_id"][:8]))
+        assert stopped.out == f"Stopped {row['kernel_id']} (test on again).\n"
+    assert rig.engine.kernels() == []

@@ -267,7 +267,7 @@ def test_a_link_lost_while_the_container_is_made_is_told_and_leaves_no_container
         cell = client.send("print('never')")
         wait_until(lambda: creations(slow.requests[before:]) == 1, "the engine to be asked for the container", 10)
         with rig.proxy.cut():
-            assert "on lab did not start: the link was lost meanwhile." in client.finish(cell).error
+            assert "on lab did not start because the link was lost." in client.finish(cell).error
     # What the engine was asked for comes late and without an answer: so it is removed twice.
     wait_until(lambda: len(deletions(slow.requests[before:])) >= 2, "the second removal", 15)
     wait_until(lambda: not rig.engine.kernels(), "the container to be gone", 5)

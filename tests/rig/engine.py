@@ -42,6 +42,8 @@ class EngineRig:
     def __init__(self, lab: Lab) -> None:
         self.lab = lab
         self.socket = lab.path / "docker.sock"
+        # Images, containers, volumes.
+        self.data = lab.path / "engine"
         # What a user's ssh session finds; /var/run is a link to /run on every Debian.
         self.host_socket = "/run/docker.sock"
         self.gpus = StandInGpus(lab.path / "standin-gpus")
@@ -83,7 +85,7 @@ class EngineRig:
             (self.lab.path / stale).unlink(missing_ok=True)
         hosts = [f"unix://{self.socket}", f"unix://{self.host_socket}", *(f"unix://{path}" for path in sockets)]
         words = ["dockerd", "--log-level", "warn", "--group", "docker", "--cgroup-parent", f"/{self.lab.cgroup}"]
-        paths = {"data-root": "engine", "exec-root": "engine-run", "pidfile": "docker.pid"}
+        paths = {"data-root": self.data.name, "exec-root": "engine-run", "pidfile": "docker.pid"}
         for option, name in (paths | {"config-file": "daemon.json"}).items():
             words += [f"--{option}", str(self.lab.path / name)]
         for host in hosts:
@@ -233,6 +235,10 @@ class EngineRig:
             yield name
         finally:
             self.cli("image", "rm", "-f", name)
+
+    def root_of(self, container: Container) -> Path:
+        """A running container's files, as seen from here: a look at one costs nothing, where an exec is a process."""
+        return self.lab.root / f"proc/{container.attrs['State']['Pid']}/root"
 
     def kernels(self) -> list[Container]:
         """All containers with our label, running or not."""

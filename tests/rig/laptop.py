@@ -149,7 +149,7 @@ def _toml_value(value: object) -> str:
     if isinstance(value, int | float):
         return str(value)
     if isinstance(value, Mapping):
-        return "{ " + ", ".join(f"{name} = {_toml_value(one)}" for name, one in value.items()) + " }"
+        return "{ " + ", ".join(f"{_toml_value(name)} = {_toml_value(one)}" for name, one in value.items()) + " }"
     if isinstance(value, list | tuple):
         return "[" + ", ".join(_toml_value(one) for one in value) + "]"
     text = str(value).replace("\\", "\\\\").replace('"', '\\"')

@@ -35,6 +35,24 @@ class Refusal:
     message: str
 
 
+@dataclass(frozen=True, kw_only=True)
+class Guise:
+    """Another engine that answers in the real one's place: what it says to GET /version, and the API that it takes."""
+
+    answer: bytes
+    # Numbers behind the `1.` of an API version; the calls that it takes are carried out by the real engine.
+    oldest: int = 0
+    newest: int = 999
+
+
+# Docker 29, as it answers what asks for its version.
+DOCKER_29 = Guise(
+    answer=b'{"Version":"29.0.0","ApiVersion":"1.52","MinAPIVersion":"1.44","Arch":"amd64"}', oldest=44, newest=52
+)
+# The real engine speaks this one.
+REAL_API = "1.41"
+
+
 class SlowEngine:
     """Listens at `path`; rules are regular expressions on `POST /containers/create?name=...`, without the version."""
 
@@ -42,6 +60,8 @@ class SlowEngine:
         self.path = path
         self._engine = engine
         self._rules: tuple[Delay | Refusal, ...] = ()
+        # Set by becomes(); None: the real engine answers itself.
+        self._guise: Guise | None = None
         # Every request line seen, oldest first; a test may read it.
         self.requests: list[str] = []
         self._is_closed = threading.Event()
@@ -68,6 +88,13 @@ class SlowEngine:
         """Requests that match get this status and the engine's form of a message."""
         with self._rule(Refusal(request=request, status=status, message=message)):
             yield
+
+    def becomes(self, guise: Guise | None) -> None:
+        """Another engine answers from here on, or the real one again; open connections end, as by a restart."""
+        self._guise = guise
+        for one in list(self._open):
+            with suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
 
     @contextmanager
     def _rule(self, rule: Delay | Refusal) -> Iterator[None]:
@@ -117,15 +144,19 @@ class SlowEngine:
             self.requests.append(wanted)
             length = re.search(rb"(?i)\r\ncontent-length: *(\d+)", head)
             left = int(length.group(1)) if length else 0
-            refusal = self._obey(wanted)
-            if refusal is not None:
+            answer = self._in_guise(line)
+            if (refusal := self._obey(wanted)) is not None:
+                answer = (refusal.status, f'{{"message":"{refusal.message}"}}'.encode())
+            if answer is not None:
                 # A client that still writes when the line is closed hears nothing of the answer.
                 while len(pending) < left and (more := near.recv(_CHUNK_BYTES)):
                     pending += more
-                body = f'{{"message":"{refusal.message}"}}'.encode()
-                answer = f"HTTP/1.1 {refusal.status} Refused\r\nContent-Type: application/json\r\nConnection: close\r\n"
-                near.sendall(answer.encode() + f"Content-Length: {len(body)}\r\n\r\n".encode() + body)
+                status, body = answer
+                text = f"HTTP/1.1 {status} Told\r\nContent-Type: application/json\r\nConnection: close\r\n"
+                near.sendall(text.encode() + f"Content-Length: {len(body)}\r\n\r\n".encode() + body)
                 return
+            if self._guise is not None:
+                head = re.sub(rb"^(\w+ /v)[\d.]+/", rb"\g<1>%s/" % REAL_API.encode(), head)
             far.sendall(head + b"\r\n\r\n")
             if re.search(rb"(?i)\r\n(upgrade:|transfer-encoding:)", head):
                 far.sendall(pending)
@@ -138,6 +169,24 @@ class SlowEngine:
                         return
                 far.sendall(pending[:left])
                 left, pending = left - len(pending[:left]), pending[left:]
+
+    def _in_guise(self, line: str) -> tuple[int, bytes] | None:
+        """What another engine answers: its version, and to an API that it does not speak."""
+        guise = self._guise
+        if guise is None:
+            return None
+        if re.match(r"GET (/v[\d.]+)?/version ", line):
+            return 200, guise.answer
+        asked = re.match(r"\w+ /v1\.(\d+)/", line)
+        number = int(asked[1]) if asked else guise.oldest
+        if guise.oldest <= number <= guise.newest:
+            return None
+        words = f"client version 1.{number} is too " + (
+            f"old. Minimum supported API version is 1.{guise.oldest}, please upgrade your client to a newer version"
+            if number < guise.oldest
+            else f"new. Maximum supported API version is 1.{guise.newest}"
+        )
+        return 400, f'{{"message":"{words}"}}'.encode()
 
     def _obey(self, wanted: str) -> Refusal | None:
         for rule in self._rules:

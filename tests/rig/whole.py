@@ -34,6 +34,7 @@ class Rig:
     nopython_image = images.NOPYTHON
     user_image = images.USER
     entrypoint_image = images.ENTRYPOINT
+    old_image = images.OLD
 
     def laptop(self, folder: Path) -> Laptop:
         """A new user's home in an empty folder."""

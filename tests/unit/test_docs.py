@@ -1,146 +1,281 @@
-"""README.md says what the program is: its tables are the program's own, and its commands exist."""
+"""README and docs/ say what the program is: generated parts are the program's own, examples are right, names exist."""
 
 from __future__ import annotations
 
+import json
 import re
+import shlex
+import subprocess
+import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from typer.main import get_command
+import yaml
+from typer.core import TyperCommand, TyperGroup
 
-from kernelbridge import config
-from kernelbridge.cli import app, tables
-from kernelbridge.config import Environment, Host
+from docs import generate, pictures
+from kernelbridge import __version__, errors
+from kernelbridge.cli import app, reference
+from kernelbridge.config import load
+from kernelbridge.config.schema import Environment, Host
+from kernelbridge.hosts import labels
 
 ROOT = Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text("utf-8")
-# Every `kernelbridge ...` of the README, in code or in text, without what stands for the user's own names.
+PAGES = {
+    path.relative_to(ROOT).as_posix(): path.read_text("utf-8")
+    for path in [
+        *map(ROOT.joinpath, ("README.md", "CONTRIBUTING.md", "SECURITY.md")),
+        *sorted(ROOT.glob("docs/**/*.md")),
+    ]
+}
+README = PAGES["README.md"]
+EACH_PAGE = pytest.mark.parametrize("page", PAGES.values(), ids=list(PAGES))
+# Every `kernelbridge ...` of the pages, in code or in text, and the test that runs it.
 COMMANDS = {
-    "kernelbridge --config": "tests/unit/cli/test_cli.py",
-    "kernelbridge --debug": "tests/unit/cli/test_cli.py",
-    "kernelbridge config": "tests/unit/cli/test_settings.py",
-    "kernelbridge trust": "tests/unit/cli/test_cli.py",
-    "kernelbridge install": "tests/unit/cli/test_settings.py",
-    "kernelbridge uninstall": "tests/unit/cli/test_settings.py",
+    "kernelbridge --config": "tests/unit/cli/test_app.py",
+    "kernelbridge --debug": "tests/unit/cli/test_app.py",
+    "kernelbridge --help": "tests/unit/cli/test_app.py",
+    "kernelbridge --version": "tests/unit/cli/test_app.py",
+    "kernelbridge config": "tests/unit/cli/test_config.py",
+    "kernelbridge trust": "tests/unit/cli/test_trust.py",
+    "kernelbridge install": "tests/unit/cli/test_install.py",
+    "kernelbridge uninstall": "tests/unit/cli/test_install.py",
+    "kernelbridge pull": "tests/unit/cli/test_pull.py",
     "kernelbridge ps": "tests/unit/cli/test_kernels.py",
     "kernelbridge gpus": "tests/unit/cli/test_gpus.py",
     "kernelbridge stop": "tests/unit/cli/test_kernels.py",
     "kernelbridge logs": "tests/unit/cli/test_kernels.py",
     "kernelbridge attach": "tests/unit/cli/test_attach.py",
-    "kernelbridge clean": "tests/unit/cli/test_kernels.py",
+    "kernelbridge clean": "tests/unit/cli/test_clean.py",
+    "kernelbridge snapshot": "tests/real/test_images.py",
+    "kernelbridge images": "tests/real/test_images.py",
 }
+# Other programs in blocks of commands, with what a test has of them.
+OTHER_COMMANDS = {
+    "pip install .": ("tests/real/test_installed.py", '"pip"'),
+    f'docker system prune --filter "label!={labels.KERNEL_LABEL}"': ("tests/unit/test_docs.py", "KERNEL_LABEL"),
+}
+FENCE = re.compile(r"^(?:<!-- fragment of \[(\w+)\.NAME\] -->\n)?```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+# What a fragment needs around it to be a config.
+AROUND = {"environments": '[environments.a]\nimage = "x"\n', "hosts": '[hosts.a]\nssh = "a"\n'}
 
 
-def generated(mark: str) -> str:
-    match = re.search(rf"<!-- {re.escape(mark)} -->\n(.*?)\n<!-- end -->", README, re.DOTALL)
-    assert match is not None, mark
-    return match[1]
+def blocks(page: str, language: str) -> Iterator[tuple[str, str]]:
+    """The code blocks in a language: the section that it is a fragment of, or nothing, and its text."""
+    for section, written_in, text in FENCE.findall(page):
+        if written_in == language:
+            yield section, text
 
 
-def cells(table: str) -> list[list[str]]:
-    return [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in table.splitlines()[2:]]
+def code_of(page: str) -> list[str]:
+    """Every line of a block of commands, and what stands between backticks."""
+    lines = [line for _, text in blocks(page, "sh") for line in text.splitlines()]
+    plain = re.sub(r"^```.*?^```$", "", page, flags=re.MULTILINE | re.DOTALL)
+    return [*lines, *re.findall(r"`([^`\n]+)`", plain)]
 
 
-def test_the_readmes_config_table_is_what_the_program_prints() -> None:
-    assert generated("kernelbridge config --table") == tables.of_keys()
+def options_of(command: TyperGroup | TyperCommand) -> set[str]:
+    named = (word for parameter in command.params for word in [*parameter.opts, *parameter.secondary_opts])
+    return {*named, "-h", "--help"}
 
 
-def test_the_readmes_errors_are_what_the_program_prints() -> None:
-    assert generated("kernelbridge config --errors") == tables.of_errors()
+# -- what the program writes
 
 
-@pytest.mark.parametrize(("section", "model"), [("hosts.NAME", Host), ("environments.NAME", Environment)])
-def test_the_table_has_each_key_of_the_model_with_kind_default_and_meaning(
+@EACH_PAGE
+def test_each_generated_part_is_what_the_program_says(page: str) -> None:
+    assert generate.renewed(page) == page, "run scripts/docs"
+
+
+def test_each_generated_part_has_its_place() -> None:
+    places = [name for page in PAGES.values() for name, _ in generate.PLACE.findall(page)]
+    assert sorted(places) == sorted(generate.BLOCKS)
+
+
+@pytest.mark.parametrize("path", pictures.drawn(), ids=lambda path: path.name)
+def test_each_diagram_is_what_is_drawn(path: Path) -> None:
+    assert path.read_text("utf-8") == pictures.drawn()[path], "run scripts/docs"
+
+
+def test_each_error_has_an_anchor_that_the_terminal_names() -> None:
+    page = PAGES["docs/reference/errors.md"]
+    codes = {kind.exit_code for kind in reference.kinds()} | {1, app.UNEXPECTED_EXIT_CODE, 2}
+    for code in codes:
+        assert page.count(f"(exit-{code})=\n") == 1
+        assert errors.error_page(code).endswith(f"/reference/errors.html#exit-{code}")
+    urls = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["urls"]
+    assert errors.error_page(52).startswith(f"{urls['Documentation']}/")
+
+
+@pytest.mark.parametrize(("section", "model"), [("hosts", Host), ("environments", Environment)])
+def test_each_key_of_the_config_has_a_heading_with_kind_default_and_meaning(
     section: str, model: type[Host] | type[Environment]
 ) -> None:
-    rows = {
-        key: rest for key, *rest in cells(generated("kernelbridge config --table")) if key.startswith(f"`{section}.")
+    page = PAGES["docs/reference/configuration.md"]
+    for key, field in model.model_fields.items():
+        if key == "name":
+            continue
+        _, heading, after = page.partition(f"({generate.anchor(section, key)})=\n### `{key}`\n\n")
+        assert heading, key
+        meaning, facts = after.split("\n\n")[:2]
+        assert meaning == field.description
+        assert facts.startswith(f"Value: {field.title}. ")
+        assert facts.endswith("Required.") == field.is_required()
+        assert facts.endswith("Default: not set.") == (not field.is_required() and field.default in (None, ""))
+
+
+def test_each_default_on_the_page_means_the_same_when_it_is_written() -> None:
+    text = generate.keys("environments")
+    written = re.findall(r"### `(\w+)`\n\n.*?Default: `(.*)`\.\n", re.sub(r"\n\n.*\n\n", "\n\n", text))
+    assert len(written) > 10
+    lines = "\n".join(f"{key} = {default}" for key, default in written)
+    loaded = load.parse(f'[environments.a]\nimage = "x"\n{lines}', Path("/k.toml"))
+    assert loaded.environment("a") == Environment(name="a", image="x")
+
+
+# -- what people write
+
+
+@EACH_PAGE
+def test_each_config_is_a_right_one(page: str) -> None:
+    for section, example in blocks(page, "toml"):
+        loaded = load.parse(AROUND.get(section, "") + example, Path("/k.toml"))
+        assert load.warnings(loaded) == ()
+        if not section:
+            assert "Docker-GPU (remote)" in load.display_names(loaded).values()
+
+
+@EACH_PAGE
+def test_each_line_of_a_block_of_commands_is_one_that_a_test_knows(page: str) -> None:
+    for _, text in blocks(page, "sh"):
+        for line in text.splitlines():
+            program, *words = shlex.split(line)
+            assert all((ROOT / word).exists() for word in words if word.startswith("tests/")), line
+            if program != "kernelbridge" and not program.startswith("scripts/"):
+                test_path, evidence = OTHER_COMMANDS[line]
+                assert evidence in (ROOT / test_path).read_text("utf-8")
+
+
+@EACH_PAGE
+def test_each_settings_file_can_be_read(page: str) -> None:
+    for _, text in blocks(page, "json"):
+        json.loads(text)
+
+
+def test_each_command_in_the_pages_exists_and_is_tested() -> None:
+    pattern = re.compile(r"\bkernelbridge (--[a-z]+|[a-z]+)(?= |$)")
+    named = {
+        f"kernelbridge {word}" for page in PAGES.values() for code in code_of(page) for word in pattern.findall(code)
     }
-    fields = {f"`{section}.{name}`": field for name, field in model.model_fields.items() if name != "name"}
-    assert list(rows) == list(fields)
-    for key, (kind, default, meaning) in rows.items():
-        field = fields[key]
-        assert kind == field.title
-        assert meaning.replace("\\|", "|") == field.description
-        assert (default == "required") == field.is_required()
-        assert (default == "not set") == (not field.is_required() and field.default is None)
-
-
-def test_each_default_in_the_table_means_the_same_when_it_is_written() -> None:
-    lines = [
-        f"{key.strip('`').rpartition('.')[2]} = {default.strip('`')}"
-        for key, _, default, _ in cells(generated("kernelbridge config --table"))
-        if key.startswith("`environments.") and default.startswith("`")
-    ]
-    written = config.parse('[environments.a]\nimage = "x"\n' + "\n".join(lines), Path("/k.toml"))
-    assert written.environment("a") == Environment(name="a", image="x")
-
-
-def test_each_toml_example_is_a_right_config() -> None:
-    examples = re.findall(r"```toml\n(.*?)```", README, re.DOTALL)
-    assert examples
-    for example in examples:
-        loaded = config.parse(example, Path("/k.toml"))
-        assert config.warnings(loaded) == ()
-        assert "Docker-GPU (remote)" in config.display_names(loaded).values()
-
-
-def test_each_command_of_the_readme_is_tested_and_exists() -> None:
-    named = set(re.findall(r"\bkernelbridge (?:--[a-z]+|[a-z]+)(?=[ `\n]| -->)", "\n".join(code_of(README))))
     assert named == set(COMMANDS)
-    known = get_command(app.app)
-    names = set(known.commands) | {option for parameter in known.params for option in parameter.opts}  # type: ignore[attr-defined]
+    group = generate.group()
+    assert set(group.commands) == {command.split()[1] for command in COMMANDS if "--" not in command}
     for command, test_path in COMMANDS.items():
         word = command.split()[1]
-        assert word in names
+        assert word in set(group.commands) | options_of(group)
         assert f'"{word}"' in (ROOT / test_path).read_text("utf-8")
-    assert set(known.commands) == {command.split()[1] for command in COMMANDS if "--" not in command}  # type: ignore[attr-defined]
 
 
-def test_each_option_in_the_table_of_commands_exists() -> None:
-    commands = get_command(app.app).commands  # type: ignore[attr-defined]
-    for name, text in re.findall(r"^\| `kernelbridge ([a-z]+)[^`]*` \| (.*) \|$", README, re.MULTILINE):
-        named = ([*parameter.opts, *parameter.secondary_opts] for parameter in commands[name].params)
-        options = {option for options in named for option in options}
-        assert set(re.findall(r"`(--[a-z-]+)", text)) <= options, name
+@EACH_PAGE
+def test_each_option_of_a_command_exists(page: str) -> None:
+    group = generate.group()
+    for code in code_of(page):
+        for words in re.findall(r"\bkernelbridge ([^|;]*)", code):
+            command: TyperGroup | TyperCommand = group
+            for word in words.split():
+                if word.startswith("-"):
+                    assert word in options_of(command), code
+                elif command is group and word in group.commands:
+                    command = group.commands[word]  # type: ignore[assignment]
 
 
-def test_each_script_of_the_readme_is_there() -> None:
-    for script in sorted(set(re.findall(r"\bscripts/[a-z]+", README))):
-        assert (ROOT / script).is_file(), script
+def test_each_script_exists_and_can_be_read_by_bash() -> None:
+    named = {name for page in PAGES.values() for name in re.findall(r"\bscripts/[a-z]+\b(?!\.)", page)}
+    assert named == {"scripts/check", "scripts/test", "scripts/docs", "scripts/demo", "scripts/bench"}
+    for name in named:
+        assert (ROOT / name).stat().st_mode & 0o100, name
+        subprocess.run(["bash", "-n", ROOT / name], check=True, timeout=30)
 
 
-def test_each_picture_and_room_of_the_readme_is_there() -> None:
-    rooms = re.findall(r"^\| `(kernelbridge/[^`]*)` \|", README, re.MULTILINE)
-    pictures = re.findall(r"!\[[^]]*\]\(([^)]*)\)", README)
-    assert len(rooms) > 10
-    assert len(pictures) == 1
-    for path in (*rooms, *pictures):
+@pytest.mark.parametrize("name", PAGES)
+def test_each_picture_and_each_file_that_is_linked_to_exists(name: str) -> None:
+    # Anchors inside docs/ are for the build, which takes a link that leads nowhere for an error.
+    links = re.findall(
+        r"\]\(([^)#\s]+)[^)]*\)", re.sub(r"^```.*?^```$", "", PAGES[name], flags=re.MULTILINE | re.DOTALL)
+    )
+    for link in links:
+        if "://" not in link:
+            assert (ROOT / name).parent.joinpath(link).exists(), link
+
+
+@EACH_PAGE
+def test_each_file_of_ours_that_is_named_exists(page: str) -> None:
+    for path in re.findall(r"`((?:kernelbridge|tests|docs)/[\w./-]*)`", page):
         assert (ROOT / path).exists(), path
 
 
-def test_the_readme_has_every_room() -> None:
-    rooms = set(re.findall(r"^\| `(kernelbridge/[^`]*)` \|", README, re.MULTILINE))
-    folders = {f"kernelbridge/{path.parent.name}/" for path in (ROOT / "kernelbridge").glob("*/__init__.py")}
-    assert folders <= rooms
+@EACH_PAGE
+def test_each_test_that_is_named_exists(page: str) -> None:
+    for path, name in re.findall(r"`(tests/[\w./-]+)::(\w+)`", page):
+        assert f"def {name}(" in (ROOT / path).read_text("utf-8"), name
+
+
+def test_each_limit_names_a_test_that_shows_it() -> None:
+    table = PAGES["docs/explanation/security.md"].partition("| whose | bound |")[2]
+    rows = table.partition("\n\n")[0].splitlines()[2:]
+    assert len(rows) > 20
+    for row in rows:
+        assert re.search(r"\| (`tests/[\w./-]+::\w+`(<br>)?)+ \|$", row), row
+
+
+def test_the_readme_fits_on_a_few_screens() -> None:
+    assert len(README.splitlines()) <= 130
 
 
 def test_the_glossary_has_the_words_of_the_house() -> None:
-    glossary = README.partition("## Glossary")[2].partition("\n## ")[0]
+    glossary = PAGES["docs/explanation/architecture.md"].partition("## Words")[2]
     words = re.findall(r"^\| ([a-z]+) \|", glossary, re.MULTILINE)
-    assert " ".join(words[1:]) == (
-        "host link engine environment kernel lease relay bridge frame journal channels workspace forward owner"
+    assert " ".join(words[1:]) == "host link engine environment kernel lease relay bridge frame journal channels owner"
+
+
+def test_each_folder_of_the_package_is_described() -> None:
+    page = PAGES["docs/explanation/architecture.md"]
+    folders = {f"{path.parent.name}/" for path in (ROOT / "kernelbridge").glob("*/__init__.py")}
+    assert folders <= set(re.findall(r"^\| `([a-z]+/)` \|", page, re.MULTILINE))
+
+
+def test_each_decision_that_a_comment_cites_is_on_its_page() -> None:
+    page = PAGES["docs/explanation/decisions.md"]
+    numbers = [int(number) for number in re.findall(r"^\(decision-(\d+)\)=\n### \1\. ", page, re.MULTILINE)]
+    assert numbers == list(range(1, len(numbers) + 1))
+    cited = 0
+    for folder in ("kernelbridge", "tests", "scripts"):
+        for path in (ROOT / folder).rglob("*.py"):
+            if "node_modules" in path.parts or path == Path(__file__):
+                continue
+            text = path.read_text("utf-8")
+            assert not re.search(r"\(design\b|\bdesign\.md|\(facts \d", text), path
+            for found in re.findall(r"decisions\.md, ([\d, and]+\d|\d)", text):
+                assert {int(number) for number in re.findall(r"\d+", found)} <= set(numbers), path
+                cited += 1
+    assert cited > 5
+
+
+def test_the_issue_form_asks_for_the_version_and_the_sentence() -> None:
+    form = yaml.safe_load((ROOT / ".github" / "ISSUE_TEMPLATE" / "bug.yml").read_text("utf-8"))
+    required = {one["id"] for one in form["body"] if one.get("validations", {}).get("required")}
+    assert {"version", "sentence"} <= required
+    assert (
+        "kernelbridge --version"
+        in next(one for one in form["body"] if one.get("id") == "version")["attributes"]["label"]
     )
 
 
+def test_the_commit_hook_runs_the_checks() -> None:
+    settings = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text("utf-8"))
+    assert [hook["entry"] for repository in settings["repos"] for hook in repository["hooks"]] == ["scripts/check"]
+
+
 def test_the_changelog_has_this_version() -> None:
-    from kernelbridge.version import __version__
-
     assert f"\n## {__version__}" in (ROOT / "CHANGELOG.md").read_text("utf-8")
-
-
-def code_of(text: str) -> list[str]:
-    """What stands in code blocks and between backticks, and the marks of generated tables."""
-    blocks = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
-    plain = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
-    return [*blocks, *(f"{piece} " for piece in re.findall(r"`([^`\n]+)`", plain))]

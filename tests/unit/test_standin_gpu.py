@@ -1,4 +1,4 @@
-"""The stand-in nvidia-smi of the real tests speaks as the real one does, as far as gpus.py reads it."""
+"""The stand-in nvidia-smi of the real tests speaks as the real one does, as far as nvidia_smi.py reads it."""
 
 from __future__ import annotations
 
@@ -6,21 +6,23 @@ import os
 import subprocess
 from pathlib import Path
 
-from kernelbridge.host import gpus
+from kernelbridge.hosts.gpus import nvidia_smi
 from tests.rig.standin_gpu import UUIDS, StandInGpus
 
 
-def facts_of(standin: StandInGpus, **environ: str) -> gpus.GpuFacts:
+def facts_of(standin: StandInGpus, **environ: str) -> nvidia_smi.GpuFacts:
     environ = {"PATH": f"{standin.folder}:/usr/bin:/bin", **environ}
-    ended = subprocess.run(["/bin/sh", "-c", gpus.SCRIPT], capture_output=True, text=True, env=environ, check=True)
-    return gpus.parse(ended.stdout, ended.stderr)
+    ended = subprocess.run(
+        ["/bin/sh", "-c", nvidia_smi.SCRIPT], capture_output=True, text=True, env=environ, check=True
+    )
+    return nvidia_smi.parse(ended.stdout, ended.stderr)
 
 
 def test_the_stand_in_has_four_cards_and_a_driver(tmp_path: Path) -> None:
     facts = facts_of(StandInGpus(tmp_path / "standin"))
     assert (facts.driver, facts.cuda, facts.trouble) == ("550.00.00", "12.4", "")
-    assert [(gpu.index, gpu.uuid, gpu.name, gpu.minor) for gpu in facts.gpus] == [
-        (str(number), uuid, "Stand-in GPU", number) for number, uuid in enumerate(UUIDS)
+    assert [(gpu.index, gpu.uuid, gpu.name) for gpu in facts.gpus] == [
+        (str(number), uuid, "Stand-in GPU") for number, uuid in enumerate(UUIDS)
     ]
     assert {(gpu.memory_mib, gpu.used_mib, gpu.utilization, gpu.processes) for gpu in facts.gpus} == {(81920, 1, 0, ())}
     assert len(UUIDS) == 4
@@ -69,4 +71,4 @@ def test_a_container_that_lost_its_cards_says_so_and_fails(tmp_path: Path) -> No
 def test_a_machine_without_them_has_no_gpus(tmp_path: Path) -> None:
     standin = StandInGpus(tmp_path / "standin")
     standin.remove()
-    assert facts_of(standin) == gpus.GpuFacts()
+    assert facts_of(standin) == nvidia_smi.GpuFacts()

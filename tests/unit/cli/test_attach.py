@@ -17,12 +17,12 @@ from typing import Any
 import pytest
 
 from kernelbridge.cli import attach
-from kernelbridge.errors import HostRefused
-from kernelbridge.kernel_errors import KernelDied, KernelHeld, KernelTaken
-from kernelbridge.processes import process_mark
-from kernelbridge.records import KernelRecord, Records
-from kernelbridge.surroundings import KernelState
+from kernelbridge.errors import HostRefused, KernelDied, KernelHeld, KernelTaken
+from kernelbridge.kernel.process_mark import own_mark
+from kernelbridge.kernel.records import KernelRecord, Records
+from kernelbridge.kernel.state import KernelState
 from tests.fakes import FakeFleet, row
+from tests.printed import docs_line
 from tests.rig.daemon import wait_until
 from tests.unit.cli.conftest import Call
 
@@ -52,7 +52,7 @@ def console(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def remember(tmp_path: Path, **facts: Any) -> None:
     made_up: dict[str, Any] = {"kernel_id": FIRST, "environment": "pytorch", "config": "/k.toml", "host": "lab"}
-    made_up |= {"image": "x", "python": "python3", "session": "s", "started": 5.0, "process": process_mark()}
+    made_up |= {"image": "x", "python": "python3", "session": "s", "started": 5.0, "process": own_mark().process}
     Records(tmp_path / "data" / "kernelbridge").keep(KernelRecord(**{**made_up, **facts}))
 
 
@@ -104,8 +104,9 @@ def test_who_holds_it_and_since_when_is_said(call: Call, fleet: FakeFleet) -> No
     ended = call("attach", "aabb")
     assert ended.code == 56
     assert ended.err.splitlines() == [
-        f"The kernel aabb1111-000 on lab is held by bob@desk since {LONG_AGO.astimezone():%d %b %H:%M}.",
-        "`kernelbridge attach --take aabb1111-000` takes it over; the other then loses it.",
+        f"The kernel aabb1111-000 on lab has been held by bob@desk since {LONG_AGO.astimezone():%d %b %H:%M}.",
+        "`kernelbridge attach --take aabb1111-000` takes it over; the other one then loses it.",
+        docs_line(56),
     ]
 
 
@@ -182,7 +183,7 @@ def test_it_is_held_until_ctrl_c_and_runs_on(call: Call, fleet: FakeFleet, path:
     assert (fleet.ended, fleet.takes) == ("detached", False)
     assert fleet.kernel is not None
     # The Jupyter server whose it was has it again.
-    assert (fleet.kernel.wanted.server, fleet.kernel.wanted.connection_file) == ("/home/ada", str(path))
+    assert (fleet.kernel.request.server, fleet.kernel.request.connection_file) == ("/home/ada", str(path))
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
@@ -227,7 +228,7 @@ def test_a_kernel_that_ends_in_good_order_leaves_no_container(call: Call, fleet:
     fleet.rows, fleet.kernel_facts = [row(FIRST, **LEFT)], {"exit_code": 0}
     ended = call("attach")
     assert (ended.code, ended.out.splitlines()[-1]) == (0, "The kernel has ended.")
-    assert fleet.ended == "dropped"
+    assert fleet.ended == "stopped"
 
 
 # -- one that does not answer

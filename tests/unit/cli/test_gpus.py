@@ -11,11 +11,12 @@ import pytest
 from rich.console import Console
 
 from kernelbridge.cli import gpus
-from kernelbridge.cli.session import Session
+from kernelbridge.cli.context import CliContext
 from kernelbridge.errors import HostRefused, HostUnreachable
-from kernelbridge.host.gpus import GpuProcess
-from kernelbridge.inventory import GpuListing, GpuRow, GpuState, NodeRow, WaitRow
+from kernelbridge.fleet.gpu_listing import GpuListing, GpuRow, GpuState, NodeRow, WaitRow
+from kernelbridge.hosts.gpus.nvidia_smi import GpuProcess
 from tests.fakes import FakeFleet
+from tests.printed import lines_of
 from tests.unit.cli.conftest import Call, Ended
 
 KERNEL = "aabb1111-0000-4000-8000-000000000001"
@@ -87,7 +88,7 @@ def test_clusters_and_queues_have_tables_of_their_own(call: Call, fleet: FakeFle
 def test_hosts_without_gpus_are_named(call: Call, fleet: FakeFleet) -> None:
     assert call("gpus") == Ended(code=0, out="No GPUs.\n", err="")
     fleet.listings = [GpuListing(bare=("lab", "here"), problems=(REFUSED,))]
-    assert call("gpus") == Ended(code=0, out="No GPU: lab, here.\n", err=f"{REFUSED.sentence}\n{REFUSED.remedy}\n")
+    assert call("gpus") == Ended(code=0, out="No GPU: lab, here.\n", err="\n".join([*lines_of(REFUSED), ""]))
 
 
 @pytest.mark.parametrize(
@@ -127,6 +128,7 @@ def test_gpus_as_json_has_every_fact(call: Call, fleet: FakeFleet) -> None:
             "owner": "ada@laptop",
             "since": "2026-01-02T03:04:00+00:00",
             "processes": [],
+            "also_on": [],
         }
     ]
     assert whole["nodes"][0]["gpus_used"] == {"h200": 3}
@@ -153,7 +155,7 @@ def test_watch_goes_on_until_ctrl_c_and_past_a_question_that_nobody_answered(cal
     assert ended.code == 0
     assert [word in ended.out for word in ("free", "ada@laptop", "Traceback")] == [True, True, False]
     assert ended.out.count("HOST") == 2
-    assert ended.err == f"{REFUSED.sentence}\n{REFUSED.remedy}\n"
+    assert ended.err.splitlines() == lines_of(REFUSED)
     assert fleet.is_closed
 
 
@@ -171,7 +173,7 @@ def test_seconds_without_watch_are_refused(call: Call) -> None:
 
 
 def test_watch_redraws_a_terminal_in_place(monkeypatch: pytest.MonkeyPatch) -> None:
-    session = Session(open_fleet=FakeFleet().open, environ={})  # type: ignore[arg-type]
+    session = CliContext(open_fleet=FakeFleet().open, environ={})  # type: ignore[arg-type]
     drawn = StringIO()
     session.out = Console(file=drawn, force_terminal=True, width=160, height=50)
     fleet = FakeFleet(listings=[GpuListing(gpus=(gpu(),), bare=("here",)), GpuListing(problems=(REFUSED,))])

@@ -11,8 +11,9 @@ import pytest
 
 from kernelbridge.cli import kernels
 from kernelbridge.errors import HostRefused, HostUnreachable
-from kernelbridge.records import KernelRecord, Records
+from kernelbridge.kernel.records import KernelRecord, Records
 from tests.fakes import FakeFleet, row
+from tests.printed import lines_of
 from tests.unit.cli.conftest import Call, Ended
 
 FIRST, SECOND = "aabb1111-0000-4000-8000-000000000001", "ccdd2222-0000-4000-8000-000000000002"
@@ -54,7 +55,7 @@ def test_ps_shows_a_host_that_does_not_answer_as_a_line(call: Call, fleet: FakeF
     ended = call("ps")
     assert ended.code == 0
     assert "aabb1111-000" in ended.out
-    assert ended.err.splitlines() == [REFUSED.sentence, REFUSED.remedy]
+    assert ended.err.splitlines() == lines_of(REFUSED)
 
 
 @pytest.mark.parametrize(
@@ -89,6 +90,7 @@ def test_ps_as_json_has_every_fact(call: Call, fleet: FakeFleet) -> None:
         "held_by": "",
         "is_ours": True,
         "is_orphan": False,
+        "is_elsewhere": False,
         "created": "2026-11-20T12:00:00+00:00",
         "gpus": ["GPU-1", "GPU-2"],
         "deadline": "2026-01-03T03:04:00+00:00",
@@ -96,6 +98,10 @@ def test_ps_as_json_has_every_fact(call: Call, fleet: FakeFleet) -> None:
         "undelivered_bytes": 3_200_000,
         "why": "",
         "title": "train.ipynb",
+        "version": "",
+        "container": "",
+        "also_on": [],
+        "is_unsafe": False,
     }
     assert whole["kernels"][1]["gpus"] == []
     assert whole["problems"] == [{"sentence": REFUSED.sentence, "remedy": REFUSED.remedy, "exit_code": 20}]
@@ -120,6 +126,12 @@ def test_ps_as_json_has_every_fact(call: Call, fleet: FakeFleet) -> None:
         ),
         ({"state": "busy", "link": "held", "held_by": "ada@laptop", "undelivered_bytes": 900_000}, "busy"),
         ({"state": "idle", "link": "link lost", "is_orphan": True}, "idle, link lost, orphan"),
+        ({"state": "idle", "link": "held", "held_by": "ada@laptop", "is_unsafe": True}, "idle, unsafe"),
+        ({"state": "idle", "link": "link lost", "is_elsewhere": True}, "idle, link lost, of another machine"),
+        (
+            {"state": "busy", "link": "held", "owner": "ada@a", "held_by": "ada@a", "is_elsewhere": True},
+            "busy, held by ada@a",
+        ),
     ],
 )
 def test_a_state_is_said_as_people_say_it(facts: dict[str, Any], text: str) -> None:
@@ -192,10 +204,10 @@ def test_stop_goes_on_after_an_id_that_is_not_there(call: Call, fleet: FakeFleet
 
 
 def test_stop_all_stops_what_this_machine_started(call: Call, fleet: FakeFleet) -> None:
-    theirs = row(SECOND, is_ours=False)
-    fleet.rows = [row(FIRST), theirs]
+    theirs = [row(SECOND, is_ours=False), row("eeff3333", is_elsewhere=True)]
+    fleet.rows = [row(FIRST), *theirs]
     assert call("stop", "--all").out == f"Stopped {FIRST} (pytorch on lab).\n"
-    assert fleet.rows == [theirs]
+    assert fleet.rows == theirs
     assert call("stop", "--all") == Ended(code=0, out="No kernels.\n", err="")
 
 
@@ -211,7 +223,7 @@ def test_a_stop_that_waits_for_its_host_says_so_and_ends_with_the_hosts_error(ca
     fleet.stop_failure.add_note(f"{FIRST} will be stopped when lab can be reached again.")
     ended = call("stop", "aabb")
     assert (ended.code, ended.out) == (22, "")
-    assert ended.err.splitlines()[-1] == f"{FIRST} will be stopped when lab can be reached again."
+    assert ended.err.splitlines()[-2] == f"{FIRST} will be stopped when lab can be reached again."
 
 
 def test_stop_wants_ids_or_all_and_not_both(call: Call, fleet: FakeFleet) -> None:
@@ -228,34 +240,22 @@ def test_logs_prints_the_last_lines(call: Call, fleet: FakeFleet) -> None:
     assert call("logs", "zz").code == 52
 
 
-def test_clean_removes_what_nobody_uses(call: Call, fleet: FakeFleet) -> None:
-    orphan = row(FIRST, is_orphan=True)
-    fleet.rows = [orphan, row(SECOND)]
-    ended = call("clean", "--dry-run")
-    assert "aabb1111-000" in ended.out
-    assert ended.out.endswith("These would be removed.\n")
-    assert len(fleet.rows) == 2
-    assert json.loads(call("clean", "--dry-run", "--json").out)["kernels"][0]["kernel_id"] == FIRST
-    assert call("clean").out.endswith("These were removed.\n")
-    assert [kernel.kernel_id for kernel in fleet.rows] == [SECOND]
-    assert call("clean") == Ended(code=0, out="Nothing to remove.\n", err="")
+@pytest.mark.parametrize("output", [[], ["--output"]])
+def test_logs_brings_control_characters_only_where_they_are_asked_for(
+    call: Call, fleet: FakeFleet, output: list[str]
+) -> None:
+    text = "\x1b]0;title\x07\x1b[2J\x1b]52;c;YQ==\x07\x9b31m\x7f\ta\rb\nlast\n"
+    fleet.rows, fleet.log_text, fleet.left_text = [row(FIRST)], text, text
+    assert call("logs", "aabb", "--raw", *output) == Ended(code=0, out=text, err="")
+    cleaned = call("logs", "aabb", *output).out
+    assert not {char for char in cleaned if not char.isprintable()} - {"\t", "\n"}
+    assert cleaned.endswith("\nlast\n")
 
 
-def test_clean_leaves_output_that_nobody_took_and_discards_it_only_if_told_so(call: Call, fleet: FakeFleet) -> None:
-    fleet.rows = [row(FIRST, is_orphan=True, undelivered_bytes=1_000_000)]
-    ended = call("clean")
-    assert ended.code == 59
-    assert "has output that nobody took yet" in ended.err
-    assert len(fleet.rows) == 1
-    assert call("clean", "--discard").code == 0
-    assert fleet.rows == []
-
-
-def test_clean_tells_of_a_host_that_does_not_answer_and_fails(call: Call, fleet: FakeFleet) -> None:
-    fleet.problems = (REFUSED,)
-    assert call("clean") == Ended(code=20, out="", err=f"{REFUSED.sentence}\n{REFUSED.remedy}\n")
-    fleet.rows = [row(FIRST, is_orphan=True)]
-    told = call("clean", "--json")
-    assert told.code == 20
-    assert [kernel["kernel_id"] for kernel in json.loads(told.out)["kernels"]] == [FIRST]
-    assert json.loads(told.out)["problems"][0]["sentence"] == REFUSED.sentence
+def test_logs_prints_output_that_nobody_has_shown(call: Call, fleet: FakeFleet) -> None:
+    fleet.rows = [row(FIRST)]
+    assert call("logs", "aabb", "--output") == Ended(code=0, out="No output waits.\n", err="")
+    fleet.left_text = "".join(f"line {number}\n" for number in range(300))
+    assert call("logs", "aabb", "--output").out == fleet.left_text
+    assert call("logs", "aabb", "--output", "--tail", "1").out == "line 299\n"
+    assert call("logs", "zz", "--output").code == 52

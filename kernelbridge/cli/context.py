@@ -1,0 +1,102 @@
+"""Share between the commands where the config is, how a fleet is opened, and how to print."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from kernelbridge.cli import output
+from kernelbridge.config import load, schema
+from kernelbridge.errors import KernelBridgeError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from kernelbridge.fleet.fleet import Fleet
+
+T = TypeVar("T")
+
+
+class CliContext:
+    """One call of the command line."""
+
+    def __init__(
+        self,
+        *,
+        open_fleet: Callable[[schema.Config], Fleet],
+        environ: Mapping[str, str],
+        named_path: Path | None = None,
+    ) -> None:
+        """`environ` are the variables of this call, `named_path` is what --config says."""
+        self._open_fleet = open_fleet
+        self.environ = environ
+        self._named_path = named_path
+
+    def __repr__(self) -> str:
+        return f"<CliContext config={self.config_path}>"
+
+    @property
+    def config_path(self) -> Path:
+        """The config file that this call is about."""
+        return load.find_path(self.environ, self._named_path)
+
+    def read_config(self) -> schema.Config:
+        """Read and check the config."""
+        return load.load(self.config_path)
+
+    def warn_of(self, loaded: schema.Config) -> None:
+        """Say on stderr what is allowed and unwise in the config."""
+        for sentence in load.warnings(loaded):
+            self.complain(f"Warning: {sentence}")
+
+    @contextmanager
+    def fleet(self, loaded: schema.Config) -> Iterator[Fleet]:
+        """Open the fleet of all hosts of the config, and close every link afterwards."""
+        fleet = self._open_fleet(loaded)
+        try:
+            yield fleet
+        finally:
+            fleet.close()
+
+    def wait(self, fleet: Fleet, work: Coroutine[Any, Any, T], *, seconds: float) -> T:
+        """Return what the fleet's work brings, or say that it takes too long."""
+        try:
+            return fleet.run(work, seconds)
+        except TimeoutError as error:
+            sentence = f"No answer within {seconds:g} s."
+            raise KernelBridgeError(sentence, "Try again; `kernelbridge ps` says which hosts answer.") from error
+
+    def say(self, line: str) -> None:
+        """Print a line of the answer."""
+        output.say(line)
+
+    def complain(self, line: str) -> None:
+        """Print a line that is no part of the answer."""
+        output.complain(line)
+
+    def complain_of(self, error: KernelBridgeError) -> None:
+        """Print an error's sentence, what to do next, and what is done already; a config's problems line by line."""
+        output.complain_of(error)
+
+    @cached_property
+    def out(self) -> Console:
+        """Where tables are drawn."""
+        from kernelbridge.cli.tables import console  # loads rich, which only tables need
+
+        return console()
+
+    def show_table(self, columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+        """Print rows under headings, aligned."""
+        from kernelbridge.cli.tables import table  # loads rich
+
+        self.out.print(table(columns, rows))
+
+
+def moment(at: datetime, *, now: datetime | None = None) -> str:
+    """Write a moment in local time: the hour alone on the same day."""
+    local, today = at.astimezone(), (now or datetime.now(UTC)).astimezone()
+    return f"{local:%H:%M}" if local.date() == today.date() else f"{local:%d %b %H:%M}"

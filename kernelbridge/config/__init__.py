@@ -1,0 +1,1 @@
+"""Read and check what the user wrote: the config file."""

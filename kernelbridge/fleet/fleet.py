@@ -1,0 +1,499 @@
+"""Start, attach, detach and stop the kernels of this process, and list those of everybody.
+
+The door for every front-end: Jupyter's provisioner, the launcher, the terminal.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import getpass
+import logging
+import platform
+import time
+import uuid
+from collections.abc import Callable, Coroutine, Mapping
+from concurrent.futures import Future
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from kernelbridge import __version__
+from kernelbridge.channels.endpoints import Endpoints
+from kernelbridge.channels.rate_limit import Limits
+from kernelbridge.config.load import display_names
+from kernelbridge.config.schema import Config, Host
+from kernelbridge.errors import KernelBridgeError, KernelNotFound
+from kernelbridge.fleet import images, left_kernels, open_files
+from kernelbridge.fleet.images import ImageListing
+from kernelbridge.fleet.kernel_listing import KernelFinder, KernelListing, KernelRow
+from kernelbridge.fleet.left_kernels import left_running, of_notebook
+from kernelbridge.fleet.loop import LoopThread
+from kernelbridge.hosts.docker.images import unfinished_image
+from kernelbridge.hosts.docker.images.built_image import is_up_to_date
+from kernelbridge.hosts.labels import Labels, config_mark
+from kernelbridge.hosts.pool import BackendPool
+from kernelbridge.hosts.transport import host_keys
+from kernelbridge.hosts.transport.host_keys import HostKey
+from kernelbridge.hosts.transport.lazy import fetch_host_key
+from kernelbridge.hosts.transport.retry import delays
+from kernelbridge.kernel import gpu_allocator
+from kernelbridge.kernel.process_mark import own_mark, owner_has_ended, owner_text
+from kernelbridge.kernel.records import KernelRecord, Records, default_folder
+from kernelbridge.kernel.request import KernelServices, LaunchRequest
+from kernelbridge.kernel.state import KernelState
+from kernelbridge.protocol.exit_codes import CLAIM_SECONDS
+from kernelbridge.protocol.handshake import Owner
+
+if TYPE_CHECKING:
+    from kernelbridge.channels.poller import ZmqPoller  # loads pyzmq: see bind
+    from kernelbridge.fleet.gpu_listing import GpuListing  # loads what speaks to Slurm
+    from kernelbridge.kernel.kernel import Kernel  # loads pyzmq
+
+_LOG = logging.getLogger(__name__)
+
+# When a new link is tidied up: after all that somebody waits for.
+TIDY_SECONDS = 5.0
+# How long an editor is waited for to say which notebook it is, where a kernel of the environment was left running.
+NOTEBOOK_SECONDS = 10.0
+# How long a restart waits for an engine to say which image has a name by now.
+IMAGE_SECONDS = 5.0
+# How long links and backends may take to close.
+CLOSE_SECONDS = 10.0
+
+_T = TypeVar("_T")
+Observer = Callable[[str, KernelState, str], None]
+
+
+class Fleet:
+    """Our kernels under one config. Its coroutines run on its own loop: use `submit` or `run` from elsewhere."""
+
+    def __init__(self, config: Config, *, folder: Path | None = None, limits: Limits | None = None) -> None:
+        """`folder` keeps this machine's records; it stands in Jupyter's data folder where none is named.
+
+        `limits` is what Jupyter Server lets through to its pages.
+        """
+        self.config = config
+        self.records = Records(folder or default_folder())
+        self.limits = limits
+        self._kernels: dict[str, Kernel] = {}
+        self._observers: list[Observer] = []
+        # Removals that wait for a host that cannot be reached, and hosts that are being tidied up.
+        self._chores: set[asyncio.Task[None]] = set()
+        self._mark = own_mark()
+        mark = owner_text(self.records.machine_id(), self._mark, uuid.uuid4().hex[:8])
+        self._owner = Owner(mark=mark, who=f"{_login()}@{platform.node()}")
+        # Made for the first kernel; a fleet that only lists has none.
+        self._poller: ZmqPoller | None = None
+        # asyncssh needs a loop that never stands still; blocking clients stop theirs between calls (decisions.md, 1).
+        self._loop = LoopThread("kernelbridge-loop")
+        self._backends = BackendPool(opened=lambda host: self._spawn(self._tidy(host)))
+        self._finder = KernelFinder(self.records, self._backends.backend, self._backends.rest)
+
+    def __repr__(self) -> str:
+        return f"<Fleet {len(self._kernels)} kernels, {self._backends!r}>"
+
+    # -- for callers on other threads
+
+    def submit(self, coro: Coroutine[Any, Any, _T]) -> Future[_T]:
+        """Run a coroutine of this fleet on its loop."""
+        return self._loop.submit(coro)
+
+    def run(self, coro: Coroutine[Any, Any, _T], seconds: float | None = None) -> _T:
+        """Run a coroutine of this fleet to its end; not to be called on its loop."""
+        return self._loop.run(coro, seconds)
+
+    def close(self) -> None:
+        """Close links and channels and end the thread. Kernels that were not stopped live on. Safe to call twice."""
+        if self._loop.is_running:
+            with contextlib.suppress(TimeoutError):
+                self.run(self._aclose(), CLOSE_SECONDS)
+            self._loop.close()
+        if self._poller is not None:
+            self._poller.close()
+
+    async def _aclose(self) -> None:
+        for task in self._chores:
+            task.cancel()
+        await self._backends.aclose()
+
+    def _spawn(self, chore: Coroutine[Any, Any, None]) -> None:
+        """Run a coroutine that nobody waits for; the fleet's end cancels it. Called on the loop."""
+        task = asyncio.get_running_loop().create_task(chore)
+        self._chores.add(task)
+        task.add_done_callback(self._chores.discard)
+
+    def observe(self, observer: Observer) -> None:
+        """Tell `observer` of all states and progress: (kernel id, state, text). Called on the loop's thread."""
+        self._observers.append(observer)
+
+    def _notify(self, kernel_id: str, state: KernelState, text: str) -> None:
+        for observer in self._observers:
+            observer(kernel_id, state, text)
+
+    # -- kernels of this process
+
+    def launch_request(
+        self, environment_name: str, *, kernel_id: str, environ: Mapping[str, str], **more: Any
+    ) -> LaunchRequest:
+        """Return what a start asks for; `more` are further fields of LaunchRequest. Raises UnknownEnvironment."""
+        environment = self.config.environment(environment_name)
+        return LaunchRequest(
+            kernel_id=kernel_id,
+            environment=environment,
+            display_name=display_names(self.config)[environment_name],
+            hosts=self.config.hosts_of(environment),
+            environ=environ,
+            **more,
+        )
+
+    async def bind(self, request: LaunchRequest, endpoints: Endpoints) -> Kernel:
+        """Bind a new kernel's endpoints and answer on them; nothing is started.
+
+        Raises OSError if they are taken; KernelBridgeError if this process may open too few files.
+        """
+        open_files.check()
+        # Here and not above: both load pyzmq, which a terminal that only lists kernels does without.
+        from kernelbridge.channels.poller import ZmqPoller
+        from kernelbridge.kernel.kernel import Kernel
+
+        if self._poller is None:
+            self._poller = ZmqPoller()
+        services = KernelServices(
+            poller=self._poller,
+            records=self.records,
+            owner=self._owner,
+            mark=self._mark,
+            config=str(self.config.path),
+            limits=self.limits,
+            labels=self._labels,
+            engine=self._backends.engine,
+            cluster=self._backends.cluster,
+            backend=self._backends.backend,
+            rest=self._backends.rest,
+            watch_login=self._backends.watch_login,
+            observe=self._notify,
+        )
+        kernel = Kernel(request, endpoints, services)
+        self._kernels[request.kernel_id] = kernel
+        return kernel
+
+    async def start(self, request: LaunchRequest, endpoints: Endpoints) -> Kernel:
+        """Start a kernel: endpoints bound, checks made; the rest goes on behind them. Raises KernelBridgeError."""
+        kernel = await self.bind(request, endpoints)
+        try:
+            await kernel.check()
+        except BaseException:
+            await self.stop(kernel)
+            raise
+        kernel.begin()
+        return kernel
+
+    async def attach(
+        self, request: LaunchRequest, endpoints: Endpoints, *, host: str = "", take: bool = False
+    ) -> Kernel:
+        """Hold a kernel that runs already: endpoints bound and answering at once, joined behind them.
+
+        A host that cannot be reached is tried until it can. `take` takes it from another owner. Without `host` the
+        records say where it is. Raises KernelNotFound when they do not.
+        """
+        record = self.records.kernel(request.kernel_id)
+        host = host or (record.host if record else "")
+        if host not in self.config.hosts:
+            raise KernelNotFound(kernel=request.kernel_id, hosts=list(self.config.hosts))
+        if record is not None:
+            environment = left_kernels.as_made(record, request.environment)
+            request = replace(request, session=record.session, environment=environment)
+        kernel = await self.bind(request, endpoints)
+        kernel.come_back(self.config.host(host), takes=take)
+        return kernel
+
+    async def start_or_take_up(self, kernel: Kernel, left: KernelRecord | None) -> None:
+        """Start a kernel that was bound, or take up one that runs for its notebook, or that was `left` for a restart.
+
+        A restart keeps the container, unless the config asks for another one by now. What fails is told in the cell.
+        """
+        if left is not None and await self._is_of_this(kernel, left):
+            if await self._restart_left(kernel, left):
+                return
+        elif await self._take_up_notebook(kernel):
+            return
+        kernel.check_and_begin()
+
+    async def _is_of_this(self, kernel: Kernel, left: KernelRecord) -> bool:
+        """Whether a kernel was left by the notebook that starts now: another one may have the same folder."""
+        if left.host not in self.config.hosts:
+            return False
+        if not (left.persist and left.notebook):
+            return True  # Its process has ended: there is nothing to lose.
+        notebook = await kernel.notebook(NOTEBOOK_SECONDS)
+        return not notebook or bool(of_notebook([left], left.environment, notebook))
+
+    async def _restart_left(self, kernel: Kernel, left: KernelRecord) -> bool:
+        """Start a kernel process in the container that was left; False if another container is to be made."""
+        if await self._is_outdated(kernel, left):
+            # Its GPUs are free again then. Where it cannot be reached it ends by itself.
+            with contextlib.suppress(KernelBridgeError):
+                await self._finder.remove_left(self.config, left)
+            return False
+        self._retarget(kernel, left)
+        kernel.begin_claimed(self.config.host(left.host))
+        return True
+
+    async def relaunch(self, kernel: Kernel, renewed: Callable[[], LaunchRequest]) -> None:
+        """Start the kernel process of a kernel of this process again, with what the config says of it by now.
+
+        It keeps the container, unless the config asks for another one. Raises: as Kernel.relaunch().
+        """
+        config, record = self.config, self.records.kernel(kernel.request.kernel_id)
+        is_outdated = False
+        if (
+            record is not None
+            and record.config == str(config.path)
+            and record.environment in config.environments
+            and record.host in config.hosts
+        ):
+            # A container that cannot be reached at this moment cannot be replaced; a start under way is joined.
+            may_be_replaced = kernel.is_joined and kernel.state is not KernelState.STARTING
+            is_outdated = may_be_replaced and await self._is_outdated(kernel, record)
+            kernel.renew_process(renewed())
+        await kernel.relaunch(renewed, is_outdated=is_outdated)
+
+    async def _is_outdated(self, kernel: Kernel, record: KernelRecord) -> bool:
+        """Whether the config asks for another container than a kernel has; its next cell says so, or that it stays."""
+        keys = left_kernels.changes(record, self.config, with_process=False)
+        image = "" if keys else await self._newer_image(kernel, record)
+        if not keys and not image:
+            return False
+        text = left_kernels.old_text if record.persist else left_kernels.new_text
+        kernel.channels.tell_next_cell(text(record, keys, image=image))
+        return not record.persist
+
+    async def _newer_image(self, kernel: Kernel, left: KernelRecord) -> str:
+        """Return the image's name if its host has another one of that name by now, or would build one; else empty."""
+        host, environment = self.config.host(left.host), kernel.request.environment
+        image = environment.image
+        if not left.image_id or host.scheduler is not None:
+            return ""
+        with contextlib.suppress(KernelBridgeError, TimeoutError):
+            engine = await self._backends.engine(host)
+            async with asyncio.timeout(IMAGE_SECONDS):
+                found = await engine.image(image)
+                is_as_wanted = found is not None and await is_up_to_date(engine, environment, found)
+            return image if found is not None and (found.id != left.image_id or not is_as_wanted) else ""
+        return ""
+
+    async def _take_up_notebook(self, kernel: Kernel) -> bool:
+        """Join the one kernel that was left running for this notebook, if there is one that nobody holds."""
+        name = kernel.request.environment.name
+        free, _ = left_running(self.records.kernels(), self.config, self.records.holder_liveness)
+        candidates = [record for record in free if record.notebook and record.environment == name]
+        if not candidates:
+            return False
+        found = of_notebook(candidates, name, await kernel.notebook(NOTEBOOK_SECONDS))
+        if len(found) > 1:
+            kernel.channels.tell_next_cell(left_kernels.several_text(found))
+        if len(found) != 1:
+            return False
+        (record,) = found
+        try:
+            state = await self._finder.free_state(self.config, record)
+        except KernelBridgeError as exc:
+            # It is gone, or its host is out of reach: a start will tell.
+            _LOG.info("[%s k=%s] not taken up: %s", record.host, record.kernel_id[:4], exc)
+            return False
+        if state == KernelState.EXITED:
+            kernel.channels.tell_next_cell(left_kernels.ended_text(record))
+        if state in (KernelState.EXITED, KernelState.HELD):
+            return False
+        self._retarget(kernel, record)
+        kernel.channels.tell_next_cell(left_kernels.joined_text(record))
+        keys = left_kernels.changes(record, self.config, with_process=True)
+        if keys:
+            kernel.channels.tell_next_cell(left_kernels.old_text(record, keys))
+        kernel.come_back(self.config.host(record.host), takes=False)
+        return True
+
+    def _retarget(self, kernel: Kernel, record: KernelRecord) -> None:
+        self._kernels.pop(kernel.request.kernel_id, None)
+        environment = left_kernels.as_made(record, kernel.request.environment)
+        kernel.retarget(
+            replace(kernel.request, kernel_id=record.kernel_id, environment=environment, title=record.title)
+        )
+        self._kernels[record.kernel_id] = kernel
+
+    async def detach(self, kernel: Kernel, *, end: bool = False, claim: str = "") -> None:
+        """Detach a kernel of this process and forget it here: it runs on, for whoever attaches next.
+
+        With `end` its process ends now, and its container soon after, unless somebody takes it up under the claim.
+        """
+        self._kernels.pop(kernel.request.kernel_id, None)
+        await kernel.detach(end=end, claim=claim)
+
+    def claimable(self, claim: str) -> KernelRecord | None:
+        """Return the one kernel that was left under this claim a moment ago; None if there is none, or are several."""
+        now = time.time()
+        found = [
+            record
+            for record in self.records.kernels()
+            if record.claim == claim and record.left is not None and 0 <= now - record.left < CLAIM_SECONDS
+        ]
+        return found[0] if len(found) == 1 else None
+
+    async def stop(self, kernel: Kernel) -> None:
+        """Stop a kernel of this process, remove its container and forget it.
+
+        Where the host cannot be reached the removal is tried again, as long as this process lives.
+        """
+        try:
+            is_gone = await kernel.stop()
+        finally:
+            self._kernels.pop(kernel.request.kernel_id, None)
+        if not is_gone:
+            self._spawn(self._remove_later(kernel))
+
+    async def finish_stops(self) -> None:
+        """Wait for the removals that are under way: of a kernel whose host is just being reached nobody waits."""
+        stops = [kernel.stop() for kernel in self._kernels.values() if kernel.is_being_removed]
+        await asyncio.gather(*stops, return_exceptions=True)
+
+    async def stop_failed(self, kernel: Kernel, after_seconds: float) -> None:
+        """Stop a kernel that failed, unless it was started again meanwhile: nobody calls for the end of a dead one."""
+        await asyncio.sleep(after_seconds)
+        if kernel.is_final and kernel.is_joined:
+            await self.stop(kernel)
+        elif kernel.is_final:
+            # A container that ended by itself is kept for a while: see KernelFinder.
+            await self.detach(kernel)
+
+    async def _remove_later(self, kernel: Kernel) -> None:
+        for delay in delays():
+            await asyncio.sleep(delay)
+            if await kernel.stop():
+                return
+
+    def detach_or_stop_all(self, seconds: float) -> None:
+        """Detach the kernels that are to persist and stop the others, as far as time allows: a program ends."""
+        with contextlib.suppress(TimeoutError):
+            self.run(self._detach_or_stop_all(), seconds)
+
+    async def _detach_or_stop_all(self) -> None:
+        kernels = list(self._kernels.values())
+        ends = (self.detach(kernel) if kernel.request.environment.persist else self.stop(kernel) for kernel in kernels)
+        await asyncio.gather(*ends, return_exceptions=True)
+
+    def _labels(self, request: LaunchRequest, gpu_ids: tuple[str, ...]) -> Labels:
+        return Labels(
+            kernel=request.kernel_id,
+            environment=request.environment.name,
+            owner=self.records.machine_id(),
+            process=self._mark.process,
+            birth=self._mark.birth,
+            user=self._owner.who,
+            image=request.environment.image,
+            version=__version__,
+            config=config_mark(self.config.path),
+            gpus=",".join(gpu_ids),
+            keep_exited=f"{request.environment.keep_exited:g}",
+            unsafe="true" if request.environment.allow_unsafe else "",
+        )
+
+    # -- hosts
+
+    async def list_gpus(self) -> GpuListing:
+        """Find the GPUs of all hosts, and who has them."""
+        from kernelbridge.fleet import gpu_listing  # loads what speaks to Slurm
+
+        return await gpu_listing.look(self.config, self._backends.backend)
+
+    async def pull(self, environment_name: str, host_name: str, say: Callable[[str], None]) -> str:
+        """Have an environment's image on a host, with what is added to it; return what its containers are made of."""
+        from kernelbridge.kernel import launch  # loads pyzmq
+
+        engine = await self._backends.engine(self.config.host(host_name))
+        environment = self.config.environment(environment_name)
+        return await launch.pull_ahead(engine, environment, self.records, self.config.path, say)
+
+    async def _tidy(self, host: Host) -> None:
+        await asyncio.sleep(TIDY_SECONDS)
+        try:
+            await self._finder.tidy(self.config, host)
+            if host.scheduler is None:
+                engine = await self._backends.engine(host)
+                await gpu_allocator.tidy(engine)
+                await unfinished_image.sweep(engine, owner_has_ended)
+        except KernelBridgeError as exc:
+            _LOG.info("[%s] not tidied up: %s", host.name, exc)
+
+    async def host_key(self, host_name: str) -> HostKey:
+        """Return the key that a host shows, and what known_hosts says of it. Raises KernelBridgeError."""
+        return await fetch_host_key(self.config.host(host_name))
+
+    async def trust(self, host_name: str, key: HostKey) -> None:
+        """Write a host's key to known_hosts."""
+        host_keys.remember(self.config.host(host_name), key)
+
+    # -- kernels of everybody
+
+    async def list_kernels(self) -> KernelListing:
+        """Find our containers on all hosts, and ask their relays."""
+        return await self._finder.look(self.config)
+
+    async def find(self, prefix: str) -> KernelRow:
+        """Return the one kernel whose id begins so. Raises KernelNotFound and others."""
+        return await self._finder.find(self.config, prefix)
+
+    async def stop_by_id(self, prefix: str) -> KernelRow:
+        """Stop a kernel and remove its container, by the first letters of its id. Raises KernelNotFound and others."""
+        return await self._finder.stop(self.config, prefix)
+
+    async def logs(self, prefix: str, *, tail_lines: int) -> str:
+        """Return what a kernel's process wrote to its own stdout and stderr, last lines. Raises KernelNotFound."""
+        return await self._finder.logs(self.config, prefix, tail_lines=tail_lines)
+
+    async def left_output(self, prefix: str) -> str:
+        """Return the output of a kernel's cells that no client has shown yet; it stays. Raises KernelNotFound."""
+        return await self._finder.left_output(self.config, prefix)
+
+    async def snapshot(self, prefix: str, name: str) -> KernelRow:
+        """Make an image of a kernel's container, and return the kernel. Raises KernelNotFound and others."""
+        row = await self.find(prefix)
+        machine = self.records.machine_id()
+        await images.snapshot(self.config, self._backends.engine, machine, kernel=row, name=name)
+        return row
+
+    async def list_images(self) -> ImageListing:
+        """Find the images on all hosts that kernelbridge made."""
+        return await images.look(self.config, self._backends.engine, self.records.machine_id())
+
+    async def clean_images(self, *, dry_run: bool, discard: bool) -> ImageListing:
+        """Remove the images that no environment needs; snapshots of this machine only by `discard`."""
+        machine = self.records.machine_id()
+        return await images.clean(self.config, self._backends.engine, machine, dry_run=dry_run, discard=discard)
+
+    async def clean(self, *, dry_run: bool, discard: bool) -> KernelListing:
+        """Remove what this machine made and nobody holds any more; return it, and what went wrong.
+
+        A kernel with output that nobody has fetched yet is kept, unless `discard`.
+        """
+        sweeps = asyncio.gather(*(self._sweep(host, dry_run=dry_run) for host in images.engines_of(self.config)))
+        cleaning = self._finder.clean(self.config, dry_run=dry_run, discard=discard)
+        listing, swept = await asyncio.gather(cleaning, sweeps)
+        return replace(listing, unfinished=tuple(name for names in swept for name in names))
+
+    async def _sweep(self, host: Host, *, dry_run: bool) -> list[str]:
+        """Remove what is left of images that were never finished. A host that cannot be asked is told by clean()."""
+        try:
+            engine = await self._backends.engine(host)
+            names = await unfinished_image.sweep(engine, owner_has_ended, dry_run=dry_run)
+            return [f"{name} on {host.name}" for name in names]
+        except KernelBridgeError as exc:
+            _LOG.info("[%s] not swept: %s", host.name, exc)
+            return []
+
+
+def _login() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return "unknown"

@@ -1,0 +1,1 @@
+"""Reach one machine, its engine or its cluster, and its GPUs."""

@@ -1,0 +1,1 @@
+"""Run kernels in containers of a host's Docker engine."""

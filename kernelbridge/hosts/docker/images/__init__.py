@@ -1,0 +1,1 @@
+"""Images as kernels need them: their Python found, and what it lacks added."""

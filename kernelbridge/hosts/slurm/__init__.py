@@ -1,0 +1,1 @@
+"""Run kernels as jobs of a Slurm cluster, through its login node."""

@@ -1,0 +1,1 @@
+"""Move bytes to and from a machine: over SSH, or on this one."""

@@ -1,0 +1,78 @@
+"""Share one fleet for each config file in this process, and end its kernels with the process."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from kernelbridge.channels.rate_limit import Limits
+from kernelbridge.config import load as configs
+from kernelbridge.fleet.fleet import Fleet, Observer
+from kernelbridge.kernel.state import KernelState
+
+# How long the end of the program may wait for its hosts.
+EXIT_SECONDS = 10.0
+
+_LOCK = threading.Lock()
+_FLEETS: dict[Path, Fleet] = {}
+# Told of every kernel of every fleet of this process, those to come too.
+_OBSERVERS: list[Observer] = []
+# What Jupyter Server lets through to its pages; empty in other programs.
+_LIMITS: list[Limits] = []
+
+
+def fleet_of(path: Path) -> Fleet:
+    """Return this process's fleet under a config file, with the config as it is now. Raises ConfigInvalid."""
+    config = configs.load(path)
+    with _LOCK:
+        fleet = _FLEETS.get(path)
+        if fleet is None:
+            if not _EXIT.is_alive():
+                _EXIT.start()
+            fleet = _FLEETS[path] = Fleet(config)
+            fleet.observe(_tell)
+        fleet.config = config
+        fleet.limits = _LIMITS[0] if _LIMITS else None
+        return fleet
+
+
+def limit(limits: Limits) -> None:
+    """Let the kernels to come say no more in a second than Jupyter Server lets through."""
+    _LIMITS[:] = [limits]
+
+
+async def finish_stops() -> None:
+    """Wait for the removal of kernels that were stopped, as far as time allows.
+
+    A program that ends does this first: once its main thread is over no host can be logged in to any more.
+    """
+    stops = [asyncio.wrap_future(fleet.submit(fleet.finish_stops())) for fleet in _FLEETS.values()]
+    if stops:
+        await asyncio.wait(stops, timeout=EXIT_SECONDS)
+
+
+def _stop_at_exit() -> None:
+    """Detach or stop the kernels that a program has still: `jupyter console` asks for their end and is gone at once.
+
+    A thread that the interpreter waits for, not atexit: by then no thread can be started (Python 3.12), and to end a
+    kernel takes some.
+    """
+    threading.main_thread().join()
+    for fleet in list(_FLEETS.values()):
+        fleet.detach_or_stop_all(EXIT_SECONDS)
+
+
+_EXIT = threading.Thread(target=_stop_at_exit, name="kernelbridge-exit")
+
+
+def observe(observer: Observer) -> Callable[[], None]:
+    """Tell `observer` (kernel id, state, text) of every kernel of this process; return what ends that."""
+    _OBSERVERS.append(observer)
+    return lambda: _OBSERVERS.remove(observer)
+
+
+def _tell(kernel_id: str, state: KernelState, text: str) -> None:
+    for observer in list(_OBSERVERS):
+        observer(kernel_id, state, text)

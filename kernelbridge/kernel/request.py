@@ -1,0 +1,113 @@
+"""Describe one kernel's start: what a front-end asks for, what the fleet provides, what the relay is ordered."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from kernelbridge.channels.rate_limit import Limits
+from kernelbridge.config.container_paths import CACHE_FOLDER
+from kernelbridge.config.schema import CACHE_VARIABLES, Environment, Host
+from kernelbridge.errors import StartTimeout
+from kernelbridge.hosts import bootstrap
+from kernelbridge.hosts.backend import Backend
+from kernelbridge.hosts.labels import Labels
+from kernelbridge.hosts.transport.login_stage import Hearer
+from kernelbridge.kernel.process_mark import ProcessMark
+from kernelbridge.kernel.records import Records
+from kernelbridge.kernel.state import KernelState
+from kernelbridge.protocol.handshake import Owner
+
+if TYPE_CHECKING:
+    from kernelbridge.channels.poller import ZmqPoller  # loads pyzmq
+    from kernelbridge.hosts.docker.engine import Engine  # loads docker-py
+    from kernelbridge.hosts.slurm.cluster import Cluster
+
+
+@dataclass(frozen=True, kw_only=True)
+class LaunchRequest:
+    """A front-end's request for one kernel."""
+
+    kernel_id: str
+    environment: Environment
+    display_name: str
+    hosts: tuple[Host, ...]
+    # Variables of this machine; only those that the environment names are read.
+    environ: Mapping[str, str] = field(repr=False)
+    # More arguments for the kernel process, as Jupyter's clients may give them.
+    arguments: tuple[str, ...] = ()
+    # The root folder of the Jupyter server that asks, what people call the kernel, and the path of its notebook; see
+    # records.KernelRecord.
+    server: str = ""
+    title: str = ""
+    notebook: str = ""
+    # Under which it may be taken up again after a goodbye; see jupyter/vscode_launcher.py.
+    claim: str = ""
+    # The kernel's header.session, of one that runs already; empty: a new one.
+    session: str = ""
+    # Whether its client can show only the output of its own cells: what others left waits until a cell can show it.
+    only_own: bool = False
+    # The file that says where its endpoints are here, for other programs of this machine; empty: none is written.
+    connection_file: str = ""
+
+
+@contextlib.asynccontextmanager
+async def deadline(seconds: float, host: str, what: str, remedy: str = "") -> AsyncIterator[None]:
+    """Give the block so many seconds. Raises StartTimeout with what was waited for."""
+    try:
+        async with asyncio.timeout(seconds):
+            yield
+    except TimeoutError as exc:
+        raise StartTimeout(host=host, what=what, seconds=seconds, remedy=remedy) from exc
+
+
+WatchLogin = Callable[[Host, Hearer], contextlib.AbstractContextManager[None]]
+
+
+def unwatched(host: Host, hearer: Hearer) -> contextlib.AbstractContextManager[None]:
+    """Watch nothing: there is no login whose stages could be told."""
+    return contextlib.nullcontext()
+
+
+@dataclass(frozen=True, kw_only=True)
+class KernelServices:
+    """All that a kernel uses of its fleet."""
+
+    poller: ZmqPoller
+    records: Records
+    owner: Owner
+    # The process's own mark, and the config's path: what a record says of a kernel.
+    mark: ProcessMark
+    config: str
+    # What Jupyter Server lets through; None where nobody limits.
+    limits: Limits | None
+    labels: Callable[[LaunchRequest, tuple[str, ...]], Labels]
+    # The engine of a host; the cluster of a login node; whichever it is.
+    engine: Callable[[Host], Awaitable[Engine]]
+    cluster: Callable[[Host], Awaitable[Cluster]]
+    backend: Callable[[Host], Awaitable[Backend]]
+    rest: Callable[[float], Coroutine[Any, Any, None]]
+    # Has somebody called with what a login to a host is doing, for as long as a block runs.
+    watch_login: WatchLogin = unwatched
+    # Told of every state and progress text: (kernel id, state, text).
+    observe: Callable[[str, KernelState, str], None]
+
+
+# What Jupyter and the kernel's own clock need; all else by `pass_env`.
+ALWAYS_PASSED = ("JPY_SESSION_NAME", "TZ")
+
+
+def launch_order(request: LaunchRequest, *, launch: int, session: str) -> dict[str, Any]:
+    """Return what the relay needs to start the kernel process; what may be secret goes only here, over stdin."""
+    environment = request.environment
+    names = (*ALWAYS_PASSED, *environment.pass_env, *environment.secrets)
+    passed = {name: request.environ[name] for name in names if name in request.environ}
+    caches = {name: f"{CACHE_FOLDER}/{folder}" for name, folder in CACHE_VARIABLES.items() if environment.cache}
+    env = {**caches, **environment.env, **passed}
+    setup = {"setup": list(environment.setup), "setup_every": environment.setup_every} if environment.setup else {}
+    return bootstrap.spawn_order(
+        launch=launch, session=session, env=env, cwd=environment.workdir or "", arguments=request.arguments, **setup
+    )

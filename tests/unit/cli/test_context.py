@@ -1,0 +1,33 @@
+"""cli/context.py: which config a command is about, and how its errors are printed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from kernelbridge.cli.context import CliContext
+from tests.fakes import FakeFleet
+from tests.printed import docs_line
+from tests.unit.cli.conftest import Call
+
+
+def test_what_takes_too_long_is_said(call: Call, fleet: FakeFleet) -> None:
+    fleet.is_stuck = True
+    ended = call("ps")
+    assert (ended.code, ended.err.splitlines()[0]) == (1, "No answer within 60 s.")
+
+
+def test_a_session_says_which_config_it_is_about(fleet: FakeFleet, tmp_path: Path) -> None:
+    session = CliContext(open_fleet=fleet.open, environ={"KERNELBRIDGE_CONFIG": str(tmp_path)})  # type: ignore[arg-type]
+    assert repr(session) == f"<CliContext config={tmp_path}>"
+
+
+def test_all_problems_of_a_config_are_printed_at_once(call: Call, config_path: Path) -> None:
+    config_path.write_text('[hosts.lab]\nssh = "lab"\ngpu = 1\n[environments.a]\nimage = "x"\nshm_size = "8q"\n')
+    ended = call("config")
+    assert ended.code == 10
+    assert ended.err.splitlines() == [
+        f"{config_path}: hosts.lab.gpu: unknown key; did you mean `gpus` of an environment?",
+        f'{config_path}: environments.a.shm_size: must be a size like "8g" or "512m"',
+        "Fix the file; `kernelbridge config` checks it.",
+        docs_line(10),
+    ]

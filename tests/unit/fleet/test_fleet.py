@@ -1,0 +1,121 @@
+"""fleet/fleet.py: what is under way when a fleet is closed; what a restart gets. What else it does: the real tests."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from concurrent.futures import CancelledError
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kernelbridge.config.schema import Config, Environment, Host
+from kernelbridge.fleet.fleet import Fleet
+from kernelbridge.kernel.recipe import recipe
+from kernelbridge.kernel.records import KernelRecord
+from kernelbridge.kernel.request import LaunchRequest
+from kernelbridge.kernel.state import KernelState
+
+
+def test_who_waits_for_a_fleet_that_is_closed_is_not_left_waiting(tmp_path: Path) -> None:
+    fleet = Fleet(Config(path=tmp_path), folder=tmp_path)
+    begun, ended = threading.Event(), threading.Event()
+
+    async def wait_for_ever() -> None:
+        try:
+            begun.set()
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    future = fleet.submit(wait_for_ever())
+    assert begun.wait(5)
+    fleet.close()
+    assert ended.is_set()
+    with pytest.raises(CancelledError):
+        future.result(5)
+    fleet.close()
+
+
+class MadeKernel:
+    """A kernel of the fleet, of which a restart is asked."""
+
+    def __init__(
+        self, request: LaunchRequest, *, is_joined: bool = True, state: KernelState = KernelState.RUNNING
+    ) -> None:
+        self.request = request
+        self.is_joined = is_joined
+        self.state = state
+        self.channels = self
+        self.log: list[str] = []
+
+    def tell_next_cell(self, text: str) -> None:
+        self.log.append(text)
+
+    def renew_process(self, request: LaunchRequest) -> None:
+        self.log.append(f"A={request.environment.env.get('A')}")
+
+    async def relaunch(self, renewed: Callable[[], LaunchRequest], *, is_outdated: bool = False) -> None:
+        self.log.append("new" if is_outdated else "in place")
+
+
+NEW = "this is a new container, because `shm_size` changed in kernelbridge.toml; files in the old one are gone"
+OLD = "this is still the old container, although `shm_size` changed in kernelbridge.toml, because the kernel persists"
+
+
+@pytest.mark.parametrize(
+    ("keys", "facts", "told", "what"),
+    [
+        ({}, {}, "", ["A=None", "in place"]),
+        ({"env": {"A": "b"}}, {}, "", ["A=b", "in place"]),
+        ({"shm_size": "2g", "env": {"A": "b"}}, {}, NEW, ["A=b", "new"]),
+        ({"shm_size": "2g", "env": {"A": "b"}}, {"persist": True}, OLD, ["A=b", "in place"]),
+        # It is restarted when the link is back, or is only about to come.
+        ({"shm_size": "2g"}, {"is_joined": False}, "", ["A=None", "in place"]),
+        ({"shm_size": "2g"}, {"state": KernelState.STARTING}, "", ["A=None", "in place"]),
+        # Of another config, an older version, an environment that is gone.
+        ({"shm_size": "2g"}, {"config": "/other.toml"}, "", ["in place"]),
+        ({"shm_size": "2g"}, {"recipe": {}}, "", ["A=None", "in place"]),
+        ({"shm_size": "2g"}, {"environment": "gone"}, "", ["in place"]),
+    ],
+)
+def test_a_restart_has_what_the_config_says_by_then_or_says_why_not(
+    tmp_path: Path, keys: dict[str, Any], facts: dict[str, Any], told: str, what: list[str]
+) -> None:
+    host = Host(name="lab", ssh="lab")
+
+    def config(**keys: Any) -> Config:
+        environment = Environment.model_validate({"name": "torch", "image": "torch:2", **keys})
+        return Config(path=tmp_path / "c.toml", hosts={"lab": host}, environments={"torch": environment})
+
+    fleet = Fleet(config(), folder=tmp_path)
+    try:
+        request = fleet.launch_request("torch", kernel_id="7" * 32, environ={})
+        of_kernel = {name: facts[name] for name in ("is_joined", "state") if name in facts}
+        of_record = {name: facts[name] for name in facts.keys() - of_kernel.keys()}
+        kernel: Any = MadeKernel(request, **of_kernel)
+        made_up: dict[str, Any] = {
+            "environment": "torch",
+            "config": str(tmp_path / "c.toml"),
+            "host": "lab",
+            "image": "torch:2",
+            "python": "python3",
+            "session": "s",
+            "started": 0.0,
+            "recipe": recipe(request.environment, host),
+        }
+        fleet.records.keep(
+            KernelRecord(
+                kernel_id=request.kernel_id,
+                **{**made_up, **of_record},
+            )
+        )
+        fleet.config = config(**keys)
+        fleet.run(fleet.relaunch(kernel, lambda: fleet.launch_request("torch", kernel_id="7" * 32, environ={})))
+        news = [line for line in kernel.log if line.startswith("this is")]
+        assert kernel.log == [*news, *what]
+        assert [line[: len(told)] for line in news] == [told] * bool(told)
+    finally:
+        fleet.close()

@@ -1,0 +1,23 @@
+"""hosts/docker/images/built_image.py: what a host sends of a folder is bounded. Builds themselves: test_build.py."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from kernelbridge.hosts.docker.images.built_image import FileReceiver
+
+
+def test_a_folder_of_a_host_fills_no_more_of_this_disk_than_its_bound(tmp_path: Path) -> None:
+    path = tmp_path / "received.tar"
+    with path.open("wb") as file:
+        receiver = FileReceiver(file, most_bytes=10)
+        receiver.data_received(b"x" * 10)
+        assert not receiver.is_too_long
+        assert not receiver.ended.is_set()
+        for _ in range(3):
+            receiver.data_received(b"x")
+        assert receiver.is_too_long
+        assert receiver.ended.is_set()
+        receiver.closed(None)
+    assert path.stat().st_size == 10
+    assert receiver.failure is None

@@ -1,0 +1,95 @@
+"""kernel/request.py: what the kernel process gets of this machine's variables, and how long a step may take."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from kernelbridge.errors import LinkLost, StartTimeout
+from kernelbridge.kernel.request import ALWAYS_PASSED, deadline, launch_order
+from tests.made_clock import MadeClock
+from tests.made_engines import launch_request
+
+HERE = {"TOKEN": "hunter2", "LANG": "de", "PATH": "/bin", "HOME": "/home/ada", "AWS_KEY": "not asked for"}
+
+
+def env_of(**keys: Any) -> Any:
+    environ = keys.pop("environ", HERE)
+    return launch_order(launch_request(environ=environ, **keys), launch=1, session="s")["env"]
+
+
+def test_of_this_machines_variables_a_kernel_gets_those_that_its_environment_names_and_nothing_else() -> None:
+    assert env_of() == {}
+    assert env_of(pass_env=("LANG",), secrets=("TOKEN",)) == {"LANG": "de", "TOKEN": "hunter2"}
+
+
+def test_what_jupyter_and_the_clock_need_is_passed_unasked() -> None:
+    assert ALWAYS_PASSED == ("JPY_SESSION_NAME", "TZ")
+    here = {**HERE, "TZ": "Europe/Vienna", "JPY_SESSION_NAME": "work.ipynb"}
+    assert env_of(environ=here) == {"TZ": "Europe/Vienna", "JPY_SESSION_NAME": "work.ipynb"}
+
+
+def test_a_variable_that_is_not_set_here_is_left_out() -> None:
+    assert env_of(pass_env=("MISSING", "LANG"), secrets=("GONE",)) == {"LANG": "de"}
+
+
+def test_an_empty_variable_is_passed_as_it_is() -> None:
+    assert env_of(pass_env=("EMPTY",), environ={"EMPTY": ""}) == {"EMPTY": ""}
+
+
+def test_a_variable_of_this_machine_comes_before_the_environments_own_value() -> None:
+    assert env_of(env={"LANG": "C", "MODE": "fast"}, pass_env=("LANG",)) == {"LANG": "de", "MODE": "fast"}
+    assert env_of(env={"LANG": "C", "PATH": "/opt"}) == {"LANG": "C", "PATH": "/opt"}
+
+
+def test_an_order_names_the_launch_the_session_the_folder_and_the_clients_arguments() -> None:
+    request = launch_request(workdir="/work")
+    order = launch_order(request, launch=3, session="abc")
+    assert (order["do"], order["launch"], order["session"], order["cwd"]) == ("spawn", 3, "abc", "/work")
+    assert launch_order(launch_request(), launch=1, session="s")["cwd"] == ""
+
+
+def test_caches_have_their_variables_where_they_are_wanted_and_the_environments_own_win() -> None:
+    got = env_of(cache=True, env={"HF_HOME": "/mine"})
+    assert (got["HF_HOME"], got["PIP_CACHE_DIR"]) == ("/mine", "/var/cache/kernelbridge/pip")
+    assert {"TORCH_HOME", "TRITON_CACHE_DIR", "XDG_CACHE_HOME"} < set(got)
+
+
+def test_a_setup_is_part_of_the_order_and_of_no_argv() -> None:
+    order = launch_order(launch_request(setup=("make it",), setup_every="restart"), launch=1, session="s")
+    assert (order["setup"], order["setup_every"]) == (["make it"], "restart")
+    assert "setup" not in launch_order(launch_request(), launch=1, session="s")
+    assert not [word for word in order["argv"] if "make" in word]
+
+
+def test_a_clients_arguments_come_last_on_the_command_line() -> None:
+    plain = launch_request()
+    more = type(plain)(**{**vars(plain), "arguments": ("--a", "--b=c")})
+    argv = launch_order(more, launch=1, session="s")["argv"]
+    assert argv == [*launch_order(plain, launch=1, session="s")["argv"], "--a", "--b=c"]
+
+
+def test_a_request_that_is_printed_shows_no_variable_of_this_machine() -> None:
+    assert "hunter2" not in repr(launch_request(environ=HERE, secrets=("TOKEN",)))
+
+
+async def test_a_step_that_takes_too_long_says_what_was_waited_for_where_and_how_long(clock: MadeClock) -> None:
+    began = clock.now
+    with pytest.raises(StartTimeout) as caught:
+        async with deadline(30, "lab", "the engine's answer"):
+            await asyncio.sleep(1000)
+    assert clock.now - began == pytest.approx(30)
+    for words in ("lab", "the engine's answer", "30"):
+        assert words in str(caught.value)
+    assert isinstance(caught.value.__cause__, TimeoutError)
+
+
+async def test_a_step_in_time_is_let_be_and_so_is_its_own_failure(clock: MadeClock) -> None:
+    async with deadline(30, "lab", "it"):
+        await asyncio.sleep(29)
+    with pytest.raises(LinkLost):
+        async with deadline(30, "lab", "it"):
+            raise LinkLost(host="lab")
+    await asyncio.sleep(100)

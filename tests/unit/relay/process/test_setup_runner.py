@@ -1,0 +1,53 @@
+"""relay/process/setup_runner.py: commands run one after the other in the kernel's place, and then the kernel does."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from kernelbridge.relay.process import setup_runner
+
+RUNNER = str(setup_runner.__file__)
+KERNEL = [sys.executable, "-c", "import sys; print('kernel', sys.argv[1])", "a b"]
+
+
+def ran(folder: Path, *commands: str) -> tuple[int, str, dict[str, object] | None]:
+    """What a run ended with, what it printed, and the state that it left."""
+    path = folder / "setup.json"
+    path.write_text(json.dumps({"commands": commands}))
+    words = [sys.executable, RUNNER, str(path), *KERNEL]
+    done = subprocess.run(words, input="not read", capture_output=True, text=True, cwd=folder)
+    return done.returncode, done.stdout, json.loads(path.read_text()) if path.exists() else None
+
+
+def test_commands_run_in_order_and_then_the_kernel_in_their_place(tmp_path: Path) -> None:
+    code, printed, state = ran(tmp_path, "echo 'it''s' > made", "cat made; cat", "for n in 1 2; do\n  echo $n\ndone")
+    assert (code, printed, state) == (0, "its\n1\n2\nkernel a b\n", None)
+
+
+def test_no_command_stands_in_an_argv_or_a_variable(tmp_path: Path) -> None:
+    look = "tr '\\0' '\\n' < /proc/$$/cmdline; tr '\\0' '\\n' < /proc/$$/environ; : hf_secret"
+    code, printed, _ = ran(tmp_path, look)
+    assert code == 0
+    assert "sh\n/proc/self/fd/" in printed
+    assert "hf_secret" not in printed
+
+
+@pytest.mark.parametrize(
+    ("command", "code"), [("false", 1), ("cd /nowhere && true", 2), ("nowhere-command", 127), ("kill -9 $$", -9)]
+)
+def test_the_first_that_fails_is_the_end_and_is_named(tmp_path: Path, command: str, code: int) -> None:
+    assert ran(tmp_path, "echo first", command, "echo last") == (1, "first\n", {"command": command, "code": code})
+
+
+def test_without_a_shell_the_command_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert ran(tmp_path, "echo first") == (
+        1,
+        "sh: No such file or directory\n",
+        {"command": "echo first", "code": 127},
+    )
