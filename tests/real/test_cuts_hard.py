@@ -71,8 +71,9 @@ def test_a_tunnel_by_hand_silently_drops_what_does_not_fit_into_its_queues(
             wait_until(lambda: displayed.exists(), "the last", 60)
         wait_until(lambda: cell.is_answered, "the reply", 20)
         cell.give_up()
-        # Once a later cell is through, nothing of this one comes any more: its idle was dropped with the displays.
-        assert cell.result_after("6 * 7") == "42"
+        # Once a later cell is through, nothing of this one comes any more: its idle was dropped with the displays. The
+        # first such cell's own output may still find the queues full.
+        wait_until(lambda: cell.result_after("6 * 7") == "42", "a later cell", 60)
         count = cell.finish()
     assert len(count.lost) > 1000
     assert (count.replies, count.idles, count.twice) == (("ok",), 0, [])
