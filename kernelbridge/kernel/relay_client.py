@@ -48,6 +48,8 @@ _KNOCKS = 6
 _KNOCK_SECONDS = 0.3
 PING_SECONDS = 5.0
 UNHOPEFUL_SECONDS = 30.0
+# So long a relay says nothing before it is taken for stopped: Slurm knows some seconds later that a job has ended.
+SILENT_RELAY_SECONDS = 10.0
 # So long after a ping without an answer it is looked whether the container is paused: then the line is as good as ever.
 DOUBT_SECONDS = 2.0
 GOODBYE_ACK_SECONDS = 1.0
@@ -541,8 +543,11 @@ class RelayClient:
 
     async def _join_again(self) -> RelayConnection | None:
         """Try until the stream is there again, or the container is known to have ended."""
+        clock = asyncio.get_running_loop().time
+        # When the tries began to which the relay said nothing.
+        silent_since: float | None = None
         for delay in self._pauses():
-            rest_seconds = delay
+            rest_seconds, began_at = delay, clock()
             try:
                 state = await (await self._address.workload()).state()
                 if isinstance(state, Exited | Missing | Over):
@@ -550,10 +555,10 @@ class RelayClient:
                     return None
                 if not (isinstance(state, Running) and state.is_paused):
                     return await self._join()
-                self._silence = None
+                self._silence = silent_since = None
                 self._listener.paused(True)
             except KernelHeld as exc:
-                self._silence = None
+                self._silence = silent_since = None
                 if not self._will_be_let_go():
                     self._listener.taken(exc)
                     return None
@@ -568,8 +573,10 @@ class RelayClient:
                 is_reached = isinstance(exc, ContainerFailed | EngineFailed | JobEnded | RuntimeMissing)
                 if exc is not self._silence:
                     self._silence = None
-                may_pass = is_transient(exc) or (is_reached and not self._silence)
-                self._listener.join_failed(self._silent_relay() if self._silence else exc, may_pass)
+                silent_since = (silent_since or began_at) if self._silence else None
+                is_stopped = silent_since is not None and clock() - silent_since >= SILENT_RELAY_SECONDS
+                may_pass = is_transient(exc) or (is_reached and not is_stopped)
+                self._listener.join_failed(self._silent_relay() if is_stopped else exc, may_pass)
                 if not may_pass:
                     # A refused login, a changed key: somebody must mend that first, and hosts count such attempts.
                     rest_seconds = UNHOPEFUL_SECONDS

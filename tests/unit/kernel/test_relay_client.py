@@ -35,6 +35,7 @@ from kernelbridge.kernel.relay_client import (
     GOODBYE_ACK_SECONDS,
     LET_GO_SECONDS,
     PING_SECONDS,
+    SILENT_RELAY_SECONDS,
     UNHOPEFUL_SECONDS,
     LockMissing,
     PackagesMissing,
@@ -935,6 +936,18 @@ async def test_a_relay_that_is_stopped_is_told_with_what_to_do_and_asked_rarely(
     await asyncio.sleep(6 * HELLO_SECONDS + UNHOPEFUL_SECONDS)
     assert joined.client.is_joined
     assert not joined.client.is_silent
+
+
+async def test_a_job_that_slurm_shows_for_a_while_after_its_end_is_no_stopped_relay(joined: Scene) -> None:
+    """Its bridges end without a word, and for seconds nobody knows why."""
+    joined.relay.answers = [lambda line: line.cut()] * 1000
+    joined.relay.line.cut()
+    await asyncio.sleep(SILENT_RELAY_SECONDS - 3)
+    assert "ContainerFailed" in joined.kinds
+    assert set(joined.may_pass) == {True}
+    joined.relay.container = Over(explain=lambda image: JOB_OVER)
+    await asyncio.sleep(3)
+    assert isinstance(joined.told[-1], Over)
 
 
 async def test_a_relay_that_never_let_us_in_may_be_anothers(scene: Scene) -> None:
