@@ -87,6 +87,51 @@ def test_the_python_with_the_framework_is_found_off_the_path_and_its_old_ipykern
         assert kernel.debug("debugInfo")["success"]
 
 
+# conda as images have it: not on PATH, its base and an environment with a Python each.
+CONDA = """
+set -e
+for prefix in /opt/conda /opt/conda/envs/train; do
+    mkdir -p $prefix/bin $prefix/conda-meta $prefix/lib
+    cp -L /usr/bin/python3 $prefix/bin/python3.11
+    ln -s python3.11 $prefix/bin/python3
+    ln -s python3.11 $prefix/bin/python
+    cp -a /usr/lib/python3.11 $prefix/lib/
+    touch $prefix/conda-meta/history
+done
+mkdir /opt/conda/envs/train/lib/python3.11/torch
+touch /opt/conda/envs/train/lib/python3.11/torch/__init__.py
+printf '#!/bin/sh\\necho of this environment\\n' >/opt/conda/envs/train/bin/accelerate
+chmod 755 /opt/conda/envs/train/bin/accelerate
+"""
+
+
+def test_the_environment_of_conda_that_has_the_framework_is_the_kernels(rig: Rig, module_env: Laptop) -> None:
+    with rig.engine.running_image(rig.bare_image, CONDA) as image, started(module_env, image) as kernel:
+        kernel.run("import subprocess, sys, torch")
+        assert python_of(rig) == "/opt/conda/envs/train/bin/python3"
+        assert kernel.value("sys.prefix") == "/opt/conda/envs/train"
+        assert torchs_folder(kernel.value("torch.__file__")) == "/opt/conda/envs/train"
+        # Its commands too, as after `conda activate`.
+        assert kernel.value("subprocess.check_output('accelerate', text=True)") == "of this environment\n"
+        assert kernel.debug("debugInfo")["success"]
+
+
+def torchs_folder(file: str) -> str:
+    return file.partition("/lib/python")[0]
+
+
+def test_an_image_without_a_shell_has_kernels_and_says_so_where_it_would_need_one(rig: Rig, module_env: Laptop) -> None:
+    """Such as distroless ones are."""
+    with rig.engine.running_image(rig.bare_image, "rm /usr/bin/*sh") as image:
+        with started(module_env, image) as kernel:
+            assert kernel.value("6 * 7") == 42
+            assert kernel.debug("debugInfo")["success"]
+            assert kernel.value("__import__('shutil').which('sh') is None")
+        with started(module_env, image, setup=["true"]) as kernel, pytest.raises(CellFailed) as caught:
+            kernel.run("1")
+        assert "sh: No such file or directory" in caught.value.text
+
+
 def test_packages_of_the_environment_count_and_come_without_internet(rig: Rig, module_env: Laptop) -> None:
     """The image has no pip, and its host no internet: this machine sends both."""
     (module_env.config_dir / "more.txt").write_text("colorama  # of terminals\n")

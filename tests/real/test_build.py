@@ -228,5 +228,11 @@ async def test_a_folder_and_a_repository_of_the_host_are_built_there(
             ):
                 with pytest.raises(BuildFailed, match=words):
                     await image(engine, f'{{ git = "{address}" }}')
+            # What a killed process has left goes with the next, once it is old.
+            made = "mkdir -p /tmp/kernelbridge-build.old/x && touch -d '25 hours ago' /tmp/kernelbridge-build.old"
+            assert (await engine.link.run(["sh", "-c", made], seconds=10)).exit_code == 0
+            (home / "repo/sub/word").write_text("three")
+            commit("work")
+            await image(engine, in_git)
             left = await engine.link.run(["sh", "-c", "ls -d /tmp/kernelbridge-build.*", "ls"], seconds=10)
             assert left.stdout == b"", "what git fetched is removed"

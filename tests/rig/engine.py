@@ -17,6 +17,7 @@ from docker.models.containers import Container
 
 from tests.rig.daemon import SLOW, Daemon, RigError, run, tail, wait_until
 from tests.rig.lab import USERS, Lab
+from tests.rig.next_debian import DOCKER, next_debians_usr, with_usr
 from tests.rig.standin_gpu import StandInGpus
 
 LABEL = "kernelbridge.kernel"
@@ -41,6 +42,8 @@ class EngineRig:
 
     def __init__(self, lab: Lab) -> None:
         self.lab = lab
+        # Where its programs are; None: this machine's own.
+        self._usr: Path | None = None
         self.socket = lab.path / "docker.sock"
         # Images, containers, volumes.
         self.data = lab.path / "engine"
@@ -48,7 +51,10 @@ class EngineRig:
         self.host_socket = "/run/docker.sock"
         self.gpus = StandInGpus(lab.path / "standin-gpus")
         self._daemon: Daemon | None = None
-        self._write_config(live_restore=False)
+        # Its daemon.json.
+        self.config: dict[str, object] = {"live-restore": False}
+        if os.environ.get("KERNELBRIDGE_TEST_ENGINE") == "next":
+            self.upgrade()
         self.start()
 
     def __repr__(self) -> str:
@@ -75,6 +81,7 @@ class EngineRig:
         """
         if self._daemon is not None:
             return
+        self._write_config()
         if gpus:
             self.gpus.insert()
         else:
@@ -92,7 +99,8 @@ class EngineRig:
             words += ["-H", host]
         path = f"{self.gpus.folder}:{os.environ['PATH']}"
         environment = {"PATH": path, "HOME": "/root", "LANG": "C.UTF-8"}
-        daemon = self.lab.start("dockerd", [*words, *options], env=environment)
+        words += options
+        daemon = self.lab.start("dockerd", with_usr(self._usr, words) if self._usr else words, env=environment)
         self._daemon = daemon
         daemon.wait_until(self._answers, "dockerd's first answer", 60)
         for socket in sockets:
@@ -134,12 +142,20 @@ class EngineRig:
         self.restart()
         self._set_live_restore(False)
 
-    def _write_config(self, *, live_restore: bool) -> None:
-        (self.lab.path / "daemon.json").write_text(json.dumps({"live-restore": live_restore}))
+    def upgrade(self) -> Path:
+        """Its programs are those of the next Debian from its next start on. Return their /usr."""
+        if self._usr is None:
+            cache = os.environ.get("KERNELBRIDGE_TEST_CACHE")
+            self._usr = self.lab.take(next_debians_usr(Path(cache) if cache else self.lab.path, DOCKER), "usr")
+        return self._usr
+
+    def _write_config(self) -> None:
+        (self.lab.path / "daemon.json").write_text(json.dumps(self.config))
 
     def _set_live_restore(self, wanted: bool) -> None:
         """It reads its config file again; nothing else changes."""
-        self._write_config(live_restore=wanted)
+        self.config["live-restore"] = wanted
+        self._write_config()
         os.kill(self.pid, signal.SIGHUP)
         with self.client(seconds=10) as client:
             wait_until(lambda: client.info()["LiveRestoreEnabled"] is wanted, "dockerd to take its config", 10)

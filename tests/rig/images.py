@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tests.rig.daemon import RigError, run
+from tests.rig.debian import codename, mirror
 from tests.rig.engine import EngineRig
 
 REPOSITORY = "kernelbridge-test"
@@ -123,9 +124,12 @@ def _copy(source: Path, target: Path) -> None:
 
 
 def _recipe(engine: EngineRig) -> str:
-    """Changes when the images would, or the engine's way to keep them; what mirror and PyPI hold may age."""
+    """Changes when the images would, or the engine's way to keep them; what mirror and PyPI hold may age.
+
+    Every version of Docker reads what another one wrote with this driver.
+    """
     given = os.environ.get("KERNELBRIDGE_TEST_IMAGE", "")
-    kinds = engine.cli("version", "--format", "{{.Server.Version}}") + engine.cli("info", "--format", "{{.Driver}}")
+    driver = engine.cli("info", "--format", "{{.Driver}}")
     parts = (
         _KERNEL_FILE,
         _NOPYTHON_FILE,
@@ -134,8 +138,8 @@ def _recipe(engine: EngineRig) -> str:
         _OLD_FILE,
         *_USELESS,
         given,
-        _codename(),
-        kinds,
+        codename(),
+        driver,
     )
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:12]
 
@@ -173,10 +177,10 @@ def _take(engine: EngineRig, image: str, work: Path) -> None:
 
 
 def _make_bare(engine: EngineRig, rootfs: Path) -> None:
-    mirror, proxy = _mirror()
+    address, proxy = mirror()
     environment = {**os.environ, **({"http_proxy": proxy} if proxy else {})}
     run(
-        ["debootstrap", "--variant=minbase", "--include=python3-venv", _codename(), rootfs, mirror],
+        ["debootstrap", "--variant=minbase", "--include=python3-venv", codename(), rootfs, address],
         env=environment,
         seconds=900,
     )
@@ -186,22 +190,6 @@ def _make_bare(engine: EngineRig, rootfs: Path) -> None:
     run(["tar", "-C", rootfs, "-cf", tar, "."])
     engine.cli("import", tar, BARE)
     tar.unlink()
-
-
-def _codename() -> str:
-    words = dict(line.split("=", 1) for line in Path("/etc/os-release").read_text().splitlines() if "=" in line)
-    return words.get("VERSION_CODENAME", "").strip('"')
-
-
-def _mirror() -> tuple[str, str | None]:
-    """The mirror that apt itself uses for this Debian, and apt's proxy if it has one."""
-    targets = run(["apt-get", "indextargets", "--format", "$(REPO_URI)|$(CODENAME)|$(COMPONENT)"])
-    for line in targets.splitlines():
-        address, codename, component = line.split("|")
-        if codename == _codename() and component == "main":
-            proxy = run(["apt-config", "shell", "proxy", "Acquire::http::Proxy"]).partition("=")[2].strip().strip("'")
-            return address, proxy or None
-    raise RigError("apt names no mirror of this Debian; set KERNELBRIDGE_TEST_IMAGE to an image to take")
 
 
 def _python_of(rootfs: Path) -> str:

@@ -92,10 +92,10 @@ class Laptop:
         self.config.write_text(text)
         return self.config
 
-    def write_environment(self, image: str, *, host: Mapping[str, object] | None = None, **keys: object) -> Path:
+    def write_environment(self, image: str | None, *, host: Mapping[str, object] | None = None, **keys: object) -> Path:
         """Replace kernelbridge.toml by one host `lab` and one environment `test`; keys go into the environment."""
         host_keys: dict[str, object] = {"ssh": "lab", **(host or {})}
-        environment_keys: dict[str, object] = {"hosts": ["lab"], "image": image, **keys}
+        environment_keys: dict[str, object] = {"hosts": ["lab"], **({"image": image} if image else {}), **keys}
         lines = ["[hosts.lab]", *_toml(host_keys), "", "[environments.test]", *_toml(environment_keys), ""]
         return self.write_config("\n".join(lines))
 

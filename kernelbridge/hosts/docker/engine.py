@@ -30,7 +30,7 @@ from kernelbridge.hosts.backend import (
     Running,
     Workload,
 )
-from kernelbridge.hosts.docker import users
+from kernelbridge.hosts.docker import podman, users
 from kernelbridge.hosts.docker.cli_config import proxy_variables, read_config
 from kernelbridge.hosts.docker.client import (
     FAILURES,
@@ -365,7 +365,7 @@ class Engine:
 
         Raises: ImageMissing, MountMissing, GpuToolkitMissing, ContainerFailed.
         """
-        config = dict(spec)
+        config = podman.container_body(spec) if self.about.is_podman else dict(spec)
         try:
             answer = await self._call(
                 f"create {name}", lambda client: client.create_container_from_config(config, name)

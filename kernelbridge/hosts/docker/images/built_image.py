@@ -57,6 +57,12 @@ if [ -z "${GIT_SSH_COMMAND-}${GIT_SSH-}" ] && ! git config --get core.sshCommand
 fi
 exec git "$@" </dev/null
 """
+# Run without arguments. It makes a folder, and removes those that killed processes have left: no build lasts a day.
+_FOLDER_SCRIPT: Final = """
+find "${TMPDIR:-/tmp}" -maxdepth 1 -name 'kernelbridge-build.*' -user "$(id -u)" -mmin +1440 \\
+  -exec rm -rf {} + 2>/dev/null
+exec mktemp -d -t kernelbridge-build.XXXXXX
+"""
 _TAR_SCRIPT: Final = 'cd "$1" && exec tar -cf - .'
 # What BuildKit puts before each line: the step's number, and the time.
 _STEP: Final = re.compile(r"^#\d+ (\d+\.\d+ )?")
@@ -195,7 +201,7 @@ class _ImageBuild:
             yield host_path(self._build.host_folder, self.engine.facts.home)
             return
         url, ref, inner = _git_parts(git)
-        made = await self._run("mktemp", "-d", "-t", "kernelbridge-build.XXXXXX")
+        made = await self._run("sh", "-c", _FOLDER_SCRIPT)
         folder = made.stdout.decode("utf-8", "replace").strip()
         if not folder.startswith("/"):
             raise self._failed(f"the host has no folder for a while: {_last_words(made)}")
