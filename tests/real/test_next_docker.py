@@ -17,6 +17,7 @@ from tests.real.test_engine_changes import shown
 from tests.rig.daemon import SLOW, wait_until
 from tests.rig.laptop import Laptop
 from tests.rig.next_debian import missing_next_debian
+from tests.rig.rootless import sub_ids
 from tests.rig.standin_gpu import UUIDS
 from tests.rig.whole import Rig, missing, nothing_may_skip, open_rig
 
@@ -114,25 +115,17 @@ def test_under_userns_remap_the_kernel_is_the_images_user_and_says_so(machine: R
     """No container has the login's number there."""
     saved = machine.lab.path / "image.tar"
     machine.engine.cli("save", "--output", saved, machine.image)
-    # Numbers that a container's own stand for.
-    for name in ("subuid", "subgid"):
-        path = machine.lab.path / name
-        path.write_text("kbtest:300000:65536\n")
-        machine.lab.run(["mount", "--bind", str(path), f"/etc/{name}"])
     data = machine.lab.home("kbtest") / "data"
     machine.lab.run(["install", "-d", "-o", "kbtest", "-g", "kbtest", str(data)])
-    machine.engine.restart(options=["--userns-remap=kbtest"])
-    try:
+    with sub_ids(machine.lab, "kbtest", 300000):
+        machine.engine.restart(options=["--userns-remap=kbtest"])
         machine.engine.cli("load", "--input", saved)
         laptop.write_environment(machine.image, mounts=["./data:/data"])
         with notebook(laptop) as kernel:
             told = kernel.run("import os")
             assert "userns-remap" in told, told
             assert "you cannot write to the mount /data on lab" in told
-            assert kernel.value("(os.getuid(), open('/proc/self/uid_map').read().split())") == (
-                0,
-                ["0", "300000", "65536"],
-            )
+            numbers = ["0", "300000", "65536"]
+            assert kernel.value("(os.getuid(), open('/proc/self/uid_map').read().split())") == (0, numbers)
             assert kernel.debug("debugInfo")["success"]
-    finally:
         machine.engine.restart()

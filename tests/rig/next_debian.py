@@ -18,6 +18,7 @@ from tests.rig.debian import codename, mirror
 
 THIS_RELEASE, RELEASE = "bookworm", "trixie"
 DOCKER = ("docker.io", "docker-cli", "docker-buildx", "iptables")
+ROOTLESS_DOCKER = ("docker.io", "iptables", "rootlesskit", "uidmap", "util-linux")
 PODMAN = ("podman", "conmon", "golang-github-containers-common", "netavark", "runc", "catatonit", "nftables")
 # What engines run, and find on every machine.
 _SYSTEM = ("coreutils", "dash", "procps", "sed")
