@@ -160,6 +160,58 @@ def test_packages_of_the_environment_count_and_come_without_internet(rig: Rig, m
     assert derived(rig) == [made]
 
 
+# An image that reaches an index and a mirror: here they are folders of its own, as its container has no network.
+WITH_INDEX = """
+set -e
+python3 -m venv /opt/venv
+mkdir -p /index /repository /made/DEBIAN /made/usr/share/made
+python3 - <<END
+import zipfile
+with zipfile.ZipFile("/index/of_the_index-1.0-py3-none-any.whl", "w") as wheel:
+    wheel.writestr("of_the_index.py", "")
+    for name, text in (
+        ("METADATA", "Metadata-Version: 2.1\\nName: of-the-index\\nVersion: 1.0\\n"),
+        ("WHEEL", "Wheel-Version: 1.0\\nGenerator: made\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n"),
+        ("RECORD", ""),
+    ):
+        wheel.writestr("of_the_index-1.0.dist-info/" + name, text)
+END
+cat >/made/DEBIAN/control <<END
+Package: made
+Version: 1
+Architecture: all
+Maintainer: a <a@b>
+Description: made
+END
+touch /made/usr/share/made/file
+cd /repository
+dpkg-deb --build /made made.deb
+{
+    dpkg-deb --field made.deb
+    echo "Filename: ./made.deb"
+    echo "Size: $(stat -c %s made.deb)"
+    echo "SHA256: $(sha256sum made.deb | cut -d' ' -f1)"
+} >Packages
+echo 'deb [trusted=yes] file:/repository ./' >/etc/apt/sources.list
+"""
+
+
+def test_packages_come_from_the_index_and_the_mirror_of_the_image_where_it_reaches_them(
+    rig: Rig, module_env: Laptop
+) -> None:
+    index = "ENV PATH=/opt/venv/bin:/usr/sbin:/usr/bin:/sbin:/bin PIP_NO_INDEX=1 PIP_FIND_LINKS=/index"
+    with (
+        rig.engine.running_image(rig.bare_image, WITH_INDEX) as plain,
+        rig.engine.changed(plain, index) as image,
+        started(module_env, image, packages=["of-the-index"], apt=["made"]) as kernel,
+    ):
+        kernel.run("import of_the_index, os")
+        assert kernel.value("of_the_index.__file__").startswith("/opt/venv/lib/")
+        assert kernel.value("os.listdir('/usr/share/made')") == ["file"]
+        assert python_of(rig) == "/opt/venv/bin/python3"
+        assert kernel.debug("debugInfo")["success"]
+
+
 def test_what_cannot_be_helped_is_told_by_what_was_found(rig: Rig, module_env: Laptop) -> None:
     module_env.write_environment(rig.nopython_image)
     with notebook(module_env) as kernel, pytest.raises(CellFailed) as caught:
