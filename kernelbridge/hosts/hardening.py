@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import Final
+from typing import Any, Final
 
 from kernelbridge.config import fields
 from kernelbridge.config.container_paths import RUN_FOLDER
@@ -20,6 +20,15 @@ TEMPORARY_FOLDER_OPTIONS: Final = "rw,exec,nosuid,nodev,mode=1777"
 # Start lines and fatal ones only; the relay keeps what the kernel prints.
 LOG_DRIVER: Final = "local"
 LOG_OPTIONS: Final[Mapping[str, str]] = {"max-size": "4m", "max-file": "2"}
+# Podman knows no `local`, and keeps one file.
+_PODMAN_LOG_DRIVER: Final = "k8s-file"
+
+
+def log_config(*, is_podman: bool = False) -> dict[str, Any]:
+    """Return how an engine keeps what the container's main process says, in the words of its API."""
+    if is_podman:
+        return {"Type": _PODMAN_LOG_DRIVER, "Config": {"max-size": LOG_OPTIONS["max-size"]}}
+    return {"Type": LOG_DRIVER, "Config": dict(LOG_OPTIONS)}
 
 
 def ulimits(environment: Environment) -> dict[str, tuple[int, int]]:

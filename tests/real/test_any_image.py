@@ -160,6 +160,20 @@ def test_packages_of_the_environment_count_and_come_without_internet(rig: Rig, m
     assert derived(rig) == [made]
 
 
+def test_the_oldest_ipykernel_that_is_left_as_it_is_is_interrupted_and_debugged(rig: Rig, module_env: Laptop) -> None:
+    with started(module_env, rig.image, packages=["ipykernel==6.0.3"]) as kernel:
+        kernel.run("import ipykernel")
+        assert kernel.value("ipykernel.__version__") == "6.0.3"
+        assert not kernel.value("ipykernel.__file__").startswith(ADDED)
+        assert kernel.debug("debugInfo")["success"]
+        kernel.client.execute("print('begun', flush=True)\nimport time\ntime.sleep(600)")
+        while kernel.client.get_iopub_msg(timeout=60)["content"].get("text") != "begun\n":
+            pass
+        kernel.manager.interrupt_kernel()
+        assert kernel.client.get_shell_msg(timeout=60)["content"]["ename"] == "KeyboardInterrupt"
+        assert kernel.value("6 * 7") == 42
+
+
 # An image that reaches an index and a mirror: here they are folders of its own, as its container has no network.
 WITH_INDEX = """
 set -e

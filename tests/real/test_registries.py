@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -13,10 +12,13 @@ import pytest
 from kernelbridge.errors import ImageMissing
 from kernelbridge.hosts.docker.engine import Engine
 from kernelbridge.hosts.docker.registry_auth import find_login
+from tests.clients.notebook import CellFailed, notebook
+from tests.real.test_any_image import config, derived
 from tests.real.test_engine import engine_of
 from tests.rig.laptop import Laptop
-from tests.rig.registry import registry
-from tests.rig.whole import Rig
+from tests.rig.next_debian import missing_next_debian
+from tests.rig.registry import ADDRESS, LOGIN, TINY, registry
+from tests.rig.whole import Rig, nothing_may_skip
 
 # Said to the question for an image whose pull works.
 ANSWERS = {
@@ -27,9 +29,19 @@ ANSWERS = {
 }
 HELPER = """#!/bin/sh
 [ "$1" = get ] && read -r registry
-[ "$registry" = 127.0.0.1:5055 ] || { echo 'credentials not found in native keychain'; exit 1; }
-echo '{"ServerURL": "127.0.0.1:5055", "Username": "ada", "Secret": "s3cret"}'
-"""
+[ "$registry" = ADDRESS ] || { echo 'credentials not found in native keychain'; exit 1; }
+echo '{"ServerURL": "ADDRESS", "Username": "ada", "Secret": "s3cret"}'
+""".replace("ADDRESS", ADDRESS)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def registrys_programs() -> None:
+    """They are there, or the reason why not is told."""
+    reason = missing_next_debian()
+    if reason:
+        if nothing_may_skip():
+            pytest.fail(f"nothing may skip here, and {reason}")
+        pytest.skip(reason)
 
 
 @asynccontextmanager
@@ -49,42 +61,41 @@ async def docker_config(engine: Engine, config: dict[str, Any], helper: str = ""
 
 
 async def pulled(engine: Engine, image: str) -> None:
-    await engine.check_pullable(image, seconds=30)
-    await engine.pull(image, lambda _: None)
+    await engine.check_pullable(TINY, seconds=30)
+    await engine.pull(TINY, lambda _: None)
     assert await engine.image(image) is not None
 
 
 async def test_what_a_registry_answers_to_a_question_refuses_no_image_that_can_be_pulled(
     rig: Rig, bridge_env: Laptop
 ) -> None:
-    with registry(rig.lab) as image, rig.slow_engine() as slow:
+    with registry(rig), rig.slow_engine() as slow:
         async with engine_of("lab", str(slow.path)) as engine:
             for status, words in ANSWERS.items():
                 with slow.answers(status, "GET /distribution", words):
-                    await pulled(engine, image)
-                rig.engine.cli("image", "rm", image)
+                    await pulled(engine, TINY)
+                rig.engine.cli("image", "rm", TINY)
             with slow.answers(403, "GET /distribution", "Forbidden"), pytest.raises(ImageMissing) as caught:
-                await engine.check_pullable(image.replace("tiny", "none"), seconds=30)
+                await engine.check_pullable(TINY.replace("tiny", "none"), seconds=30)
     assert "manifest unknown" in caught.value.sentence, "the pull's own words"
 
 
 async def test_a_login_of_the_host_is_brought_along_wherever_it_is_kept(rig: Rig, bridge_env: Laptop) -> None:
-    with registry(rig.lab, login="ada:s3cret") as image:
-        address = image.partition("/")[0]
-        auth = {"auth": base64.b64encode(b"ada:s3cret").decode()}
+    auth = {"auth": LOGIN}
+    with registry(rig, has_login=True):
         async with engine_of() as engine:
             with pytest.raises(ImageMissing, match=r"run `docker login` on lab"):
-                await engine.check_pullable(image, seconds=30)
+                await engine.check_pullable(TINY, seconds=30)
             for config, helper in (
-                ({"auths": {address: auth}}, ""),
-                ({"auths": {f"http://{address}/v2/": auth}}, ""),
+                ({"auths": {ADDRESS: auth}}, ""),
+                ({"auths": {f"http://{ADDRESS}/v2/": auth}}, ""),
                 # As `docker login` writes it beside a helper.
-                ({"auths": {address: {}}, "credsStore": "rig"}, HELPER),
-                ({"credHelpers": {address: "rig"}}, HELPER),
+                ({"auths": {ADDRESS: {}}, "credsStore": "rig"}, HELPER),
+                ({"credHelpers": {ADDRESS: "rig"}}, HELPER),
             ):
                 async with docker_config(engine, config, helper):
-                    await pulled(engine, image)
-                rig.engine.cli("image", "rm", image)
+                    await pulled(engine, TINY)
+                rig.engine.cli("image", "rm", TINY)
             async with docker_config(engine, {"credsStore": "rig"}, HELPER):
                 assert (await find_login(engine.link, "python:3.12")).trouble == "", "nothing for it is no fault"
             for helper, words in (
@@ -93,5 +104,30 @@ async def test_a_login_of_the_host_is_brought_along_wherever_it_is_kept(rig: Rig
             ):
                 async with docker_config(engine, {"credsStore": "rig"}, helper):
                     with pytest.raises(ImageMissing) as caught:
-                        await engine.pull(image, lambda _: None)
+                        await engine.pull(TINY, lambda _: None)
                 assert words in caught.value.sentence
+
+
+def test_a_private_image_without_ipykernel_is_pulled_by_the_hosts_login_and_gets_what_it_lacks(
+    rig: Rig, bridge_env: Laptop
+) -> None:
+    image = f"{ADDRESS}/{rig.bare_image}"
+    folder = rig.lab.home("kbtest") / ".docker"
+    bridge_env.write_environment(image, pull="always")
+    with registry(rig, has_login=True, images=[rig.bare_image]):
+        with notebook(bridge_env) as kernel, pytest.raises(CellFailed) as caught:
+            kernel.run("1")
+        assert f"there is no image {image}" in caught.value.text
+        assert "run `docker login` on lab" in caught.value.text
+        folder.mkdir()
+        (folder / "config.json").write_text(json.dumps({"auths": {ADDRESS: {"auth": LOGIN}}}))
+        try:
+            with notebook(bridge_env) as kernel:
+                assert kernel.value("6 * 7") == 42
+                (made,) = derived(rig)
+                assert LOGIN not in json.dumps(config(rig, made))
+        finally:
+            (folder / "config.json").unlink()
+            folder.rmdir()
+            for name in (image, *derived(rig)):
+                rig.engine.cli("image", "rm", "--force", name)

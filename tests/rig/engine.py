@@ -145,8 +145,7 @@ class EngineRig:
     def upgrade(self) -> Path:
         """Its programs are those of the next Debian from its next start on. Return their /usr."""
         if self._usr is None:
-            cache = os.environ.get("KERNELBRIDGE_TEST_CACHE")
-            self._usr = self.lab.take(next_debians_usr(Path(cache) if cache else self.lab.path, DOCKER), "usr")
+            self._usr = next_debians_usr(self.lab, DOCKER, "usr")
         return self._usr
 
     def _write_config(self) -> None:

@@ -15,10 +15,12 @@ from pathlib import Path
 
 from tests.rig.daemon import run
 from tests.rig.debian import codename, mirror
+from tests.rig.lab import Lab
 
 THIS_RELEASE, RELEASE = "bookworm", "trixie"
 DOCKER = ("docker.io", "docker-cli", "docker-buildx", "iptables")
 ROOTLESS_DOCKER = ("docker.io", "iptables", "rootlesskit", "uidmap", "util-linux")
+REGISTRY = ("docker-registry",)
 PODMAN = ("podman", "conmon", "golang-github-containers-common", "netavark", "runc", "catatonit", "nftables")
 # What engines run, and find on every machine.
 _SYSTEM = ("coreutils", "dash", "procps", "sed")
@@ -35,8 +37,16 @@ def missing_next_debian() -> str | None:
     return None if _KEYS.exists() else f"{_KEYS} is missing (Debian: debian-archive-keyring)"
 
 
-def next_debians_usr(folder: Path, packages: Sequence[str]) -> Path:
-    """Return a /usr with these programs and all that they need, made in this folder by the first who asks."""
+def next_debians_usr(lab: Lab, packages: Sequence[str], name: str) -> Path:
+    """Return a /usr with these programs and all that they need, as a folder of this name in the made machine's.
+
+    They are downloaded by the first who asks.
+    """
+    cache = os.environ.get("KERNELBRIDGE_TEST_CACHE")
+    return lab.take(_made(Path(cache) if cache else lab.path, packages), name)
+
+
+def _made(folder: Path, packages: Sequence[str]) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     wanted = [*packages, *_SYSTEM]
     name = f"{RELEASE}-{hashlib.sha256(' '.join(wanted).encode()).hexdigest()[:12]}"

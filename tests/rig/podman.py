@@ -35,8 +35,7 @@ class PodmanRig:
         config.mkdir()
         for name, text in _FILES.items():
             (config / name).write_text(text.replace("{folder}", str(self._folder)))
-        cache = os.environ.get("KERNELBRIDGE_TEST_CACHE")
-        self._usr = rig.lab.take(next_debians_usr(Path(cache) if cache else rig.lab.path, PODMAN), "podman/usr")
+        self._usr = next_debians_usr(rig.lab, PODMAN, "podman/usr")
         self._variables = {name: str(config / file) for name, file in _PLACES.items()}
         self._variables |= {"PODMAN_IGNORE_CGROUPSV1_WARNING": "1", "TMPDIR": "/var/tmp"}
         self._lab.run(["mkdir", "-p", str(Path(SOCKET).parent)])

@@ -1,33 +1,75 @@
-"""A registry in the made machine, with one small image that is no kernel's; Docker takes HTTP on loopback."""
+"""A registry in the made machine: Debian's docker-registry, with a login or without. Docker takes HTTP on loopback."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import base64
+import io
+import json
+import shutil
+import tarfile
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 
 from tests.rig.daemon import RigError
 from tests.rig.lab import Lab
-from tests.rig.registry_process import NAME
+from tests.rig.next_debian import REGISTRY, next_debians_usr, with_usr
+from tests.rig.whole import Rig
 
-PORT = 5055
+ADDRESS = "127.0.0.1:5055"
+# An image that is no kernel's, and small.
+TINY = f"{ADDRESS}/tiny:1"
+LOGIN = base64.b64encode(b"ada:s3cret").decode()
+# The same as `htpasswd -B` writes it.
+_HTPASSWD = "ada:$2b$05$abcdefghijklmnopqrstuuLK7U1u6pVRmL7L1BBM2aS35PSZnDXlK\n"
 
 
 @contextmanager
-def registry(lab: Lab, *, login: str = "") -> Iterator[str]:
-    """The registry runs; yields its image's name. `login` is `user:password`, without which it tells nothing."""
-    # As text: what lies in this machine's /tmp is not seen from inside.
-    script = Path(__file__).with_name("registry_process.py").read_text()
-    daemon = lab.start("registry", ["python3", "-I", "-c", script, str(PORT), login])
+def registry(rig: Rig, *, has_login: bool = False, images: Sequence[str] = ()) -> Iterator[None]:
+    """It runs, and has TINY and these images of the engine's, each as ADDRESS/NAME; the engine has none of them so."""
+    folder = rig.lab.path / "registry"
+    folder.mkdir()
+    usr = next_debians_usr(rig.lab, REGISTRY, "registry/usr")
+    config = {
+        "version": "0.1",
+        "log": {"level": "warn"},
+        "storage": {"filesystem": {"rootdirectory": str(folder / "blobs")}},
+        "http": {"addr": ADDRESS},
+        **({"auth": {"htpasswd": {"realm": "rig", "path": str(folder / "htpasswd")}}} if has_login else {}),
+    }
+    (folder / "htpasswd").write_text(_HTPASSWD)
+    # JSON is YAML.
+    (folder / "config.yml").write_text(json.dumps(config))
+    (folder / "config.json").write_text(json.dumps({"auths": {ADDRESS: {"auth": LOGIN}}}))
+    daemon = rig.lab.start("registry", with_usr(usr, ["docker-registry", "serve", str(folder / "config.yml")]))
     try:
-        daemon.wait_until(lambda: _answers(lab), "the registry's first answer", 20)
-        yield f"127.0.0.1:{PORT}/{NAME}:1"
+        daemon.wait_until(lambda: _answers(rig.lab), "the registry's first answer", 20)
+        tar = folder / "tiny.tar"
+        tar.write_bytes(_tiny())
+        rig.engine.cli("import", tar, TINY)
+        names = [f"{ADDRESS}/{image}" for image in images]
+        for image, name in zip(images, names, strict=True):
+            rig.engine.cli("tag", image, name)
+        for name in (TINY, *names):
+            rig.engine.cli("--config", folder, "push", name)
+            rig.engine.cli("image", "rm", name)
+        yield
     finally:
         daemon.stop(seconds=5)
+        shutil.rmtree(folder)
+
+
+def _tiny() -> bytes:
+    tar = io.BytesIO()
+    with tarfile.open(fileobj=tar, mode="w") as archive:
+        entry = tarfile.TarInfo("hello")
+        entry.size = 5
+        archive.addfile(entry, io.BytesIO(b"hello"))
+    return tar.getvalue()
 
 
 def _answers(lab: Lab) -> bool:
-    code = f"import socket; socket.create_connection(('127.0.0.1', {PORT}), 1).close()"
+    host, _, port = ADDRESS.partition(":")
+    code = f"import socket; socket.create_connection(({host!r}, {port}), 1).close()"
     try:
         lab.run(["python3", "-I", "-c", code])
     except RigError:

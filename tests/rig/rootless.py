@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from tests.rig.daemon import RigError
 from tests.rig.engine import ROOTLESS_UID
@@ -38,8 +36,8 @@ def sub_ids(lab: Lab, login: str, first: int) -> Iterator[None]:
 @contextmanager
 def rootless_docker(rig: Rig) -> Iterator[str]:
     """It runs; yields its socket. Its containers have no network: that needs a device which not every machine has."""
-    lab, cache = rig.lab, os.environ.get("KERNELBRIDGE_TEST_CACHE")
-    usr = lab.take(next_debians_usr(Path(cache) if cache else lab.path, ROOTLESS_DOCKER), "rootless-usr")
+    lab = rig.lab
+    usr = next_debians_usr(lab, ROOTLESS_DOCKER, "rootless-usr")
     saved = lab.path / "rootless.tar"
     rig.engine.cli("save", "--output", saved, rig.image)
     run, data = f"/run/user/{ROOTLESS_UID}", lab.home(LOGIN) / "docker"

@@ -116,7 +116,7 @@ def _host_config(
         "CapAdd": list(environment.cap_add),
         "SecurityOpt": hardening.security_options(environment),
         "GroupAdd": list(dict.fromkeys([*user.groups, *environment.groups])),
-        "LogConfig": {"Type": hardening.LOG_DRIVER, "Config": dict(hardening.LOG_OPTIONS)},
+        "LogConfig": hardening.log_config(),
         "RestartPolicy": {"Name": "no"},
     }
     host_config.update(_options(environment, mounts))

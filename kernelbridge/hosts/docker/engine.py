@@ -20,7 +20,7 @@ from urllib.parse import quote
 
 from kernelbridge.config.schema import Environment, Host
 from kernelbridge.errors import EngineFailed, ImagePullFailed, KernelBridgeError
-from kernelbridge.hosts import bootstrap
+from kernelbridge.hosts import bootstrap, hardening
 from kernelbridge.hosts.backend import (
     ContainerFacts,
     ContainerState,
@@ -30,7 +30,7 @@ from kernelbridge.hosts.backend import (
     Running,
     Workload,
 )
-from kernelbridge.hosts.docker import podman, users
+from kernelbridge.hosts.docker import users
 from kernelbridge.hosts.docker.cli_config import proxy_variables, read_config
 from kernelbridge.hosts.docker.client import (
     FAILURES,
@@ -360,12 +360,14 @@ class Engine:
 
     # -- containers
 
-    async def create(self, name: str, spec: Mapping[str, object]) -> str:
+    async def create(self, name: str, spec: Mapping[str, Any]) -> str:
         """Create a container from the body of POST /containers/create; give its id.
 
         Raises: ImageMissing, MountMissing, GpuToolkitMissing, ContainerFailed.
         """
-        config = podman.container_body(spec) if self.about.is_podman else dict(spec)
+        config = dict(spec)
+        if self.about.is_podman:
+            config["HostConfig"] = {**spec.get("HostConfig", {}), "LogConfig": hardening.log_config(is_podman=True)}
         try:
             answer = await self._call(
                 f"create {name}", lambda client: client.create_container_from_config(config, name)

@@ -104,3 +104,8 @@ def test_a_jobs_command_line_says_all_that_an_engine_is_asked(runtime: Any, keys
 def test_core_files_are_forbidden_unless_the_environment_asks_for_them() -> None:
     assert hardening.ulimits(Environment(name="a", image="x")) == {"core": (0, 0)}
     assert hardening.ulimits(Environment(name="a", image="x", core_dumps=True)) == {}
+
+
+def test_podman_gets_a_log_that_it_knows() -> None:
+    assert hardening.log_config()["Type"] == "local"
+    assert hardening.log_config(is_podman=True) == {"Type": "k8s-file", "Config": {"max-size": "4m"}}

@@ -41,7 +41,6 @@ _LAST_LINES: Final = 20
 _NO_WORKER: Final = {WORK_LABEL: ""}
 _CARDS: Final = "NVIDIA_VISIBLE_DEVICES"
 _ROOTS: Final = ("", "0", "root")
-_LOG_CONFIG: Final = {"Type": hardening.LOG_DRIVER, "Config": dict(hardening.LOG_OPTIONS)}
 # How long pip and apt may take, and how often their last line is told.
 _INSTALL_SECONDS: Final = 3600.0
 _TELL_SECONDS: Final = 1.0
@@ -230,7 +229,7 @@ class Preparation:
             "CapDrop": [hardening.DROPPED_CAPABILITIES],
             "SecurityOpt": [hardening.SECURITY_OPTION],
             "PidsLimit": self.environment.pids_limit,
-            "LogConfig": _LOG_CONFIG,
+            "LogConfig": hardening.log_config(),
         }
         env = [f"{_CARDS}=void"]
         spec = {"Image": base.id, "Entrypoint": argv[:1], "Cmd": argv[1:], "Env": env, "HostConfig": host_config}
@@ -299,7 +298,7 @@ class Preparation:
             "StdinOnce": True,
             "AttachStdin": True,
             "Labels": recipe.labels(datetime.now(UTC).isoformat(timespec="seconds")),
-            "HostConfig": {"NetworkMode": network, "LogConfig": _LOG_CONFIG},
+            "HostConfig": {"NetworkMode": network, "LogConfig": hardening.log_config()},
         }
         async with self._container(spec) as name:
             for path in wheels or ():
