@@ -161,7 +161,8 @@ def test_packages_of_the_environment_count_and_come_without_internet(rig: Rig, m
 
 
 def test_the_oldest_ipykernel_that_is_left_as_it_is_is_interrupted_and_debugged(rig: Rig, module_env: Laptop) -> None:
-    with started(module_env, rig.image, packages=["ipykernel==6.0.3"]) as kernel:
+    # It does not say that it needs the second.
+    with started(module_env, rig.image, packages=["ipykernel==6.0.3", "ipython_genutils"]) as kernel:
         kernel.run("import ipykernel")
         assert kernel.value("ipykernel.__version__") == "6.0.3"
         assert not kernel.value("ipykernel.__file__").startswith(ADDED)
