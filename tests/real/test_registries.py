@@ -61,8 +61,8 @@ async def docker_config(engine: Engine, config: dict[str, Any], helper: str = ""
 
 
 async def pulled(engine: Engine, image: str) -> None:
-    await engine.check_pullable(TINY, seconds=30)
-    await engine.pull(TINY, lambda _: None)
+    await engine.check_pullable(image, seconds=30)
+    await engine.pull(image, lambda _: None)
     assert await engine.image(image) is not None
 
 
@@ -78,6 +78,21 @@ async def test_what_a_registry_answers_to_a_question_refuses_no_image_that_can_b
             with slow.answers(403, "GET /distribution", "Forbidden"), pytest.raises(ImageMissing) as caught:
                 await engine.check_pullable(TINY.replace("tiny", "none"), seconds=30)
     assert "manifest unknown" in caught.value.sentence, "the pull's own words"
+
+
+async def test_an_image_that_only_a_mirror_of_docker_hub_has_is_pulled(rig: Rig, bridge_env: Laptop) -> None:
+    """Docker Hub itself cannot be reached: it answers no question."""
+    name = "kernelbridge-test-mirrored:1"
+    rig.engine.restart(options=[f"--registry-mirror=http://{ADDRESS}"])
+    try:
+        rig.engine.cli("tag", rig.bare_image, f"library/{name}")
+        with registry(rig, images=[f"library/{name}"]):
+            rig.engine.cli("image", "rm", name)
+            async with engine_of() as engine:
+                await pulled(engine, name)
+            rig.engine.cli("image", "rm", name)
+    finally:
+        rig.engine.restart()
 
 
 async def test_a_login_of_the_host_is_brought_along_wherever_it_is_kept(rig: Rig, bridge_env: Laptop) -> None:
