@@ -19,14 +19,18 @@ from tests.rig.whole import Rig, missing, nothing_may_skip, open_rig
 _RIG: list[Rig] = []
 
 
+def require(missing: str | None) -> None:
+    """Skip, or fail where nothing may skip, because of what is missing for a real thing."""
+    if missing is not None:
+        if nothing_may_skip():
+            pytest.fail(f"nothing may skip here, and {missing}")
+        pytest.skip(missing)
+
+
 @pytest.fixture(scope="session")
 def rig() -> Iterator[Rig]:
     """Real sshd and dockerd on a made machine; `rig.lab`, `.engine`, `.sshd`, `.proxy`, `.image`: see tests/rig."""
-    reason = missing()
-    if reason:
-        if nothing_may_skip():
-            pytest.fail(f"nothing may skip here, and {reason}")
-        pytest.skip(reason)
+    require(missing())
     with open_rig() as whole:
         _RIG.append(whole)
         yield whole
@@ -36,11 +40,7 @@ def rig() -> Iterator[Rig]:
 @pytest.fixture(scope="session")
 def slurm(rig: Rig) -> Iterator[SlurmRig]:
     """A real Slurm on the rig's machine, started for the first test that asks: see tests/rig/slurm.py."""
-    reason = missing_slurm()
-    if reason:
-        if nothing_may_skip():
-            pytest.fail(f"nothing may skip here, and {reason}")
-        pytest.skip(reason)
+    require(missing_slurm())
     with closing(SlurmRig(rig.lab)) as cluster:
         yield cluster
 

@@ -85,15 +85,18 @@ while not is_let_in:
 flood = pathlib.Path("/tmp/flood").read_text()
 parts = [b"stream", frames.DELIMITER, b"", b'{"msg_id": "a", "msg_type": "stream"}', b"{}", b"{}"]
 message = frames.pack(frames.Message(frames.IOPUB, 1, [*parts, b'{"name": "stdout", "text": "%b"}' % (b"x" * 60_000)]))
+is_told = False
 while pathlib.Path("/tmp/flood").read_text() == flood:
+    number += flood != "signs of life"
     if flood == "signs of life":
         os.write(1, frames.frame(frames.PONG) * 4000)
-        continue
-    number += 1
-    if flood == "no end":
+    elif flood == "no end":
         os.write(1, frames.head(frames.DATA, 65536, frames.ORDERED | frames.MORE, number) + b"x" * 65536)
     elif flood == "no window":
         os.write(1, frames.head(frames.DATA, len(message), frames.ORDERED, number) + message)
+    if not is_told:
+        pathlib.Path("/tmp/flooded").write_text(flood)
+        is_told = True
 """
 # The lines that there are end, and later ones come by that one.
 INSTALL = f"""
@@ -302,3 +305,4 @@ def test_a_relay_that_was_written_anew_floods_its_own_kernel_alone(rig: Rig, sce
         with scene.flood(f"a relay with {what}"), raw(scene.connection_file) as one:
             one.send("1")
             time.sleep(5)
+        assert chosen.with_name("flooded").read_text() == what

@@ -1,6 +1,6 @@
 """The next Debian's Docker (26), where this one's is 20.10: a real upgrade under a running cell, and what is new in it.
 
-`KERNELBRIDGE_TEST_ENGINE=next scripts/test tests/real` runs all that is asked of an engine on it.
+With KERNELBRIDGE_TEST_ENGINE=next the machine of the other tests has it too.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from typing import Any
 import pytest
 
 from tests.clients.notebook import another, notebook
-from tests.real.conftest import new_user
+from tests.real.conftest import new_user, require
 from tests.real.test_engine_changes import shown
 from tests.rig.daemon import SLOW, wait_until
 from tests.rig.laptop import Laptop
 from tests.rig.next_debian import missing_next_debian
 from tests.rig.rootless import sub_ids
 from tests.rig.standin_gpu import UUIDS
-from tests.rig.whole import Rig, missing, nothing_may_skip, open_rig
+from tests.rig.whole import Rig, missing, open_rig
 
 # The login's docker command is the new one's, with its buildx, which run on the libraries of their own Debian.
 _DOCKER = '#!/bin/sh\nexec {lib}/ld-linux-x86-64.so.2 --library-path {lib} {program} "$@"\n'
@@ -28,13 +28,11 @@ _DOCKER = '#!/bin/sh\nexec {lib}/ld-linux-x86-64.so.2 --library-path {lib} {prog
 @pytest.fixture(scope="module")
 def machine() -> Iterator[Rig]:
     """A machine of its own, which starts with this Debian's Docker."""
-    reason = missing() or missing_next_debian()
-    if reason:
-        if nothing_may_skip():
-            pytest.fail(f"nothing may skip here, and {reason}")
-        pytest.skip(reason)
-    with open_rig() as whole:
-        yield whole
+    require(missing() or missing_next_debian())
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.delenv("KERNELBRIDGE_TEST_ENGINE", raising=False)
+        with open_rig() as whole:
+            yield whole
 
 
 @pytest.fixture
@@ -113,12 +111,14 @@ def cdi(rig: Rig) -> dict[str, Any]:
 
 def test_under_userns_remap_the_kernel_is_the_images_user_and_says_so(machine: Rig, laptop: Laptop) -> None:
     """No container has the login's number there."""
+    machine.engine.upgrade()
     saved = machine.lab.path / "image.tar"
     machine.engine.cli("save", "--output", saved, machine.image)
     data = machine.lab.home("kbtest") / "data"
     machine.lab.run(["install", "-d", "-o", "kbtest", "-g", "kbtest", str(data)])
     with sub_ids(machine.lab, "kbtest", 300000):
         machine.engine.restart(options=["--userns-remap=kbtest"])
+        assert release(machine) >= 25
         machine.engine.cli("load", "--input", saved)
         laptop.write_environment(machine.image, mounts=["./data:/data"])
         with notebook(laptop) as kernel:

@@ -10,22 +10,19 @@ import pytest
 
 from tests.clients.notebook import notebook
 from tests.clients.terminal import kernelbridge
+from tests.real.conftest import require
 from tests.rig.daemon import SLOW, wait_until
 from tests.rig.laptop import Laptop
 from tests.rig.next_debian import missing_next_debian
 from tests.rig.podman import SOCKET, PodmanRig
-from tests.rig.whole import Rig, nothing_may_skip
+from tests.rig.whole import Rig
 
 HOST: dict[str, Any] = {"ssh": "lab", "socket": SOCKET}
 
 
 @pytest.fixture(scope="module")
 def podman(rig: Rig) -> Iterator[PodmanRig]:
-    reason = missing_next_debian()
-    if reason:
-        if nothing_may_skip():
-            pytest.fail(f"nothing may skip here, and {reason}")
-        pytest.skip(reason)
+    require(missing_next_debian())
     with closing(PodmanRig(rig)) as engine:
         yield engine
 
@@ -52,6 +49,7 @@ def test_a_kernel_is_its_login_is_restarted_and_debugged_and_leaves_nothing(
     bridge_env.write_environment("mine:1", host=HOST, pull="never")
     with notebook(bridge_env) as kernel:
         assert kernel.run("print(open('/tmp/set-up').read())") == "set up\n"
+    wait_until(lambda: podman.containers() == [], "the container to be gone", 20)
 
 
 def test_what_an_image_lacks_is_added_and_a_folder_is_built(rig: Rig, podman: PodmanRig, bridge_env: Laptop) -> None:
@@ -67,3 +65,4 @@ def test_what_an_image_lacks_is_added_and_a_folder_is_built(rig: Rig, podman: Po
     bridge_env.write_environment(None, host=HOST, build=str(folder))
     with notebook(bridge_env) as kernel:
         assert kernel.value("open('/built').read()") == "built"
+    wait_until(lambda: podman.containers() == [], "the containers to be gone", 20)

@@ -13,12 +13,13 @@ from kernelbridge.errors import ImageMissing
 from kernelbridge.hosts.docker.engine import Engine
 from kernelbridge.hosts.docker.registry_auth import find_login
 from tests.clients.notebook import notebook
+from tests.real.conftest import require
 from tests.real.test_any_image import config, derived
 from tests.real.test_engine import engine_of
 from tests.rig.laptop import Laptop
 from tests.rig.next_debian import missing_next_debian
 from tests.rig.registry import ADDRESS, LOGIN, TINY, registry
-from tests.rig.whole import Rig, nothing_may_skip
+from tests.rig.whole import Rig
 
 # Said to the question for an image whose pull works.
 ANSWERS = {
@@ -37,11 +38,7 @@ echo '{"ServerURL": "ADDRESS", "Username": "ada", "Secret": "s3cret"}'
 @pytest.fixture(autouse=True, scope="module")
 def registrys_programs() -> None:
     """They are there, or the reason why not is told."""
-    reason = missing_next_debian()
-    if reason:
-        if nothing_may_skip():
-            pytest.fail(f"nothing may skip here, and {reason}")
-        pytest.skip(reason)
+    require(missing_next_debian())
 
 
 @asynccontextmanager

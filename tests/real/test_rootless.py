@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import pytest
-
 from tests.clients.notebook import notebook
+from tests.real.conftest import require
 from tests.rig.daemon import SLOW
 from tests.rig.laptop import Laptop
 from tests.rig.next_debian import missing_next_debian
 from tests.rig.rootless import LOGIN, rootless_docker
-from tests.rig.whole import Rig, nothing_may_skip
+from tests.rig.whole import Rig
 
 
 def test_a_kernel_under_rootless_docker_writes_into_mounts_as_its_login(rig: Rig, bridge_env: Laptop) -> None:
-    reason = missing_next_debian()
-    if reason:
-        if nothing_may_skip():
-            pytest.fail(f"nothing may skip here, and {reason}")
-        pytest.skip(reason)
+    require(missing_next_debian())
     data = rig.lab.home(LOGIN) / "data"
     rig.lab.run(["install", "-d", "-m", "700", "-o", LOGIN, "-g", LOGIN, str(data)])
     with rootless_docker(rig) as socket:

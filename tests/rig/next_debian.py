@@ -104,7 +104,6 @@ def _download(folder: Path, packages: Sequence[str]) -> list[Path]:
             "--download-only",
             "install",
             *packages,
-            *_SYSTEM,
         ]
     )
     return sorted((apt / "cache/archives").glob("*.deb"))

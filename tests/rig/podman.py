@@ -45,9 +45,13 @@ class PodmanRig:
         saved.unlink()
         words = ["podman", "system", "service", "--time=0", f"unix://{SOCKET}"]
         self._daemon = self._lab.start("podman", with_usr(self._usr, words), env={**os.environ, **self._variables})
-        self._daemon.wait_until((self._lab.root / SOCKET[1:]).exists, "podman's socket")
-        self._lab.run(["chgrp", str(DOCKER_GID), SOCKET])
-        self._lab.run(["chmod", "660", SOCKET])
+        try:
+            self._daemon.wait_until((self._lab.root / SOCKET[1:]).exists, "podman's socket")
+            self._lab.run(["chgrp", str(DOCKER_GID), SOCKET])
+            self._lab.run(["chmod", "660", SOCKET])
+        except BaseException:
+            self._daemon.stop()
+            raise
 
     def __repr__(self) -> str:
         return f"<PodmanRig {self._daemon!r}>"
@@ -63,5 +67,7 @@ class PodmanRig:
 
     def close(self) -> None:
         """Remove every container and stop."""
-        self.run("rm", "--all", "--force", "--time=0")
-        self._daemon.stop()
+        try:
+            self.run("rm", "--all", "--force", "--time=0")
+        finally:
+            self._daemon.stop()

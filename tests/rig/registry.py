@@ -8,9 +8,10 @@ import json
 import shutil
 import tarfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
-from tests.rig.daemon import RigError
+from tests.rig.daemon import Daemon, RigError
 from tests.rig.lab import Lab
 from tests.rig.next_debian import REGISTRY, next_debians_usr, with_usr
 from tests.rig.whole import Rig
@@ -27,21 +28,11 @@ _HTPASSWD = "ada:$2b$05$abcdefghijklmnopqrstuuLK7U1u6pVRmL7L1BBM2aS35PSZnDXlK\n"
 def registry(rig: Rig, *, has_login: bool = False, images: Sequence[str] = ()) -> Iterator[None]:
     """It runs, and has TINY and these images of the engine's, each as ADDRESS/NAME; the engine has none of them so."""
     folder = rig.lab.path / "registry"
-    folder.mkdir()
-    usr = next_debians_usr(rig.lab, REGISTRY, "registry/usr")
-    config = {
-        "version": "0.1",
-        "log": {"level": "warn"},
-        "storage": {"filesystem": {"rootdirectory": str(folder / "blobs")}},
-        "http": {"addr": ADDRESS},
-        **({"auth": {"htpasswd": {"realm": "rig", "path": str(folder / "htpasswd")}}} if has_login else {}),
-    }
-    (folder / "htpasswd").write_text(_HTPASSWD)
-    # JSON is YAML.
-    (folder / "config.yml").write_text(json.dumps(config))
-    (folder / "config.json").write_text(json.dumps({"auths": {ADDRESS: {"auth": LOGIN}}}))
-    daemon = rig.lab.start("registry", with_usr(usr, ["docker-registry", "serve", str(folder / "config.yml")]))
-    try:
+    with ExitStack() as undo:
+        folder.mkdir()
+        undo.callback(shutil.rmtree, folder)
+        daemon = _started(rig.lab, folder, has_login=has_login)
+        undo.callback(daemon.stop, seconds=5)
         daemon.wait_until(lambda: _answers(rig.lab), "the registry's first answer", 20)
         tar = folder / "tiny.tar"
         tar.write_bytes(_tiny())
@@ -53,9 +44,22 @@ def registry(rig: Rig, *, has_login: bool = False, images: Sequence[str] = ()) -
             rig.engine.cli("--config", folder, "push", name)
             rig.engine.cli("image", "rm", name)
         yield
-    finally:
-        daemon.stop(seconds=5)
-        shutil.rmtree(folder)
+
+
+def _started(lab: Lab, folder: Path, *, has_login: bool) -> Daemon:
+    usr = next_debians_usr(lab, REGISTRY, f"{folder.name}/usr")
+    config = {
+        "version": "0.1",
+        "log": {"level": "warn"},
+        "storage": {"filesystem": {"rootdirectory": str(folder / "blobs")}},
+        "http": {"addr": ADDRESS},
+        **({"auth": {"htpasswd": {"realm": "rig", "path": str(folder / "htpasswd")}}} if has_login else {}),
+    }
+    (folder / "htpasswd").write_text(_HTPASSWD)
+    # JSON is YAML.
+    (folder / "config.yml").write_text(json.dumps(config))
+    (folder / "config.json").write_text(json.dumps({"auths": {ADDRESS: {"auth": LOGIN}}}))
+    return lab.start("registry", with_usr(usr, ["docker-registry", "serve", str(folder / "config.yml")]))
 
 
 def _tiny() -> bytes:

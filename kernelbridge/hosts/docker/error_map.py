@@ -127,10 +127,6 @@ def _mount_missing(no: _Refusal) -> KernelBridgeError:
     return MountMissing(host=no.host, path=no.found["path"])
 
 
-def _lacks(no: _Refusal) -> KernelBridgeError:
-    return ImageUnusable(image=no.image, lacks=f"`{no.found['name']}`")
-
-
 def _driver_too_old(no: _Refusal) -> KernelBridgeError:
     needs = no.found["needs"].replace(" ", "")
     return DriverTooOld(host=no.host, image=no.image, needs=needs, driver="a driver or card that does not meet that")
@@ -255,12 +251,12 @@ _CONTAINER: Final[tuple[tuple[str, _Maker], ...]] = (
         _container("Fix `sysctls` of the environment: only those that a container has for itself work."),
     ),
     (
-        r"cannot unmarshal|invalid json|decoding|unsupported (config|option)",
-        _container("Fix `engine_config` of the environment: the engine cannot read a value in it."),
-    ),
-    (
         r"invalid (--)?security-opt|opening seccomp profile|decoding seccomp|apparmor profile .*(not found|does not)",
         _container("Fix `security_opt` of the environment."),
+    ),
+    (
+        r"cannot unmarshal|invalid json|decoding|unsupported (config|option)",
+        _container("Fix `engine_config` of the environment: the engine cannot read a value in it."),
     ),
     (
         r"conflicting options|invalid hostname|bad format for add-host|dns address",

@@ -148,8 +148,9 @@ def _parse_sockets(values: Sequence[str]) -> tuple[SocketFacts, ...]:
 def parse_socket(path: str, answer: str) -> SocketFacts:
     """Read the answer to SOCKET_SCRIPT; without one nothing is known, and the socket counts as missing."""
     for line in answer.splitlines():
-        if line.startswith("kernelbridge socket "):
-            exists, writable, listening = line.split()[2:5]
+        words = line.split()
+        if words[:2] == ["kernelbridge", "socket"] and len(words) >= 5:
+            exists, writable, listening = words[2:5]
             return SocketFacts(
                 path=path,
                 exists=exists == "yes",

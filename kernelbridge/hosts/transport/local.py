@@ -244,12 +244,12 @@ class LocalLink:
                 await collector.wait_ended()
         except TimeoutError as exc:
             remedy = "Run it in a terminal to see what it waits for."
-            raise StartTimeout(host=self.name, what=f"`{argv[0]}`", seconds=seconds, remedy=remedy) from exc
+            raise StartTimeout(host=self.name, what=f"`{shell.name_of(argv)}`", seconds=seconds, remedy=remedy) from exc
         finally:
             stream.close()
             await stream.wait_gone()
         if isinstance(collector.failure, OutputTooLong):
-            raise SshFailed(host=self.name, reason=f"`{argv[0]}` printed {collector.failure}")
+            raise SshFailed(host=self.name, reason=f"`{shell.name_of(argv)}` printed {collector.failure}")
         code = -1 if stream.exit_code is None else stream.exit_code
         return Completed(exit_code=code, stdout=bytes(collector.received), stderr=bytes(stream.stderr))
 
@@ -260,7 +260,7 @@ class LocalLink:
             # A server that a desktop or systemd has started has less on its PATH than a terminal.
             set_path = shell.settings(self._folders, self._login_variables)
             words = ["/bin/sh", "-c", f'{set_path}exec "$@"', "sh", *argv]
-        _, stream = await loop.subprocess_exec(lambda: CommandStream(receiver, command=argv[0]), *words)
+        _, stream = await loop.subprocess_exec(lambda: CommandStream(receiver, command=shell.name_of(argv)), *words)
         return stream
 
     async def open_command(self, argv: Sequence[str], receiver: Receiver) -> Stream:
@@ -285,8 +285,14 @@ class LocalLink:
         if sys.platform == "win32":
             self.facts = _windows_facts()
         else:
-            answer = await self.run(["sh", "-c", FACTS_SCRIPT], seconds=SCRIPT_SECONDS)
-            self.facts = parse_facts(answer.stdout.decode("utf-8", "replace"))
+            answer = await self.run(["sh", "-c", FACTS_SCRIPT, "id"], seconds=SCRIPT_SECONDS)
+            try:
+                self.facts = parse_facts(answer.stdout.decode("utf-8", "replace"))
+            except ValueError as exc:
+                reason = shell.said(str(exc).encode(), answer.stderr)
+                raise SshFailed(
+                    host=self.name, reason=reason, remedy="Run `id` in a terminal here: it has to say who you are."
+                ) from exc
         return self.facts
 
     async def ask_login_shell(self) -> bool:
@@ -294,7 +300,7 @@ class LocalLink:
         if self._login_variables is not None or sys.platform == "win32":
             return False
         self._login_variables = {}
-        answer = await self.run(["sh", "-c", shell.LOGIN_SHELL_SCRIPT], seconds=SCRIPT_SECONDS)
+        answer = await self.run(["sh", "-c", shell.LOGIN_SHELL_SCRIPT, "env"], seconds=SCRIPT_SECONDS)
         self._login_variables = shell.parse_variables(answer.stdout.decode("utf-8", "replace"))
         return bool(self._login_variables)
 

@@ -8,6 +8,7 @@ for it alone, and what comes before and behind them is not its answer.
 from __future__ import annotations
 
 import asyncio
+import re
 import secrets
 import shlex
 from collections.abc import Callable, Mapping, Sequence
@@ -33,6 +34,9 @@ _EMPTY_LINES: Final = "\n" * 4
 # How much is kept of what was printed around the frame, for the error message.
 _AROUND_BYTES: Final = 4096
 _WORDS: Final = 500
+# What stands behind the end's mark; whatever else does, a host has written by itself.
+_EXIT_CODE: Final = re.compile(rb"[0-9]{1,3}")
+_EXIT_CODE_BYTES: Final = 3
 # So many random bytes are the mark's beginning, and nothing else. Who talks to and fro waits for the last byte.
 _SURE_BYTES: Final = 8
 
@@ -194,8 +198,8 @@ class CommandFrame:
         """Take the end's mark, the exit code behind it, and what of the output stands before them."""
         inside = data[self._handed_on : at]
         code, semicolon, _ = data[at + len(self._end) :].partition(b";")
-        if semicolon:
-            self.exit_code, self._tail = int(code), b""
+        if semicolon or len(code) > _EXIT_CODE_BYTES:
+            self.exit_code, self._tail = int(code) if _EXIT_CODE.fullmatch(code) else -1, b""
         else:
             # The code is cut; all that is there before it was handed on.
             self._tail, self._handed_on = data[at:], len(data) - at

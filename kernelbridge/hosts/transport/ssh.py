@@ -488,6 +488,7 @@ async def _log_in(name: str, logging_in: Callable[[], Awaitable[Login]], *, host
         reason = f"its answer to `id` and the like took longer than {SCRIPT_SECONDS:g} s"
         raise HostUnreachable(host=name, address=login.hop.shown, reason=reason, remedy=exc.remedy) from exc
     except LinkLost as exc:
+        await link.aclose()
         reason = f"the host accepted the login as {login.hop.user} and then closed the connection"
         remedy = "If it does so again, ask its administrator: the log of its sshd says why."
         raise HostUnreachable(host=name, address=login.hop.shown, reason=reason, remedy=remedy) from exc

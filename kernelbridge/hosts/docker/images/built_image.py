@@ -339,6 +339,9 @@ class _ImageBuild:
                 f"{folder} has more than {RECEIVED_BYTES >> 30} GiB",
                 remedy=f"Install Docker's buildx on {host}, which builds it there, or build of a smaller folder.",
             )
+        if receiver.unwritten is not None:
+            trouble = receiver.unwritten.strerror or str(receiver.unwritten)
+            raise self._failed(f"{folder} cannot be kept on this machine meanwhile: {trouble}")
         if isinstance(receiver.failure, CommandError):
             words = receiver.failure.stderr.strip().splitlines()
             raise self._failed(words[-1] if words else f"{folder} cannot be read")
@@ -375,6 +378,8 @@ class FileReceiver:
         self.size_bytes = 0
         # Why it ended; set by closed().
         self.failure: Exception | None = None
+        # Why the file takes no more, as when this machine's disk is full.
+        self.unwritten: OSError | None = None
         self.ended = asyncio.Event()
 
     def data_received(self, data: bytes) -> None:
@@ -383,7 +388,11 @@ class FileReceiver:
         if self.is_too_long:
             self.ended.set()
         elif not self.ended.is_set():
-            self._file.write(data)
+            try:
+                self._file.write(data)
+            except OSError as exc:
+                self.unwritten = exc
+                self.ended.set()
 
     @property
     def is_too_long(self) -> bool:

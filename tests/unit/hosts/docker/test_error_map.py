@@ -210,6 +210,7 @@ STARTS: list[tuple[str, type[KernelBridgeError], str, str]] = [
         "CpuShares",
         "Fix `engine_config`",
     ),
+    ("decoding seccomp profile failed: x", errors.ContainerFailed, "seccomp", "Fix `security_opt`"),
     ('invalid --security-opt: "no"', errors.ContainerFailed, "security-opt", "Fix `security_opt`"),
     (
         "conflicting options: hostname and the network mode",

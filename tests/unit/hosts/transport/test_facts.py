@@ -52,6 +52,7 @@ def test_facts_that_are_cut_are_refused(answer: str) -> None:
         ("kernelbridge socket yes yes yes\n", SocketFacts(path="/s", exists=True, is_writable=True, is_listening=True)),
         ("hi\nkernelbridge socket yes no unknown\n", SocketFacts(path="/s", exists=True, is_writable=False)),
         ("", SocketFacts(path="/s", exists=False, is_writable=False)),
+        ("kernelbridge socket yes\n", SocketFacts(path="/s", exists=False, is_writable=False)),
     ],
 )
 def test_a_socket_is_what_the_host_says_of_it(answer: str, expected: SocketFacts) -> None:

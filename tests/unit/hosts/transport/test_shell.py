@@ -172,6 +172,14 @@ def test_live_output_does_not_wait_for_what_comes_after_it() -> None:
     assert CommandFrame(MARK).feed(BEGIN + b"x" + MARK[:1].encode()) == b"x"
 
 
+@pytest.mark.parametrize("code", [b"<x>;", b";", b"-1;", b"1234", b"x" * 100_000])
+def test_what_is_no_exit_code_behind_the_end_is_no_success_and_is_not_kept(code: bytes) -> None:
+    frame = CommandFrame(MARK)
+    assert frame.feed(BEGIN + b"x" + END.rpartition(b"7")[0] + code) == b"x"
+    assert frame.exit_code == -1
+    assert frame.finish() == b""
+
+
 def test_what_was_kept_back_comes_at_the_end() -> None:
     frame = CommandFrame(MARK)
     assert frame.feed(BEGIN + b"x" + MARK.encode()) == b"x"

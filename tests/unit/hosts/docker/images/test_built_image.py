@@ -21,3 +21,12 @@ def test_a_folder_of_a_host_fills_no_more_of_this_disk_than_its_bound(tmp_path: 
         receiver.closed(None)
     assert path.stat().st_size == 10
     assert receiver.failure is None
+
+
+def test_a_disk_of_this_machine_that_is_full_ends_what_comes_from_a_host() -> None:
+    with Path("/dev/full").open("wb", buffering=0) as file:
+        receiver = FileReceiver(file, most_bytes=10)
+        receiver.data_received(b"x")
+        receiver.data_received(b"x")
+    assert receiver.ended.is_set()
+    assert receiver.unwritten is not None
