@@ -280,7 +280,12 @@ class KernelProxy:
         for parent, (count, size_bytes) in self._sockets.take_lost().items():
             what = "1 message" if count == 1 else f"{count:,} messages"
             lost = f"dropped {what} of this output ({size_bytes / 1e6:.1f} MB): a client has read nothing for a minute"
-            self._print_notice(json.loads(parent), f"[kernelbridge: {lost}]\n")
+            try:
+                header = json.loads(parent)
+            except (ValueError, RecursionError):
+                continue  # A kernel may say anything, and nobody has such a cell.
+            if isinstance(header, dict):
+                self._print_notice(header, f"[kernelbridge: {lost}]\n")
 
     def _read_subscriptions(self, sock: zmq.Socket[bytes]) -> None:
         if self._sockets.drain_subscriptions():

@@ -224,7 +224,12 @@ class KernelRestorer:
         Called before jupyter_server ends those that it has still.
         """
         self._is_leaving = True
-        await self.keep_sessions()
+        try:
+            async with asyncio.timeout(DETACH_ALL_SECONDS):
+                await self.keep_sessions()
+        except Exception:
+            # An edge: without their names in the picker the kernels are to live on all the same.
+            self._log.exception("kernelbridge: which notebooks have the kernels could not be kept")
         mine = [one for one in self._ours() if one[2].request.environment.persist and not one[2].is_final]
         if not mine:
             return

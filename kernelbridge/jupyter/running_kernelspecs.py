@@ -6,6 +6,7 @@ deeper these specs are VS Code's alone: Jupyter Server takes such kernels up by 
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -59,8 +60,10 @@ def remove(root: Path, config_path: Path) -> Changes:
 def _remove(root: Path, config_path: Path, keep: Iterable[str] = ()) -> list[str]:
     folder = root / RUNNING_FOLDER
     removed = remove_folders(folder, config_path, keep=tuple(keep))
-    if removed and not any(folder.iterdir()):
-        folder.rmdir()
+    if removed:
+        # Unless another process has written there meanwhile.
+        with contextlib.suppress(OSError):
+            folder.rmdir()
     return removed
 
 

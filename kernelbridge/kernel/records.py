@@ -116,14 +116,18 @@ class Records:
         """Return the id of this installation, made at the first call."""
         path = self._folder / "machine-id"
         known: str | None = None
-        with contextlib.suppress(OSError):
+        try:
             known = path.read_text("utf-8").strip()
-            if known:
-                return known
+        except ValueError:
+            known = ""
+        except OSError:
+            pass
+        if known:
+            return known
         made = secrets.token_hex(8)
         # Another process, here or on another machine, may make one at the same moment: the first decides.
         self._write(path, made + "\n", is_first=known is None)
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, ValueError):
             return path.read_text("utf-8").strip() or made
         return made
 

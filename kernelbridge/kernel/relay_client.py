@@ -355,7 +355,7 @@ class RelayClient:
         if self._epoch and welcome.epoch != self._epoch:
             self._welcome.set_exception(self._failed("another relay runs in it now"))
             return
-        self._epoch, self._hello_extras, self._silence = welcome.epoch, {}, None
+        self._epoch, self._hello_extras, self._silence, self._let_go_at = welcome.epoch, {}, None, None
         self._stream = stream
         self._peer.resume(welcome.received)
         self._welcome.set_result(None)

@@ -522,6 +522,9 @@ def test_what_all_lost_because_one_does_not_read_is_told_in_its_cell(
     lost = frames.unpack(answer_to(message, IOPUB, "display_data", {"data": "x" * 2_000_000})).parts
 
     def lose_two() -> None:
+        # Long headers are not looked into before.
+        for odd in (b"x" * 20_000, b"[" * 20_000, b"[]"):
+            proxy._sockets._note_lost([b"display_data", frames.DELIMITER, b"", b"{}", odd, b"{}", b"{}"])
         proxy._sockets._note_lost(lost)
         proxy._sockets._note_lost(lost)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import sqlite3
 from collections.abc import Coroutine, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field, fields, replace
@@ -111,6 +112,7 @@ class FakeSessions:
 
     def __init__(self) -> None:
         self.rows: list[dict[str, Any]] = []
+        self.is_locked = False
 
     async def get_session(self, *, session_id: str) -> dict[str, Any]:
         for one in self.rows:
@@ -122,6 +124,8 @@ class FakeSessions:
         self.rows.append({**model(kernel_id, session_id, path, name), "type": type})
 
     async def list_sessions(self) -> list[dict[str, Any]]:
+        if self.is_locked:
+            raise sqlite3.OperationalError("database is locked")
         return self.rows
 
 
@@ -369,6 +373,16 @@ async def test_only_kernels_that_persist_are_left_and_pages_hear_nothing_of_it(
     await made.look()
     assert server.kernel_manager.started == []
     assert repr(made) == "<KernelRestorer 2 kernels, leaving>"
+
+
+async def test_kernels_are_left_also_where_their_notebooks_cannot_be_remembered(
+    records: Records, server: FakeServer
+) -> None:
+    fleet = FakeFleet()
+    kept = server.hold("k1", fleet, persist=True)
+    server.session_manager.is_locked = True
+    await comeback(server).leave()
+    assert fleet.left == [kept]
 
 
 async def test_with_nothing_to_leave_a_stop_is_as_ever(records: Records, server: FakeServer) -> None:

@@ -41,6 +41,9 @@ def test_of_two_who_make_the_machine_id_at_once_both_have_the_same(folder: Path)
     assert len(made) == 1
     (folder / "machine-id").write_text("")
     assert len(Records(folder).machine_id()) == 16, "an empty file, of a full disk, is replaced"
+    (folder / "machine-id").write_bytes(b"\xff\xfe")
+    made = {Records(folder).machine_id() for _ in range(2)}
+    assert [len(one) for one in made] == [16], "so is one that is no text"
 
 
 def test_the_folder_is_closed_to_others(folder: Path) -> None:
