@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -16,6 +16,16 @@ class Workload(Protocol):
 
     async def attach(self, receiver: Receiver) -> Stream:
         """Return a stream of bytes to the relay's socket."""
+
+    async def open_command(self, argv: Sequence[str], receiver: Receiver) -> Stream:
+        """Run a command beside the relay, as its user, joined to stdin and stdout; Python is `python` of the image.
+
+        The words of argv can be seen on the host: no secret and no user text may be among them.
+        """
+
+    @property
+    def python(self) -> str:
+        """The Python that runs the relay."""
 
     async def state(self) -> ContainerState:
         """Say how it is now. Missing and Over only where that is known; everything else unknown raises."""

@@ -622,7 +622,11 @@ class ContainerWorkload:
 
     async def attach(self, receiver: Receiver) -> Stream:
         """See Workload."""
-        return await self.engine.exec_stream(self.name, bootstrap.bridge_argv(self.python), receiver)
+        return await self.open_command(bootstrap.bridge_argv(self.python), receiver)
+
+    async def open_command(self, argv: Sequence[str], receiver: Receiver) -> Stream:
+        """See Workload."""
+        return await self.engine.exec_stream(self.name, argv, receiver)
 
     async def state(self) -> ContainerState:
         """See Workload."""

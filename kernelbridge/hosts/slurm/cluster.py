@@ -336,14 +336,19 @@ class JobWorkload:
 
     async def attach(self, receiver: Receiver) -> Stream:
         """See Workload. Raises EngineFailed while the job does not run."""
-        return await self.reach(bootstrap.bridge_argv(self.spec.environment.python), receiver)
+        return await self.open_command(bootstrap.bridge_argv(self.python), receiver)
 
-    async def reach(self, command: list[str], receiver: Receiver) -> Stream:
-        """Run a command beside the relay, joined to its stdin and stdout. Raises EngineFailed and 2x errors."""
+    @property
+    def python(self) -> str:
+        """See Workload."""
+        return self.spec.environment.python
+
+    async def open_command(self, argv: Sequence[str], receiver: Receiver) -> Stream:
+        """See Workload. Raises EngineFailed and 2x errors."""
         job = await self.cluster.find(self.spec.name)
         if job is None or not job.is_running:
             raise EngineFailed(host=self.host.name, action="reach the job", reason="it does not run")
-        words = job_script.join_argv(self.host.runtime, self.spec, command, job=job.job)
+        words = job_script.join_argv(self.host.runtime, self.spec, list(argv), job=job.job)
         if job_script.joins_as_step(self.host.runtime):
             return await self.cluster.link.open_command([*WRAPPED, *words], receiver)
         return await self.cluster.node_login.open_command(job.node, words, receiver, job=job.job)

@@ -219,7 +219,7 @@ async def test_what_is_attached_is_the_bridge_and_what_is_reached_what_was_asked
     rig = Rig(node_login="ssh")
     rig.says(squeue=row("RUNNING", node="n1"))
     await rig.job.attach(Collector())
-    await rig.job.reach(["echo", "a b"], Collector())
+    await rig.job.open_command(["echo", "a b"], Collector())
     # The node's login shell may be any: it is asked for `sh`, which gets the command over stdin.
     assert [argv[-2:] for argv in rig.link.opened] == [["n1", "/bin/sh -s"]] * 2
     bridge, echo = rig.link.written
