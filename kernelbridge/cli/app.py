@@ -59,6 +59,8 @@ COMMANDS: Final[Mapping[str, Command]] = {
         "attach",
         "Use a kernel that runs: prints its connection file, starts a console on it, leaves it running at the end.",
     ),
+    "shell": Command("commands.terminal", "shell", "Open a shell in a kernel's container."),
+    "exec": Command("commands.terminal", "exec_command", "Run a command in a kernel's container."),
     "snapshot": Command(
         "images", "snapshot", "Make an image of a kernel's container as it is now, without its secrets."
     ),

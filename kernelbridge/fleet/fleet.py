@@ -48,6 +48,7 @@ from kernelbridge.protocol.handshake import Owner
 if TYPE_CHECKING:
     from kernelbridge.channels.poller import ZmqPoller  # loads pyzmq: see bind
     from kernelbridge.fleet.gpu_listing import GpuListing  # loads what speaks to Slurm
+    from kernelbridge.kernel.command.terminal import CommandRequest, Terminal
     from kernelbridge.kernel.kernel import Kernel  # loads pyzmq
 
 _LOG = logging.getLogger(__name__)
@@ -454,6 +455,15 @@ class Fleet:
     async def left_output(self, prefix: str) -> str:
         """Return the output of a kernel's cells that no client has shown yet; it stays. Raises KernelNotFound."""
         return await self._finder.left_output(self.config, prefix)
+
+    async def open_terminal(
+        self, prefix: str, request: CommandRequest, output: Callable[[int, bytes], None]
+    ) -> Terminal:
+        """Run a command in a kernel's container, beside it; `output` is called on the loop. Raises KernelNotFound."""
+        from kernelbridge.kernel.command.terminal import open_terminal
+
+        address = await self._finder.running(self.config, prefix)
+        return await open_terminal(await address.workload(), request, host=address.host, output=output)
 
     async def snapshot(self, prefix: str, name: str) -> KernelRow:
         """Make an image of a kernel's container, and return the kernel. Raises KernelNotFound and others."""

@@ -13,7 +13,14 @@ from typing import Any
 
 from kernelbridge.config.fields import MOST_SECONDS
 from kernelbridge.config.schema import Config, Environment, Host
-from kernelbridge.errors import EngineFailed, KernelBridgeError, KernelNotFound, OutputUndelivered, unexpected_answer
+from kernelbridge.errors import (
+    EngineFailed,
+    KernelBridgeError,
+    KernelEnded,
+    KernelNotFound,
+    OutputUndelivered,
+    unexpected_answer,
+)
 from kernelbridge.hosts import relay_query
 from kernelbridge.hosts.backend import Backend, ContainerFacts, Exited, Workload
 from kernelbridge.hosts.labels import KERNEL_LABEL, Labels, container_name, parse_labels
@@ -433,6 +440,15 @@ class KernelFinder:
             sentence = f"{kernel} on {address.host} was started by an older kernelbridge, which tells no output."
             raise KernelBridgeError(sentence, f"`kernelbridge attach {kernel}` fetches it.")
         return text
+
+    async def running(self, config: Config, prefix: str) -> RelayAddress:
+        """Return the relay of the one kernel whose id begins so. Raises KernelNotFound; KernelEnded: it has ended."""
+        address, is_running = await self._find_address(config, prefix)
+        if not is_running:
+            raise KernelEnded(
+                environment=address.kernel[:_SHORT_ID_LENGTH], host=address.host, how="does not run"
+            )
+        return address
 
     async def _find_address(self, config: Config, prefix: str) -> tuple[RelayAddress, bool]:
         """Return the relay of the one kernel whose id begins so, and whether its container runs."""

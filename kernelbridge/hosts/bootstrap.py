@@ -77,6 +77,13 @@ while not os.path.exists("{RELAY_FOLDER}/relay.sock") and time.monotonic() < unt
     time.sleep(0.005)
 exec(compile(open("{RELAY_FOLDER}/kernelbridge_relay/bridge.py").read(), "bridge.py", "exec"))
 """
+# Runs a program of the relay's code beside it.
+_BESIDE = f"""\
+import sys
+sys.path.insert(0, "{RELAY_FOLDER}")
+from kernelbridge_relay.relay.MODULE import main
+main()
+"""
 # Waits for a job's first process, which may start later than this one; bridge.py follows, which is not there yet.
 _JOIN_ORDER = f"""\
 import os, time
@@ -95,6 +102,14 @@ def boot_argv(python: str) -> list[str]:
 def bridge_argv(python: str) -> list[str]:
     """Return the command that joins an exec stream to the relay."""
     return [python, "-I", "-S", "-c", _JOIN, f"{RELAY_FOLDER}/relay.sock"]
+
+
+def beside_argv(python: str, module: str) -> list[str]:
+    """Return the command of a program of the relay's code, by its module in relay/, beside the relay.
+
+    A relay of an older version may not have it: then it ends without a word.
+    """
+    return [python, "-I", "-S", "-c", _BESIDE.replace("MODULE", module)]
 
 
 def job_boot_argv(python: str) -> list[str]:
