@@ -47,9 +47,6 @@ class Joined(Protocol):
     def signal(self, number: int) -> None:
         """Send it a signal."""
 
-    def congested(self, is_congested: bool) -> None:
-        """Tell it that whoever reads its output is slow, or reads again."""
-
 
 def is_terminal() -> bool:
     """Whether somebody sits here: stdin and stdout are a terminal."""
@@ -110,7 +107,6 @@ class OutputWriter:
         # Set when nobody reads any more.
         self.is_broken = False
         self._thread = threading.Thread(target=self._run, name="kernelbridge-output", daemon=True)
-        self._thread.start()
 
     @property
     def is_congested(self) -> bool:
@@ -143,8 +139,14 @@ class OutputWriter:
                 self._waiting_bytes -= len(data)
             self._look()
 
+    def begin(self) -> None:
+        """Write from now on, and what was queued before. Safe to call twice."""
+        if self._thread.ident is None:
+            self._thread.start()
+
     def close(self) -> None:
         """Return when all is written."""
+        self.begin()
         self._queue.put(None)
         self._thread.join(DRAIN_SECONDS)
 

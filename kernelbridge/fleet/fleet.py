@@ -48,6 +48,7 @@ from kernelbridge.protocol.handshake import Owner
 if TYPE_CHECKING:
     from kernelbridge.channels.poller import ZmqPoller  # loads pyzmq: see bind
     from kernelbridge.fleet.gpu_listing import GpuListing  # loads what speaks to Slurm
+    from kernelbridge.kernel.command.run import CommandRun, RunOutput  # loads pyzmq
     from kernelbridge.kernel.command.terminal import CommandRequest, Terminal
     from kernelbridge.kernel.kernel import Kernel  # loads pyzmq
 
@@ -154,13 +155,19 @@ class Fleet:
         Raises OSError if they are taken; KernelBridgeError if this process may open too few files.
         """
         open_files.check()
-        # Here and not above: both load pyzmq, which a terminal that only lists kernels does without.
-        from kernelbridge.channels.poller import ZmqPoller
+        # Here and not above: it loads pyzmq, which a terminal that only lists kernels does without.
         from kernelbridge.kernel.kernel import Kernel
+
+        kernel = Kernel(request, endpoints, self._services())
+        self._kernels[request.kernel_id] = kernel
+        return kernel
+
+    def _services(self) -> KernelServices:
+        from kernelbridge.channels.poller import ZmqPoller  # loads pyzmq
 
         if self._poller is None:
             self._poller = ZmqPoller()
-        services = KernelServices(
+        return KernelServices(
             poller=self._poller,
             records=self.records,
             owner=self._owner,
@@ -175,9 +182,12 @@ class Fleet:
             watch_login=self._backends.watch_login,
             observe=self._notify,
         )
-        kernel = Kernel(request, endpoints, services)
-        self._kernels[request.kernel_id] = kernel
-        return kernel
+
+    async def make_run(self, request: LaunchRequest, output: RunOutput) -> CommandRun:
+        """Return the run of a command in the place of a kernel; nothing is started, nor joined."""
+        from kernelbridge.kernel.command.run import CommandRun  # loads pyzmq
+
+        return CommandRun(request, self._services(), output)
 
     async def start(self, request: LaunchRequest, endpoints: Endpoints) -> Kernel:
         """Start a kernel: endpoints bound, checks made; the rest goes on behind them. Raises KernelBridgeError."""
@@ -397,6 +407,7 @@ class Fleet:
             gpus=",".join(gpu_ids),
             keep_exited=f"{request.environment.keep_exited:g}",
             unsafe="true" if request.environment.allow_unsafe else "",
+            kind=request.command.kind if request.command else "",
         )
 
     # -- hosts

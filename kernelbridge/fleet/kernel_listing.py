@@ -118,6 +118,8 @@ class KernelRow:
     also_on: tuple[str, ...] = ()
     # Whether it was started with `allow_unsafe`: nothing may keep it from the host.
     is_unsafe: bool = False
+    # `run`, `up`, or empty for a kernel: see labels.Labels.
+    kind: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Return the kernel as REST and `kernelbridge ps --json` have it."""
@@ -351,6 +353,7 @@ class KernelFinder:
             version=labels.version,
             container=seen.facts.id,
             is_unsafe=bool(labels.unsafe),
+            kind=labels.kind,
         )
         return row if seen.status is None else _with_status(row, seen.status, record)
 
@@ -445,9 +448,7 @@ class KernelFinder:
         """Return the relay of the one kernel whose id begins so. Raises KernelNotFound; KernelEnded: it has ended."""
         address, is_running = await self._find_address(config, prefix)
         if not is_running:
-            raise KernelEnded(
-                environment=address.kernel[:_SHORT_ID_LENGTH], host=address.host, how="does not run"
-            )
+            raise KernelEnded(environment=address.kernel[:_SHORT_ID_LENGTH], host=address.host, how="does not run")
         return address
 
     async def _find_address(self, config: Config, prefix: str) -> tuple[RelayAddress, bool]:
@@ -578,4 +579,5 @@ def _unreachable_row(record: KernelRecord, why: str) -> KernelRow:
         gpus="",
         why=why,
         title=record.title,
+        kind=record.kind,
     )

@@ -84,6 +84,12 @@ sys.path.insert(0, "{RELAY_FOLDER}")
 from kernelbridge_relay.relay.MODULE import main
 main()
 """
+# Does nothing until it is ended.
+_WAIT = """\
+import signal
+while True:
+    signal.pause()
+"""
 # Waits for a job's first process, which may start later than this one; bridge.py follows, which is not there yet.
 _JOIN_ORDER = f"""\
 import os, time
@@ -196,6 +202,16 @@ def spawn_order(
         "needs": ["ipykernel", "zmq"],
         **more,
     }
+
+
+def command_order(
+    *, launch: int, session: str, env: dict[str, str], cwd: str, argv: Sequence[str], window: Any, **more: Any
+) -> dict[str, Any]:
+    """Return the order to start a user's command; without one the container waits. See spawn_order()."""
+    command = {"window": window, "waits": not argv}
+    words = list(argv) or ["{python}", "-I", "-S", "-c", _WAIT]
+    order = {"do": "spawn", "launch": launch, "session": session, "argv": words, "env": env, "cwd": cwd, "needs": []}
+    return {**order, "command": command, **more}
 
 
 def relay_line(

@@ -114,7 +114,10 @@ def test_a_shell_is_a_real_terminal(rig: Rig, module_env: Laptop, kernel: Client
 def test_what_reads_slowly_or_not_at_all_costs_nothing(rig: Rig, module_env: Laptop, kernel: Client) -> None:
     words = [sys.executable, "-m", "kernelbridge", "exec", kernel_id(rig), "--", "sh", "-c", "yes | head -c 50000000"]
     piped = subprocess.run(
-        ["sh", "-c", '"$@" | head -c 10; exit 0', "sh", *words], env=module_env.env, capture_output=True, timeout=60 * SLOW
+        ["sh", "-c", '"$@" | head -c 10; exit 0', "sh", *words],
+        env=module_env.env,
+        capture_output=True,
+        timeout=60 * SLOW,
     )
     assert piped.stdout == b"y\n" * 5, piped.stderr
 

@@ -40,7 +40,15 @@ def exec_command(
 ) -> None:
     """Carry out `kernelbridge exec`."""
     wants = local_terminal.is_terminal() if wants_window is None else wants_window
-    _run(ctx.obj, kernel, tuple(command), folder, wants_window=wants)
+    _run(ctx.obj, kernel, words_of(command), folder, wants_window=wants)
+
+
+def words_of(command: list[str]) -> tuple[str, ...]:
+    """Return a command's words without the `--` that may stand before it."""
+    words = tuple(command[1:] if command[:1] == ["--"] else command)
+    if not words:
+        raise typer.BadParameter("name the command to run: `-- COMMAND`")
+    return words
 
 
 def _run(context: CliContext, kernel: str, argv: tuple[str, ...], folder: str, *, wants_window: bool) -> None:
@@ -65,6 +73,7 @@ def run_beside(context: CliContext, fleet: Fleet, kernel: str, request: CommandR
         try:
             has_window = request.window is not None and local_terminal.is_terminal()
             with local_terminal.joined(command, has_window=has_window):
+                writer.begin()
                 return fleet.run(opened.wait())
         finally:
             fleet.run(opened.aclose(), CLOSE_SECONDS)
@@ -103,7 +112,7 @@ class _Beside:
             self._fleet.submit(_called(lambda: opened.signal(number)))
 
     def congested(self, is_congested: bool) -> None:
-        """See Joined."""
+        """Take in that whoever reads its output is slow, or reads again."""
         opened = self.opened
         if opened is not None:
             stream = opened.stream

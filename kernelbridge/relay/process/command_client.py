@@ -10,7 +10,7 @@ from typing import Any, Callable, Dict, List, Optional, Tuple
 
 from ...protocol import frames, terminal
 from ...protocol.handshake import InputEvent
-from .kernel_process import KernelProcess
+from .kernel_process import KernelProcess, drop_output
 
 # How often it is told that input was taken.
 TELL_TAKEN_BYTES = 128 * 1024
@@ -137,7 +137,9 @@ class CommandClient:
         """Do nothing: output is read where a kernel's is."""
 
     def listen_to_the_end(self) -> None:
-        """Do nothing: output is read where a kernel's is."""
+        """Take in what a command that has ended left in its pipes."""
+        if self._process is not None:
+            self._process.drain()
 
     def refusal(self, message: frames.Message) -> Optional[frames.Message]:
         """Return None: input for a command that has ended needs no answer."""
@@ -145,4 +147,6 @@ class CommandClient:
 
     def close(self) -> None:
         """Let go of a launch that has ended."""
+        if self._process is not None:
+            self._process.written = drop_output
         self._process, self.is_ready = None, False

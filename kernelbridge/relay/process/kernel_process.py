@@ -44,7 +44,7 @@ def _pipes(command: Mapping[str, Any]) -> Pipes:
     return Pipes(None if window is None else WindowSize.from_dict(window))
 
 
-def _drop(kind: int, piece: bytes) -> None:
+def drop_output(kind: int, piece: bytes) -> None:
     """Take output that nobody but the log wants."""
 
 
@@ -119,11 +119,13 @@ class KernelProcess:
         self._folders = [death.SHARED_MEMORY, environment["TMPDIR"], environment["HOME"], start_folder or "."]
         # Whether end() was called: an exit by signal is then no surprise.
         self.end_wanted = False
+        # Whether the words of its argv are a user's.
+        self._is_users = "command" in order and not order["command"].get("waits")
         # Where it says how far its setup is; None without one.
         self._setup_path = self._write_setup(order["setup"]) if order.get("setup") else None
         # Of a user's command: its input and output; None of a kernel. And what takes a piece of the latter.
         self.pipes = _pipes(order["command"]) if "command" in order else None
-        self.written: Callable[[int, bytes], None] = _drop
+        self.written: Callable[[int, bytes], None] = drop_output
         self.popen: Any = subprocess.Popen(
             self._argv(order["argv"], python),
             cwd=start_folder or None,
@@ -173,6 +175,8 @@ class KernelProcess:
 
     def _argv(self, wanted: Sequence[str], python: str) -> List[str]:
         words = {"{python}": python, "{connection_file}": self.connection, "{session}": self.session}
+        if self._is_users:
+            words = {}
         before = [] if self._setup_path is None else [python, _SETUP_RUNNER, self._setup_path]
         return [*before, *(_filled(word, words) for word in wanted)]
 
@@ -263,8 +267,7 @@ class KernelProcess:
         code = self.popen.poll()
         if code is None:
             return None
-        while self.read_output() and self._has_output():
-            pass
+        self.drain()
         self._sweep_session()
         return ExitedEvent(
             launch=self.launch,
@@ -276,6 +279,11 @@ class KernelProcess:
             full=tuple(death.without_room(self._folders)),
             shm_bytes=death.size_of(death.SHARED_MEMORY) if code == -signal.SIGBUS else 0,
         )
+
+    def drain(self) -> None:
+        """Read what is there of its output."""
+        while self.read_output() and self._has_output():
+            pass
 
     def close(self) -> None:
         """Close this end of its output, through the object that owns the number: by number alone it is closed twice."""
