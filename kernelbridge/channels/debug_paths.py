@@ -21,7 +21,8 @@ DEFAULT_CELL_PREFIX = "/tmp/"  # noqa: S108 - a place in the container
 _VSCODE = "vscode"
 # Of clients and of questions that are remembered; the oldest go.
 _MOST_REMEMBERED = 100
-# A path in a line of a traceback ends before these: IPython's own ("File PATH:12, in f()") and Python's.
+# Around a path in a line of a traceback: IPython's own ("File PATH:12, in f()", in colours) and Python's.
+_BEFORE_PATH = r"(^|[^\w./-]|\x1b\[[\d;]*m)"
 _PATH_END = r"[^\s:\"'<>|\x1b]*"
 
 
@@ -47,7 +48,7 @@ class DebugPaths:
         self._asked: dict[str, None] = {}
         self._cell_prefix = DEFAULT_CELL_PREFIX
         roots = "|".join(re.escape(pair.container.rstrip("/")) for pair in self._pairs)
-        self._paths = re.compile(rf"(?<![\w./-])(?:{roots})/{_PATH_END}") if roots else None
+        self._paths = re.compile(rf"{_BEFORE_PATH}((?:{roots})/{_PATH_END})") if roots else None
 
     def __repr__(self) -> str:
         return f"<DebugPaths of {len(self._pairs)} folders>"
@@ -137,7 +138,7 @@ class DebugPaths:
 
     def _linked(self, line: str) -> str:
         assert self._paths is not None
-        return self._paths.sub(lambda found: self._to_local(found[0]) or found[0], line)
+        return self._paths.sub(lambda found: found[1] + (self._to_local(found[2]) or found[2]), line)
 
 
 def _remember(table: dict[Any, None], key: Any) -> None:
