@@ -32,6 +32,8 @@ class Command(NamedTuple):
     help: str
     # Whether what follows the first argument is another command's: its options are not ours.
     runs_another: bool = False
+    # Whether it is for programs, and no help names it.
+    is_hidden: bool = False
 
     def load(self) -> Callable[..., None]:
         """Import the function, whose parameters are the command's options."""
@@ -65,6 +67,10 @@ COMMANDS: Final[Mapping[str, Command]] = {
     "up": Command("commands.run", "up", "Start an environment's container, which waits for shells and commands."),
     "shell": Command("commands.terminal", "shell", "Open a shell in a kernel's container."),
     "exec": Command("commands.terminal", "exec_command", "Run a command in a kernel's container.", True),
+    "ssh-config": Command(
+        "commands.ssh", "write_config", "Let ssh, and editors that use it, reach into containers as `kb-NAME`."
+    ),
+    "ssh-proxy": Command("commands.ssh", "proxy", "Carry one ssh connection into a container.", False, True),
     "snapshot": Command(
         "images", "snapshot", "Make an image of a kernel's container as it is now, without its secrets."
     ),
@@ -97,7 +103,7 @@ def command_line(loaded: Collection[str] = tuple(COMMANDS)) -> typer.Typer:
     made.callback()(_options)
     for name, command in COMMANDS.items():
         settings = {"allow_interspersed_args": not command.runs_another}
-        made.command(name, help=command.help, context_settings=settings)(
+        made.command(name, help=command.help, context_settings=settings, hidden=command.is_hidden)(
             command.load() if name in loaded else _not_loaded
         )
     return made

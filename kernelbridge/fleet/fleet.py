@@ -33,6 +33,7 @@ from kernelbridge.hosts.docker.images import unfinished_image
 from kernelbridge.hosts.docker.images.built_image import is_up_to_date
 from kernelbridge.hosts.labels import Labels, config_mark
 from kernelbridge.hosts.pool import BackendPool
+from kernelbridge.hosts.relay_query import RelayAddress
 from kernelbridge.hosts.transport import host_keys
 from kernelbridge.hosts.transport.host_keys import HostKey
 from kernelbridge.hosts.transport.lazy import fetch_host_key
@@ -475,6 +476,13 @@ class Fleet:
 
         address = await self._finder.running(self.config, prefix)
         return await open_terminal(await address.workload(), request, host=address.host, output=output)
+
+    async def address_of(self, name: str) -> RelayAddress:
+        """Return where a kernel's relay is, by the beginning of its id, or by its environment's name.
+
+        Raises KernelNotFound and others.
+        """
+        return await self._finder.named(self.config, name)
 
     async def snapshot(self, prefix: str, name: str) -> KernelRow:
         """Make an image of a kernel's container, and return the kernel. Raises KernelNotFound and others."""

@@ -451,6 +451,29 @@ class KernelFinder:
             raise KernelEnded(environment=address.kernel[:_SHORT_ID_LENGTH], host=address.host, how="does not run")
         return address
 
+    async def named(self, config: Config, name: str) -> RelayAddress:
+        """Return the relay of a kernel whose id begins so, or of what runs of the environment of that name.
+
+        One that waits for commands goes before a kernel. Raises KernelNotFound, and KernelBridgeError for several.
+        """
+        if name not in config.environments:
+            return await self.running(config, name)
+        listing = await self._look(config, self._named_rows)
+        found = [
+            row
+            for row in listing.kernels
+            if row.environment == name and row.is_ours and row.state not in (KernelState.EXITED, KernelState.STOPPING)
+        ]
+        chosen = [row for row in found if row.kind == "up"] or found
+        if not chosen and listing.problems:
+            raise listing.problems[0]
+        if len(chosen) != 1:
+            ids = ", ".join(row.kernel_id[:_SHORT_ID_LENGTH] for row in chosen)
+            how_many = f"{len(chosen)} containers of {name} run: {ids}." if chosen else f"No container of {name} runs."
+            remedy = "Name one by its id." if chosen else f"Start one: `kernelbridge up {name}`."
+            raise KernelBridgeError(how_many, remedy)
+        return await self.running(config, chosen[0].kernel_id)
+
     async def _find_address(self, config: Config, prefix: str) -> tuple[RelayAddress, bool]:
         """Return the relay of the one kernel whose id begins so, and whether its container runs."""
         row = await self.find(config, prefix)
