@@ -67,6 +67,7 @@ COMMANDS: Final[Mapping[str, Command]] = {
     "up": Command("commands.run", "up", "Start an environment's container, which waits for shells and commands."),
     "shell": Command("commands.terminal", "shell", "Open a shell in a kernel's container."),
     "exec": Command("commands.terminal", "exec_command", "Run a command in a kernel's container.", True),
+    "cp": Command("commands.cp", "copy", "Copy files between this machine and a kernel's container."),
     "ssh-config": Command(
         "commands.ssh", "write_config", "Let ssh, and editors that use it, reach into containers as `kb-NAME`."
     ),
