@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import sys
 from typing import Annotated
 
 import typer
@@ -76,12 +78,16 @@ def logs(
     output: Annotated[
         bool, typer.Option("--output", help="Instead, the output of cells that no client has shown yet; it stays.")
     ] = False,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as it grows, until the process ends.")] = False,
     raw: Annotated[
         bool, typer.Option("--raw", help="With what the program wrote to control a terminal: colours, and all else.")
     ] = False,
 ) -> None:
     """Carry out `kernelbridge logs`."""
     context: CliContext = ctx.obj
+    if follow:
+        _follow(context, kernel_id, raw=raw)
+        return
     with context.fleet(context.read_config()) as fleet:
         asked = fleet.left_output(kernel_id) if output else fleet.logs(kernel_id, tail_lines=tail_lines or LOG_LINES)
         text = context.wait(fleet, asked, seconds=LIST_SECONDS)
@@ -95,6 +101,15 @@ def logs(
     if lines:
         text = last_lines(text, lines)
     typer.echo(text, nl=not text.endswith("\n"), color=raw or None)
+
+
+def _follow(context: CliContext, kernel_id: str, *, raw: bool) -> None:
+    def show(text: str) -> None:
+        typer.echo(text if raw else printable_lines(text), nl=False, color=raw or None)
+        sys.stdout.flush()
+
+    with context.fleet(context.read_config()) as fleet, contextlib.suppress(KeyboardInterrupt):
+        fleet.run(fleet.follow_log(kernel_id, show))
 
 
 def tell(

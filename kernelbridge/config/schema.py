@@ -243,10 +243,12 @@ class Environment(Frozen):
     )
     gpus: Gpus = Field(
         default=0,
-        title='number, "all" or list of ids',
+        title='number, "all", list of ids, or a table',
         description='How many free GPUs, or which: `0`, `2`, `"all"`, `["0", "GPU-..."]`; MIG devices by '
         '`"0:1"` (device 1 of card 0) or `"MIG-..."`. The kernel sees '
-        "no other GPUs, and no other kernel gets these in the meantime.",
+        "no other GPUs, and no other kernel gets these in the meantime. `{ wanted = 1, min = 0 }`: where a host has "
+        "fewer than are wanted, all that it has are enough, if they are `min`; so the same environment runs on a "
+        "laptop without any.",
     )
     gpu_memory: Size | None = Field(
         default=None,

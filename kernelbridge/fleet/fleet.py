@@ -464,6 +464,13 @@ class Fleet:
         """Return what a kernel's process wrote to its own stdout and stderr, last lines. Raises KernelNotFound."""
         return await self._finder.logs(self.config, prefix, tail_lines=tail_lines)
 
+    async def follow_log(self, prefix: str, heard: Callable[[str], None]) -> None:
+        """Tell what a kernel's process writes to its stdout and stderr, until it has ended; called on the loop.
+
+        Raises KernelNotFound.
+        """
+        await self._finder.follow_log(self.config, prefix, heard)
+
     async def left_output(self, prefix: str) -> str:
         """Return the output of a kernel's cells that no client has shown yet; it stays. Raises KernelNotFound."""
         return await self._finder.left_output(self.config, prefix)

@@ -126,13 +126,15 @@ class Preflight:
         if self._request.environment.gpus == 0:
             return True
         try:
-            await self._allocator.look(host)
+            lease = await self._allocator.look(host)
         except GpusBusy:
             if self._request.environment.wait is None:
                 raise
             is_free = False
         else:
             is_free = True
+            if not lease.gpu_ids:
+                return True  # It has none, and none are enough.
         await engine.gpu_way(host.gpu_access)
         return is_free
 

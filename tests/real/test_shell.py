@@ -152,7 +152,7 @@ def test_files_are_copied_both_ways_with_modes_and_odd_names(
     back = tmp_path / "back"
     assert (back / "inner" / "öne two\nthree").read_bytes() == (tree / "inner" / "öne two\nthree").read_bytes()
     assert (back / "run.sh").stat().st_mode & 0o777 == 0o755
-    assert os.readlink(back / "link") == "run.sh"
+    assert (back / "link").readlink() == Path("run.sh")
     missing = kernelbridge(module_env, "cp", f"{name}:/no/such", str(tmp_path))
     assert (missing.code, "/no/such: No such file or directory" in missing.err) == (1, True)
     nowhere = kernelbridge(module_env, "cp", str(tmp_path / "none"), f"{name}:/tmp")

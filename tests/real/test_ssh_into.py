@@ -87,8 +87,10 @@ def test_files_go_both_ways_by_scp_and_sftp(up: Laptop, tmp_path: Path) -> None:
     assert (tmp_path / "back" / name).read_bytes() == (tmp_path / "tree" / name).read_bytes()
     assert (tmp_path / "back" / "run.sh").stat().st_mode & 0o777 == 0o755
     assert (tmp_path / "back" / "run.sh").stat().st_mtime == int((tmp_path / "tree" / "run.sh").stat().st_mtime)
-    batch = "mkdir /tmp/made\ncd /tmp/made\nput {0} a\nrename a b\nln -s b c\nls -l\ndf\nrm b\nrm c\ncd /\nrmdir /tmp/made\n"
-    done = run(up, "sftp", "-b", "-", "kb-test", data=batch.format(tmp_path / "tree" / "run.sh").encode())
+    put = f"put {tmp_path / 'tree' / 'run.sh'} a"
+    steps = ["mkdir /tmp/made", "cd /tmp/made", put, "rename a b", "ln -s b c", "ls -l", "df", "rm b", "rm c"]
+    batch = "\n".join([*steps, "cd /", "rmdir /tmp/made", ""])
+    done = run(up, "sftp", "-b", "-", "kb-test", data=batch.encode())
     assert done.returncode == 0, done.stderr
     assert b"rwxr-xr-x" in done.stdout
     missing = run(up, "scp", "kb-test:/no/such", str(tmp_path))
