@@ -45,9 +45,9 @@ class _Lines:
 
         `is_above_known`: no line is about a folder that it is in, so that a line that names no folder is about `name`.
         """
-        if is_above_known and not (self._names and self._names.match(name)):
-            if self._rooted is None or not self._rooted.match(path):
-                return None
+        is_named = self._names is not None and self._names.match(name) is not None
+        if is_above_known and not is_named and not (self._rooted and self._rooted.match(path)):
+            return None
         return self._spec.check_file(path).include
 
 
@@ -110,7 +110,9 @@ class Ignore:
             return True
         if self._docker is not None and self._docker.excludes(folder) and not self._docker.excludes_all_below(folder):
             return True
-        return any(f"{start}/".startswith(f"{folder}/") or f"{folder}/".startswith(f"{start}/") for start in self._reopened)
+        return any(
+            f"{start}/".startswith(f"{folder}/") or f"{folder}/".startswith(f"{start}/") for start in self._reopened
+        )
 
     def covers(self, path: str, *, is_folder: bool) -> bool:
         """Whether a path is left out, by itself or with a folder that it is in."""
@@ -144,7 +146,7 @@ def _fixed_part(pattern: str) -> str:
     """Return the folders that a pattern begins with, up to its first wildcard."""
     parts = pattern.strip("/").split("/")
     fixed = []
-    for part in parts[:-1] if not parts[-1:] == ["**"] else parts:
+    for part in parts[:-1] if parts[-1:] != ["**"] else parts:
         if _WILDCARDS.search(part):
             break
         fixed.append(part)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import posixpath
 import stat
 import sys
 import unicodedata
@@ -74,51 +75,74 @@ def to_text(path: bytes) -> str:
 
 def scan(root: Path, ignore: Ignore, *, platform: str = sys.platform) -> Listing:
     """List a folder of this machine without what is ignored; reads .gitignore files as it comes by. Blocks."""
-    found = Listing()
-    todo = [""]
-    while todo:
-        folder = todo.pop()
+    scanned = _Scan(root, ignore, platform)
+    scanned.run()
+    return scanned.found
+
+
+class _Scan:
+    """One scan: `found` grows while run() goes from folder to folder."""
+
+    def __init__(self, root: Path, ignore: Ignore, platform: str) -> None:
+        self._root, self._ignore, self._platform = root, ignore, platform
+        self.found = Listing()
+
+    def run(self) -> None:
+        """Look into each folder that is not ignored."""
+        todo = [""]
+        while todo:
+            folder = todo.pop()
+            try:
+                with os.scandir(self._root / folder) as entries:
+                    here = list(entries)
+            except OSError as exc:
+                self.found.unknown[folder] = exc.strerror or str(exc)
+                continue
+            if any(entry.name == ".gitignore" for entry in here):
+                with contextlib.suppress(OSError):
+                    text = (self._root / folder / ".gitignore").read_text("utf-8", "replace")
+                    self._ignore.learn(folder, text)
+            todo += filter(None, (self._take(entry, folder) for entry in here))
+
+    def _take(self, entry: os.DirEntry[str], folder: str) -> str:
+        """List one entry of a folder; return its path if it is a folder to be looked into, else nothing."""
+        # macOS finds a file by either form, and may say the one that nobody wrote.
+        name = unicodedata.normalize("NFC", entry.name) if self._platform == "darwin" else entry.name
+        path = f"{folder}/{name}" if folder else name
+        is_folder = entry.is_dir(follow_symlinks=False)
+        if self._ignore.excludes(path, is_folder=is_folder):
+            return path if is_folder and self._ignore.enters(path) else ""
         try:
-            with os.scandir(root / folder) as entries:
-                here = list(entries)
+            seen = _inside(self._root, path, look_at(entry.path, entry.stat(follow_symlinks=False)))
+            to_bytes(path)
+        except UnicodeEncodeError:
+            self.found.left_out[path] = "its name cannot be written on other machines"
+        except FileNotFoundError:
+            # Gone since the folder was read.
+            pass
         except OSError as exc:
-            found.unknown[folder] = exc.strerror or str(exc)
-            continue
-        if any(entry.name == ".gitignore" for entry in here):
-            with contextlib.suppress(OSError):
-                ignore.learn(folder, (root / folder / ".gitignore").read_text("utf-8", "replace"))
-        for entry in here:
-            path = _take(entry, folder, found, ignore, platform)
-            if path:
-                todo.append(path)
-    return found
-
-
-def _take(entry: os.DirEntry[str], folder: str, found: Listing, ignore: Ignore, platform: str) -> str:
-    """Add one entry of a folder to the listing; return its path if it is a folder to be looked into, else nothing."""
-    # macOS finds a file by either form, and may say the one that nobody wrote.
-    name = unicodedata.normalize("NFC", entry.name) if platform == "darwin" else entry.name
-    path = f"{folder}/{name}" if folder else name
-    is_folder = entry.is_dir(follow_symlinks=False)
-    is_entered = is_folder and ignore.enters(path)
-    if ignore.excludes(path, is_folder=is_folder):
-        return path if is_entered else ""
-    try:
-        seen = look_at(entry.path, entry.stat(follow_symlinks=False))
-        to_bytes(path)
-    except UnicodeEncodeError:
-        found.left_out[path] = "its name cannot be written on other machines"
-    except OSError as exc:
-        # Gone since the folder was read, most likely; else the next pass sees it.
-        if not isinstance(exc, FileNotFoundError):
-            found.unknown[path] = exc.strerror or str(exc)
-    else:
-        if seen is None:
-            found.left_out[path] = "it is neither a file nor a folder nor a link"
+            self.found.unknown[path] = exc.strerror or str(exc)
         else:
-            found.entries[path] = seen
-            return path if seen.kind is Kind.FOLDER else ""
-    return ""
+            if seen is not None:
+                self.found.entries[path] = seen
+                return path if seen.kind is Kind.FOLDER else ""
+            self.found.left_out[path] = "it is neither a file nor a folder nor a link"
+        return ""
+
+
+def _inside(root: Path, path: str, seen: Entry | None) -> Entry | None:
+    """Return an entry as it is; a link by a whole path into the project with one that means the same elsewhere."""
+    if seen is None or seen.kind is not Kind.LINK or not Path(seen.target).is_absolute():
+        return seen
+    target = relative_target(path, seen.target, root.as_posix())
+    return seen._replace(target=target)
+
+
+def relative_target(path: str, target: str, root: str) -> str:
+    """Return where the link at a path of the project leads, relative to itself if that is inside `root`."""
+    if target != root and not target.startswith(root.rstrip("/") + "/"):
+        return target
+    return posixpath.relpath(target, posixpath.join(root, posixpath.dirname(path)))
 
 
 def look_at(path: str | Path, seen: os.stat_result) -> Entry | None:
@@ -137,7 +161,7 @@ def look_at(path: str | Path, seen: os.stat_result) -> Entry | None:
 def look_here(root: Path, path: str) -> Entry | None:
     """Say what one path is now; None for what is not there, or not copied. Raises: OSError."""
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-        return look_at(root / path, (root / path).lstat())
+        return _inside(root, path, look_at(root / path, (root / path).lstat()))
     return None
 
 

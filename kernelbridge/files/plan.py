@@ -96,7 +96,7 @@ _ORDER: Final = (
 
 def _ordered(actions: Sequence[Action]) -> list[Action]:
     """Make room before something is put there, and empty folders before they go; make folders before their files."""
-    done = []
+    done: list[Action] = []
     for deed in _ORDER:
         some = [action for action in actions if action.deed is deed]
         done += reversed(some) if deed in (Deed.DELETE_THERE, Deed.DELETE_HERE) else some

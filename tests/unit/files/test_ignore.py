@@ -22,7 +22,9 @@ def test_gitignore_is_read_as_git_does() -> None:
     ignore = Ignore()
     ignore.learn("", "*.log\n!keep.log\n/build/\ndata/*.csv\n# a comment\n")
     ignore.learn("sub", "!*.log\n/only.txt\n")
-    assert left_out(ignore, "a.log", "keep.log", "build/", "build/x", "sub/build/x", "data/a.csv", "data/deep/a.csv") == [
+    assert left_out(
+        ignore, "a.log", "keep.log", "build/", "build/x", "sub/build/x", "data/a.csv", "data/deep/a.csv"
+    ) == [
         *("a.log", "build/", "build/x", "data/a.csv"),
     ]
     assert left_out(ignore, "sub/a.log", "sub/only.txt", "sub/deep/only.txt", "only.txt") == ["sub/only.txt"]
@@ -39,7 +41,10 @@ def test_the_users_own_lines_win() -> None:
     ignore = Ignore(own=["!a.log", "*.h5", "!data/cache/keep.bin"])
     ignore.learn("", "*.log\n!x.h5\ndata/\n")
     assert left_out(ignore, "a.log", "b.log", "x.h5") == ["b.log", "x.h5"]
-    assert left_out(ignore, "data/cache/keep.bin", "data/cache/other.bin", "data/x") == ["data/cache/other.bin", "data/x"]
+    assert left_out(ignore, "data/cache/keep.bin", "data/cache/other.bin", "data/x") == [
+        "data/cache/other.bin",
+        "data/x",
+    ]
 
 
 def test_dockerignore_counts_too() -> None:
@@ -61,7 +66,10 @@ def test_what_is_pulled_is_never_ignored_and_nothing_else_is_walked_for_it() -> 
 
 def test_our_own_folder_is_left_out_whatever_the_lines_say() -> None:
     ignore = Ignore(own=[f"!{PARTS_FOLDER}", "!*"])
-    assert left_out(ignore, f"{PARTS_FOLDER}/", f"sub/{PARTS_FOLDER}/x") == [f"{PARTS_FOLDER}/", f"sub/{PARTS_FOLDER}/x"]
+    assert left_out(ignore, f"{PARTS_FOLDER}/", f"sub/{PARTS_FOLDER}/x") == [
+        f"{PARTS_FOLDER}/",
+        f"sub/{PARTS_FOLDER}/x",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,9 @@ def planned(
 
 
 def deeds(actions: list[Action]) -> list[str]:
-    return [f"{action.deed.value} {action.path}" + (f" > {action.beside}" if action.beside else "") for action in actions]
+    return [
+        f"{action.deed.value} {action.path}" + (f" > {action.beside}" if action.beside else "") for action in actions
+    ]
 
 
 KEPT = f"a.changed-on-lab-{STAMP}"
@@ -127,7 +129,12 @@ def test_folders_are_made_before_their_files_and_emptied_before_they_go() -> Non
     tree = {"d": FOLDER, "d-e": OLD, "d/x": FOLDER, "d/x/a": OLD}
     assert deeds(planned(tree, {}, {})) == ["copy there d", "copy there d-e", "copy there d/x", "copy there d/x/a"]
     known = {path: Known(entry, entry) for path, entry in tree.items()}
-    assert deeds(planned({}, tree, known)) == ["delete there d/x/a", "delete there d/x", "delete there d-e", "delete there d"]
+    assert deeds(planned({}, tree, known)) == [
+        "delete there d/x/a",
+        "delete there d/x",
+        "delete there d-e",
+        "delete there d",
+    ]
     assert deeds(planned(tree, {}, known, is_both=True))[0] == "delete here d/x/a"
 
 
