@@ -375,12 +375,12 @@ class Environment(Frozen):
         description='Your project\'s folder, brought into the container, where the kernel starts: `"."` is the folder '
         "in which the notebook is, or the nearest one above it that has `.git` or `pyproject.toml`. It is copied to "
         "the host, each change too while a kernel runs, and kept there for your next kernels; `.gitignore`, "
-        "`.dockerignore` and `ignore` say what is left out. What was changed over there is never overwritten. A table has `local`, the "
-        'folder; `container`, its place, `"/workspace"` if not set, or `"same"` for the path that it has here; '
-        '`sync`, `"push"` or `"both"`, which also brings back what matches `pull`, for example `["runs/**"]`; '
-        '`ignore`, a list of lines as in .gitignore; `big_files`, a size, `"1g"` if not set: you are asked before a '
-        "bigger file is copied, or more than ten times as much at once; or `host`, where the host has the folder by "
-        "itself (NFS, sshfs): nothing is copied then.",
+        "`.dockerignore` and `ignore` say what is left out. What was changed over there is never overwritten. A table "
+        'has `local`, the folder; `container`, its place, `"/workspace"` if not set, or `"same"` for the path that it '
+        'has here; `sync`, `"push"` or `"both"`, which also brings back what matches `pull`, for example '
+        '`["runs/**"]`; `ignore`, a list of lines as in .gitignore; `big_files`, a size, `"1g"` if not set: you are '
+        "asked before a bigger file is copied, or more than ten times as much at once; or `host`, where the host has "
+        "the folder by itself (NFS, sshfs): nothing is copied then.",
     )
     cache: bool = Field(
         default=False,

@@ -49,7 +49,8 @@ find . -maxdepth 0 -printf 'find yes\n' 2>/dev/null
 rsync --version 2>/dev/null | head -n 1
 true
 """
-_LIST_SCRIPT: Final = 'cd "$1" && shift && LC_ALL=C exec find . "$@"'
+_LIST_SCRIPT: Final = 'cd "$1" || exit 9; shift; LC_ALL=C exec find . "$@"'
+_GONE: Final = 9
 # The names come over stdin.
 _HASH_SCRIPT: Final = r"""
 cd "$1" || exit 9
@@ -164,6 +165,11 @@ class HostCopy:
         exit_code, answer = await _collected(
             self.link, ["sh", "-c", _LIST_SCRIPT, "find", self.root, *find_words(ignore)]
         )
+        if exit_code == _GONE:
+            # The next one who opens it makes it anew.
+            self.shell.close()
+            remedy = "Start the kernel again: the folder is made anew then."
+            raise WorkspaceFailed(host=self.link.name, reason=f"its folder there is gone: {self.root}", remedy=remedy)
         # Many entries: the loop has other kernels to serve.
         found = await asyncio.to_thread(parse_find, answer, ignore)
         # What vanishes while it is listed is no error, but nobody knows what else was not seen.

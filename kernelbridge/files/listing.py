@@ -152,7 +152,7 @@ def look_at(path: str | Path, seen: os.stat_result) -> Entry | None:
         is_executable = sys.platform != "win32" and bool(seen.st_mode & stat.S_IXUSR)
         return Entry(Kind.FILE, seen.st_size, seen.st_mtime_ns, is_executable)
     if stat.S_ISLNK(seen.st_mode):
-        return Entry(Kind.LINK, target=os.readlink(path).replace(os.sep, "/"))
+        return Entry(Kind.LINK, target=os.readlink(path).replace(os.sep, "/"))  # noqa: PTH115 - Path makes it another
     # A junction of Windows is a folder that leads elsewhere.
     is_junction = bool(getattr(seen, "st_reparse_tag", 0))
     return FOLDER if stat.S_ISDIR(seen.st_mode) and not is_junction else None

@@ -84,7 +84,7 @@ def _link(root: Path, path: str, leads_to: str) -> None:
     fresh = (root / path).with_name(f"{PARTS_FOLDER}.link")
     fresh.unlink(missing_ok=True)
     # Windows lets few logins make links.
-    os.symlink(leads_to, fresh, target_is_directory=(root / path).parent.joinpath(leads_to).is_dir())
+    fresh.symlink_to(leads_to, target_is_directory=(root / path).parent.joinpath(leads_to).is_dir())
     fresh.replace(root / path)
 
 
@@ -97,7 +97,7 @@ def leads_out(path: str, target: str) -> bool:
 
 
 def make_parents(root: Path, path: str) -> None:
-    """Make the folders that a path is in. Raises: OSError, NotDone: one of them is a link, which could lead anywhere."""
+    """Make the folders that a path is in. Raises: OSError, NotDone: one is a link, which could lead anywhere."""
     folder = root
     for part in path.split("/")[:-1]:
         folder = folder / part

@@ -73,12 +73,13 @@ class Side:
 
 
 class OnePass:
-    """One pass over a workspace. `is_due` says afterwards whether something changed meanwhile, so that another is due."""
+    """One pass over a workspace. `is_due` says afterwards whether another is due: something changed meanwhile."""
 
     def __init__(self, side: Side, copy: HostCopy, manifest: Manifest, voice: Voice) -> None:
         self._side, self._copy, self._manifest, self._voice = side, copy, manifest, voice
         self._stamp = time.strftime("%Y%m%dT%H%M%S")
-        self._ignore = side.ignore()
+        # The rules, with what .gitignore files say once all of it was listed.
+        self.ignore = side.ignore()
         # What goes into the memory at the end, and out of it.
         self._learned: dict[str, Known] = {}
         self._forgotten: list[str] = []
@@ -95,9 +96,10 @@ class OnePass:
         WorkspaceBig, WorkspaceFailed, LinkLost, SshFailed.
         """
         await self._begin()
+        known: Mapping[str, Known]
         if paths is None:
-            local = await asyncio.to_thread(scan, self._side.root, self._ignore)
-            host = await self._copy.listing(self._ignore)
+            local = await asyncio.to_thread(scan, self._side.root, self.ignore)
+            host = await self._copy.listing(self.ignore)
             known = self._manifest.known
         else:
             local = await asyncio.to_thread(self._look_here, paths)
@@ -134,7 +136,7 @@ class OnePass:
             host=self._copy.link.name,
             stamp=self._stamp,
             is_both=self._side.is_both,
-            pulls=self._ignore.pulls,
+            pulls=self.ignore.pulls,
             has_modes=self._side.has_modes,
             folds_case=self._side.folds_case,
         )
@@ -273,7 +275,7 @@ class OnePass:
         if not actions:
             return
         if len(actions) > FEW_FILES and self._copy.facts.has_find:
-            found = (await self._copy.listing(self._ignore)).entries
+            found = (await self._copy.listing(self.ignore)).entries
         else:
             found = await self._copy.look([action.path for action in actions])
         doubtful = {}

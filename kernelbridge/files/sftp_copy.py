@@ -17,7 +17,7 @@ from kernelbridge.files import local_copy
 from kernelbridge.files.host_copy import HOPELESS_REASONS, HostCopy
 from kernelbridge.files.host_shell import Refused
 from kernelbridge.files.ignore import PARTS_FOLDER
-from kernelbridge.files.listing import Entry, hash_here, to_bytes
+from kernelbridge.files.listing import Entry, hash_here, look_here, to_bytes
 from kernelbridge.files.plan import Action
 
 if TYPE_CHECKING:
@@ -153,8 +153,9 @@ class SftpCopier:
     async def _fetch_file(self, path: str, host: Entry, part: Path) -> None:
         source, offset = to_bytes(posixpath.join(self._copy.root, path)), 0
         (self._root / PARTS_FOLDER).mkdir(exist_ok=True)
-        if part.exists():
-            offset = min(part.stat().st_size, host.size_bytes) // _PART_BYTES * _PART_BYTES
+        there = look_here(part.parent, part.name)
+        if there is not None:
+            offset = min(there.size_bytes, host.size_bytes) // _PART_BYTES * _PART_BYTES
             try:
                 theirs = self._copy.shell.hash_beginning(self._copy.inside(path), offset)
                 ours = asyncio.to_thread(hash_here, part, offset)

@@ -102,8 +102,8 @@ class Sftp:
     async def link_target(self, path: bytes) -> bytes:
         """Say where a link leads. Raises: OSError, LinkLost."""
         with self._translated():
-            target = await self._client.readlink(path)
-        return target
+            return await self._client.readlink(path)
+        raise AssertionError("an error is never swallowed")  # which mypy cannot know
 
     async def remove(self, path: bytes) -> None:
         """Remove a file; that there is none is no error. Raises: OSError, LinkLost."""
@@ -111,7 +111,7 @@ class Sftp:
             await self._client.remove(path)
 
     async def rename(self, old: bytes, new: bytes, *, replaces: bool) -> None:
-        """Give a file another name; without `replaces` that is an error where there is one. Raises: OSError, LinkLost."""
+        """Give a file another name; without `replaces` one that is free. Raises: OSError, LinkLost."""
         with self._translated():
             if replaces:
                 await self._client.posix_rename(old, new)

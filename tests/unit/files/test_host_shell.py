@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -50,9 +49,9 @@ async def test_names_are_no_words_of_the_shell(shell: HostShell, tmp_path: Path)
         (tmp_path / name).write_text(name, "utf-8", "surrogateescape")
         assert await shell.look(f"./{name}") == look_here(tmp_path, name)
         await shell.ask("move", f"./{name}", f"./{name}.moved")
-    assert sorted(os.listdir(tmp_path)) == sorted(f"{name}.moved" for name in ODD_NAMES)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(f"{name}.moved" for name in ODD_NAMES)
     await shell.ask_all("drop", [(f"./{name}.moved", "") for name in ODD_NAMES])
-    assert os.listdir(tmp_path) == []
+    assert list(tmp_path.iterdir()) == []
 
 
 async def test_what_is_there_is_not_overwritten(shell: HostShell, tmp_path: Path) -> None:

@@ -38,6 +38,7 @@ def deeds(actions: list[Action]) -> list[str]:
 
 
 KEPT = f"a.changed-on-lab-{STAMP}"
+REPLACED = ["delete there a", "copy there a"]
 CONFLICT = [f"keep beside a > {KEPT}", "copy there a"]
 # What is here, what is there, what was known of both (a pair, or one for both), what push does, what both does.
 ONE_PATH = [
@@ -66,9 +67,9 @@ ONE_PATH = [
     ("a folder deleted here", None, FOLDER, FOLDER, ["delete there a"], ["delete there a"]),
     ("a folder deleted there", FOLDER, None, FOLDER, [], ["delete here a"]),
     ("a big file touched", BIG_TOUCHED, BIG, BIG, ["compare a"], ["compare a"]),
-    ("a file became a link", LINK, OLD, OLD, ["delete there a", "copy there a"], ["delete there a", "copy there a"]),
-    ("a file became a folder", FOLDER, OLD, OLD, ["delete there a", "copy there a"], ["delete there a", "copy there a"]),
-    ("a folder became a file", OLD, FOLDER, FOLDER, ["delete there a", "copy there a"], ["delete there a", "copy there a"]),
+    ("a file became a link", LINK, OLD, OLD, REPLACED, REPLACED),
+    ("a file became a folder", FOLDER, OLD, OLD, REPLACED, REPLACED),
+    ("a folder became a file", OLD, FOLDER, FOLDER, REPLACED, REPLACED),
     ("a file became a link there", OLD, LINK, OLD, [], ["delete here a", "copy here a"]),
     ("a file changed here and became a link there", NEW, LINK, OLD, CONFLICT, [*CONFLICT, f"copy here {KEPT}"]),
     ("an unknown folder is where a file comes", OLD, FOLDER, None, CONFLICT, CONFLICT),
