@@ -72,7 +72,7 @@ def parse(text: str, path: Path) -> Config:
     return config
 
 
-def _with_local(tables: Mapping[str, Any]) -> Mapping[str, Any]:
+def _with_local(tables: dict[str, Any]) -> dict[str, Any]:
     """Return the tables with this machine's own engine as host `local`, where an environment names it so."""
     hosts, environments = tables.get("hosts", {}), tables.get("environments", {})
     if not isinstance(hosts, dict) or not isinstance(environments, dict) or LOCAL in hosts:
