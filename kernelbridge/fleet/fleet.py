@@ -38,10 +38,10 @@ from kernelbridge.hosts.transport import host_keys
 from kernelbridge.hosts.transport.host_keys import HostKey
 from kernelbridge.hosts.transport.lazy import fetch_host_key
 from kernelbridge.hosts.transport.retry import delays
-from kernelbridge.kernel import gpu_allocator
 from kernelbridge.kernel.process_mark import own_mark, owner_has_ended, owner_text
 from kernelbridge.kernel.records import KernelRecord, Records, default_folder
 from kernelbridge.kernel.request import KernelServices, LaunchRequest
+from kernelbridge.kernel.start import gpu_allocator
 from kernelbridge.kernel.state import KernelState
 from kernelbridge.protocol.exit_codes import CLAIM_SECONDS
 from kernelbridge.protocol.handshake import Owner
@@ -421,7 +421,7 @@ class Fleet:
 
     async def pull(self, environment_name: str, host_name: str, say: Callable[[str], None]) -> str:
         """Have an environment's image on a host, with what is added to it; return what its containers are made of."""
-        from kernelbridge.kernel import launch  # loads pyzmq
+        from kernelbridge.kernel.start import launch  # loads pyzmq
 
         engine = await self._backends.engine(self.config.host(host_name))
         environment = self.config.environment(environment_name)

@@ -23,9 +23,7 @@ def test_a_command_is_a_job_with_its_exit_code(rig: Rig, cluster: SlurmRig, brid
     assert cluster.jobs() == []
 
 
-def test_a_detached_job_is_attached_and_commands_run_beside_it(
-    rig: Rig, cluster: SlurmRig, bridge_env: Laptop
-) -> None:
+def test_a_detached_job_is_attached_and_commands_run_beside_it(rig: Rig, cluster: SlurmRig, bridge_env: Laptop) -> None:
     write_cluster(bridge_env, rig, {"test": {}})
     script = "echo begun; while [ ! -e /tmp/go ]; do sleep 0.1; done; echo went; exit 4"
     begun = kernelbridge(bridge_env, "run", "-d", "test", "--", "sh", "-c", script, seconds=120)

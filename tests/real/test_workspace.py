@@ -339,9 +339,8 @@ async def test_a_cut_costs_no_more_than_what_was_under_way(place: Place, way: st
         with place.rig.proxy.rate(8 << 20):
             bringing = asyncio.create_task(sync.bring())
             await asyncio.sleep(2.2)
-            with place.rig.proxy.cut():
-                with pytest.raises(LinkLost):
-                    await bringing
+            with place.rig.proxy.cut(), pytest.raises(LinkLost):
+                await bringing
         carried = place.rig.proxy.carried_bytes
         await sync.bring()
         sent = place.rig.proxy.carried_bytes - carried
@@ -448,15 +447,14 @@ async def test_a_host_without_gnu_find_is_listed_by_sftp(place: Place) -> None:
 
 async def test_kernels_share_one_copy_and_one_takes_over_from_the_other(place: Place) -> None:
     fill(place.here, 30)
-    async with place.sync() as second:
-        async with place.sync() as first:
-            await asyncio.gather(first.bring(), second.bring())
-            assert first.is_holder != second.is_holder
-            holder, other = (first, second) if first.is_holder else (second, first)
-            assert place.is_in_step()
-            async with watching(other):
-                await holder.aclose()
-                (place.here / "a.py").write_text("new")
-                await until(lambda: reads(place.there / "a.py") == "new", "the other one's pass")
-            assert other.is_holder
+    async with place.sync() as second, place.sync() as first:
+        await asyncio.gather(first.bring(), second.bring())
+        assert first.is_holder != second.is_holder
+        holder, other = (first, second) if first.is_holder else (second, first)
+        assert place.is_in_step()
+        async with watching(other):
+            await holder.aclose()
+            (place.here / "a.py").write_text("new")
+            await until(lambda: reads(place.there / "a.py") == "new", "the other one's pass")
+        assert other.is_holder
     assert await rsync.local_rsync() is not None

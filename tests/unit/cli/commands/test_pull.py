@@ -1,4 +1,4 @@
-"""cli/pull.py: `kernelbridge pull`."""
+"""cli/commands/pull.py: `kernelbridge pull`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""cli/clean.py: what nobody uses is removed, or only told; kernels, or images."""
+"""cli/commands/clean.py: what nobody uses is removed, or only told; kernels, or images."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import json
 from tests.fakes import FakeFleet, row
 from tests.printed import lines_of
 from tests.unit.cli.conftest import Call, Ended
-from tests.unit.cli.test_images import image_row
-from tests.unit.cli.test_kernels import FIRST, REFUSED, SECOND
+from tests.unit.cli.commands.test_images import image_row
+from tests.unit.cli.commands.test_kernels import FIRST, REFUSED, SECOND
 
 
 def test_clean_removes_what_nobody_uses(call: Call, fleet: FakeFleet) -> None:

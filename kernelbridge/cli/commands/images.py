@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
+from kernelbridge.cli.commands.kernels import IdArgument, JsonOption
 from kernelbridge.cli.context import CliContext, moment
-from kernelbridge.cli.kernels import IdArgument, JsonOption
 from kernelbridge.fleet.images import ImageListing, ImageRow
 from kernelbridge.fleet.kernel_listing import LIST_SECONDS
 

@@ -16,9 +16,9 @@ from kernelbridge.hosts import mounts
 from kernelbridge.hosts.docker.responses import ImageFacts
 from kernelbridge.hosts.gpus import driver_check
 from kernelbridge.hosts.transport.stream import AnyLink
-from kernelbridge.kernel import slurm_job
-from kernelbridge.kernel.gpu_allocator import GpuAllocator
 from kernelbridge.kernel.request import LaunchRequest, WatchLogin, deadline, unwatched
+from kernelbridge.kernel.start import slurm_job
+from kernelbridge.kernel.start.gpu_allocator import GpuAllocator
 
 if TYPE_CHECKING:
     from kernelbridge.hosts.docker.engine import Engine  # loads docker-py

@@ -1,4 +1,4 @@
-"""cli/images.py: a snapshot is made and said how to use; the images of all hosts in a table."""
+"""cli/commands/images.py: a snapshot is made and said how to use; the images of all hosts in a table."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from kernelbridge.fleet.images import ImageRow
 from tests.fakes import FakeFleet, row
 from tests.unit.cli.conftest import Call, Ended
-from tests.unit.cli.test_kernels import FIRST, REFUSED
+from tests.unit.cli.commands.test_kernels import FIRST, REFUSED
 
 
 def image_row(name: str, **facts: Any) -> ImageRow:

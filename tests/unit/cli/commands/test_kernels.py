@@ -1,4 +1,4 @@
-"""cli/kernels.py: what `ps`, `stop`, `logs` and `clean` print, and what they end with."""
+"""cli/commands/kernels.py: what `ps`, `stop`, `logs` and `clean` print, and what they end with."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from kernelbridge.cli import kernels
+from kernelbridge.cli.commands import kernels
 from kernelbridge.errors import HostRefused, HostUnreachable
 from kernelbridge.kernel.records import KernelRecord, Records
 from tests.fakes import FakeFleet, row

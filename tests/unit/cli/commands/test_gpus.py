@@ -1,4 +1,4 @@
-"""cli/gpus.py: what `gpus` prints, once and again and again, and what it ends with."""
+"""cli/commands/gpus.py: what `gpus` prints, once and again and again, and what it ends with."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from kernelbridge.cli import gpus
+from kernelbridge.cli.commands import gpus
 from kernelbridge.cli.context import CliContext
 from kernelbridge.errors import HostRefused, HostUnreachable
 from kernelbridge.fleet.gpu_listing import GpuListing, GpuRow, GpuState, NodeRow, WaitRow

@@ -1,4 +1,4 @@
-"""cli/trust.py: `kernelbridge trust`."""
+"""cli/commands/trust.py: `kernelbridge trust`."""
 
 from __future__ import annotations
 

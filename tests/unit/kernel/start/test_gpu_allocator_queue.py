@@ -1,4 +1,4 @@
-"""kernel/gpu_allocator.py: how a start waits for GPUs that others have, who comes first, and that nothing of it
+"""start/gpu_allocator.py: how a start waits for GPUs that others have, who comes first, and that nothing of it
 stays.
 """
 
@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 import pytest
 
 from kernelbridge.errors import GpusBusy, HostUnreachable, LinkLost, LoginRefused
-from kernelbridge.kernel.gpu_allocator import NEXT_LOOK_SECONDS, QUEUE_LOOK_SECONDS
+from kernelbridge.kernel.start.gpu_allocator import NEXT_LOOK_SECONDS, QUEUE_LOOK_SECONDS
 from tests.made_clock import MadeClock
 from tests.made_engines import BOBS, CARLS, MINE, MadeEngine, cards
 from tests.made_starts import TICKET, Start, begun, cancelled, taken

@@ -1,4 +1,4 @@
-"""kernel/gpu_allocator.py: which GPUs a start takes, and on which of its hosts.
+"""start/gpu_allocator.py: which GPUs a start takes, and on which of its hosts.
 
 How it waits: test_gpu_allocator_queue.py.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import pytest
 
 from kernelbridge.errors import GpusBusy, GpuUnavailable, HostUnreachable, LinkLost, LoginRefused
-from kernelbridge.kernel.gpu_allocator import LAST_SECONDS, LOST_SECONDS, NEXT_LOOK_SECONDS
+from kernelbridge.kernel.start.gpu_allocator import LAST_SECONDS, LOST_SECONDS, NEXT_LOOK_SECONDS
 from tests.made_clock import MadeClock
 from tests.made_engines import BOBS, CARLS, MINE, MadeEngine, cards
 from tests.made_starts import Start, begun, taken

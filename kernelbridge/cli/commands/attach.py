@@ -24,8 +24,7 @@ from jupyter_core.paths import jupyter_runtime_dir
 
 from kernelbridge.atomic_files import write_whole
 from kernelbridge.channels import endpoints
-from kernelbridge.cli import kernels
-from kernelbridge.cli.commands import run
+from kernelbridge.cli.commands import kernels, run
 from kernelbridge.cli.context import CliContext, moment
 from kernelbridge.errors import KernelBridgeError, KernelEnded, KernelHeld, KernelNotFound, StartTimeout
 from kernelbridge.fleet.fleet import Fleet

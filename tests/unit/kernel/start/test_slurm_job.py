@@ -1,4 +1,4 @@
-"""kernel/slurm_job.py: what is asked of Slurm, how a job is waited for, and how the relay in it gets its order."""
+"""start/slurm_job.py: what is asked of Slurm, how a job is waited for, and how the relay in it gets its order."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from kernelbridge.errors import (
 from kernelbridge.hosts.backend import Over
 from kernelbridge.hosts.labels import Labels
 from kernelbridge.hosts.slurm import commands
-from kernelbridge.kernel import slurm_job
 from kernelbridge.kernel.request import LaunchRequest, deadline
+from kernelbridge.kernel.start import slurm_job
 from tests import made_engines
 from tests.made_clock import MadeClock
 from tests.made_clusters import HPC, RUNNING, MadeCluster, queued

@@ -1,4 +1,4 @@
-"""kernel/launch.py: a container is removed for good, whatever was cancelled or lost while the engine made it."""
+"""start/launch.py: a container is removed for good, whatever was cancelled or lost while the engine made it."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from kernelbridge.hosts.docker.engine import ContainerWorkload
 from kernelbridge.hosts.docker.images.prepared_image import PreparedImage
 from kernelbridge.hosts.docker.responses import ImageFacts
 from kernelbridge.hosts.labels import Labels
-from kernelbridge.kernel import launch
-from kernelbridge.kernel.launch import WorkloadHandle
 from kernelbridge.kernel.request import LaunchRequest
+from kernelbridge.kernel.start import launch
+from kernelbridge.kernel.start.launch import WorkloadHandle
 
 WANTED = LaunchRequest(
     kernel_id="k1",

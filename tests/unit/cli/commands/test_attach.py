@@ -1,4 +1,4 @@
-"""cli/attach.py: which kernel is meant, whether it may be had, and how it is held and left."""
+"""cli/commands/attach.py: which kernel is meant, whether it may be had, and how it is held and left."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from kernelbridge.cli import attach
+from kernelbridge.cli.commands import attach
 from kernelbridge.errors import HostRefused, KernelDied, KernelHeld, KernelTaken
 from kernelbridge.kernel.process_mark import own_mark
 from kernelbridge.kernel.records import KernelRecord, Records

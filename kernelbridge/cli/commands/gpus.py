@@ -13,8 +13,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from kernelbridge.cli.commands.kernels import SHOWN_ID_LENGTH, JsonOption
 from kernelbridge.cli.context import CliContext, moment
-from kernelbridge.cli.kernels import SHOWN_ID_LENGTH, JsonOption
 from kernelbridge.cli.tables import table
 from kernelbridge.errors import KernelBridgeError
 from kernelbridge.fleet import gpu_listing

@@ -1,4 +1,4 @@
-"""cli/install.py: `kernelbridge install` and `uninstall`."""
+"""cli/commands/install.py: `kernelbridge install` and `uninstall`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""kernel/launch.py: from GPUs to a joined relay; what is tried again where another was faster, what a try leaves."""
+"""start/launch.py: from GPUs to a joined relay; what is tried again where another was faster, what a try leaves."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ from kernelbridge.hosts.backend import Over
 from kernelbridge.hosts.docker.images.derived_image import FLOORS
 from kernelbridge.hosts.docker.responses import ImageFacts
 from kernelbridge.hosts.labels import Labels
-from kernelbridge.kernel.launch import Launcher, WorkloadHandle
 from kernelbridge.kernel.placement import Placement
 from kernelbridge.kernel.process_mark import ProcessMark
 from kernelbridge.kernel.records import Records
 from kernelbridge.kernel.relay_client import LockMissing, PackagesMissing
 from kernelbridge.kernel.request import KernelServices, LaunchRequest
+from kernelbridge.kernel.start.launch import Launcher, WorkloadHandle
 from kernelbridge.protocol.handshake import Owner
 from tests.made_clock import MadeClock
 from tests.made_clusters import HPC, RUNNING, MadeCluster, queued

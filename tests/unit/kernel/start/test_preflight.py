@@ -1,4 +1,4 @@
-"""kernel/preflight.py: which hosts can give what is wanted, found out before anything is started; and whose failure is
+"""start/preflight.py: which hosts can give what is wanted, found out before anything is started; and whose failure is
 told.
 """
 
@@ -30,8 +30,8 @@ from kernelbridge.errors import (
 from kernelbridge.hosts import mounts
 from kernelbridge.hosts.transport.login_stage import Hearer, LoginStage
 from kernelbridge.hosts.transport.stream import Completed
-from kernelbridge.kernel import preflight
-from kernelbridge.kernel.preflight import Candidates, Preflight
+from kernelbridge.kernel.start import preflight
+from kernelbridge.kernel.start.preflight import Candidates, Preflight
 from tests.made_clock import MadeClock
 from tests.made_clusters import HPC, MadeCluster
 from tests.made_engines import BOBS, CARLS, LAB, MINE, TWO, MadeEngine, cards, image, launch_request

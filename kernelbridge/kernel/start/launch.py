@@ -34,13 +34,14 @@ from kernelbridge.hosts.docker.images.prepared_image import Preparation, Prepare
 from kernelbridge.hosts.docker.images.python_probe import ANY_PYTHON
 from kernelbridge.hosts.docker.responses import ImageFacts
 from kernelbridge.hosts.labels import LOCKS_LABEL, LOCKS_VOLUME, Labels, container_name
-from kernelbridge.kernel import failures, preflight, slurm_job
-from kernelbridge.kernel.gpu_allocator import GpuAllocator, Lease
+from kernelbridge.kernel import failures
 from kernelbridge.kernel.placement import Placement
 from kernelbridge.kernel.process_mark import own_mark, owner_has_ended, owner_text
 from kernelbridge.kernel.records import Records
 from kernelbridge.kernel.relay_client import LockMissing, PackagesMissing
 from kernelbridge.kernel.request import KernelServices, LaunchRequest, deadline
+from kernelbridge.kernel.start import preflight, slurm_job
+from kernelbridge.kernel.start.gpu_allocator import GpuAllocator, Lease
 
 if TYPE_CHECKING:
     from kernelbridge.hosts.docker.engine import Engine  # loads docker-py

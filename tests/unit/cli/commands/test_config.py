@@ -1,4 +1,4 @@
-"""cli/config.py: what is in force, with its defaults and its warnings."""
+"""cli/commands/config.py: what is in force, with its defaults and its warnings."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from kernelbridge.cli import images, kernels
+from kernelbridge.cli.commands import images, kernels
 from kernelbridge.cli.context import CliContext
 
 REMOVE_IMAGES_SECONDS = 600.0
