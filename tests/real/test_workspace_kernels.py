@@ -98,3 +98,27 @@ def test_vscode_stops_in_the_projects_own_module_steps_into_it_and_sees_edits(
         # The traceback names the file here, of which VS Code makes a link.
         failed = code.execute("import importlib; importlib.reload(pkg.model).answer()")
         assert module in failed["screen"], failed
+
+
+def test_a_run_takes_a_branch_as_it_is_there_and_leaves_the_project_alone(
+    rig: Rig, bridge_env: Laptop, project: Path
+) -> None:
+    bridge_env.write_environment(rig.image, workspace=".")
+
+    def git(*words: str) -> str:
+        who = ["-c", "user.name=ann", "-c", "user.email=ann@example.org"]
+        return subprocess.run(["git", "-C", project, *who, *words], capture_output=True, text=True, check=True).stdout
+
+    git("init", "-q", "-b", "main")
+    git("add", "-A")
+    git("commit", "-qm", "one")
+    (project / "pkg" / "model.py").write_text("def answer():\n    return 'not committed'\n")
+    before = git("status", "--porcelain")
+    words = ["python", "-c", "import pkg.model; print(pkg.model.answer())"]
+    ended = kernelbridge_in(project, bridge_env, "run", "--git", "main", "test", "--", *words)
+    assert (ended.code, ended.out) == (0, "42\n"), ended.err
+    assert kernelbridge_in(project, bridge_env, "run", "test", "--", *words).out == "not committed\n"
+    assert git("status", "--porcelain") == before
+    unknown = kernelbridge_in(project, bridge_env, "run", "--git", "nonesuch", "test", "--", "true")
+    assert "has no git revision 'nonesuch'" in unknown.err
+    assert list((bridge_env.data_dir / "kernelbridge" / "checkouts").iterdir()) == []

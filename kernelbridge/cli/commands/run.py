@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shlex
+import shutil
 import signal
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, TypeVar
@@ -22,6 +25,7 @@ from kernelbridge.cli.local_terminal import OutputWriter
 from kernelbridge.cli.tables import console
 from kernelbridge.config.schema import LOCAL, Config, Host
 from kernelbridge.errors import KernelBridgeError
+from kernelbridge.files.git_checkout import check_out
 from kernelbridge.fleet.fleet import Fleet
 from kernelbridge.fleet.kernel_listing import LIST_SECONDS, KernelRow
 from kernelbridge.kernel.command.run import UNDO_SECONDS, CommandRun, RunOutput
@@ -58,21 +62,26 @@ def run(
     detach: DetachOption = False,
     host: HostOption = "",
     folder: FolderOption = "",
+    revision: Annotated[
+        str, typer.Option("--git", metavar="REVISION", help="Take the workspace as it is in this branch or commit.")
+    ] = "",
     wants_window: WindowOption = None,
 ) -> None:
     """Carry out `kernelbridge run`."""
     context: CliContext = ctx.obj
     loaded = context.read_config()
     if notebook.is_notebook(words_of(command)):
-        if detach or host or folder:
+        if detach or host or folder or revision:
             raise typer.BadParameter("a notebook takes `-o OUTPUT` and `-p NAME VALUE`, behind its name, and no others")
         notebook.run(context, loaded, environment, words_of(command))
         return
     has_window = local_terminal.is_terminal() and not detach if wants_window is None else wants_window
     window = local_terminal.window() if has_window else None
     what = RunCommand(argv=words_of(command), folder=folder, window=window)
-    with context.fleet(loaded) as fleet:
+    with context.fleet(loaded) as fleet, contextlib.ExitStack() as stack:
         request = request_for(context, fleet, loaded, environment, what, host)
+        if revision:
+            request = stack.enter_context(checked_out(request, revision, fleet.records.folder))
         if detach:
             context.say(_start_and_leave(context, fleet, request))
         else:
@@ -115,6 +124,25 @@ def request_for(
     )
     # It is nobody's to end but its user's.
     return made.changed(hosts=(host_named(loaded, host),) if host else made.hosts, persist=True)
+
+
+@contextlib.contextmanager
+def checked_out(request: LaunchRequest, revision: str, data_folder: Path) -> Iterator[LaunchRequest]:
+    """Return a request whose workspace is a git revision of the project; it is here while the block runs."""
+    project = request.project
+    if project is None:
+        raise KernelBridgeError(
+            f"{request.environment.name} has no workspace, of which `--git` could take a revision.",
+            'Set `workspace = "."` of the environment.',
+        )
+    root = data_folder / "checkouts" / f"{project.name}-{os.getpid()}"
+    try:
+        commit = check_out(project.local_root, revision, root)
+        # Each commit has a copy of its own on the host: files are not to change under whoever runs there.
+        name = f"{project.name}-{commit[:12]}"
+        yield replace(request, project=replace(project, local_root=root, name=name))
+    finally:
+        shutil.rmtree(root, ignore_errors=True)
 
 
 def host_named(loaded: Config, name: str) -> Host:
