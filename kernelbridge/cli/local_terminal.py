@@ -98,6 +98,7 @@ class OutputWriter:
     """Writes a command's output to this process's own, on a thread: whoever reads it may be slow."""
 
     def __init__(self, congested: Callable[[bool], None]) -> None:
+        """`congested` is told that whoever reads is slow, and that no more, on any thread; it must not block."""
         self._congested = congested
         self._queue: queue.SimpleQueue[tuple[int, bytes] | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
@@ -123,9 +124,10 @@ class OutputWriter:
     def _look(self) -> None:
         with self._lock:
             is_congested = self._waiting_bytes > (MOST_QUEUED_BYTES // 2 if self._is_congested else MOST_QUEUED_BYTES)
-            has_changed, self._is_congested = is_congested is not self._is_congested, is_congested
-        if has_changed:
-            self._congested(is_congested)
+            if is_congested is not self._is_congested:
+                self._is_congested = is_congested
+                # Under the lock: what two threads tell comes in order.
+                self._congested(is_congested)
 
     def _run(self) -> None:
         while (piece := self._queue.get()) is not None:
@@ -177,7 +179,7 @@ def joined(command: Joined, *, has_window: bool, reads_input: bool = True) -> It
 def _read_input(command: Joined) -> None:
     """Pass input on until its end; ends with the process, which may not wait for a key."""
     try:
-        descriptor = sys.stdin.fileno()
+        descriptor = -1 if sys.stdin is None else sys.stdin.fileno()
         while piece := os.read(descriptor, _PIECE_BYTES):
             command.send(piece)
         command.send(b"")

@@ -20,6 +20,8 @@ KEEP_ALIVE = 64
 KEEP_ALIVE_SECONDS = 5.0
 # No frame is longer: what comes from a keyboard is short, what comes from a file is cut into such pieces.
 PIECE_BYTES = 64 * 1024
+# What programs draw by, where this side does not say.
+USUAL_TERM = "xterm-256color"
 # Of a window, in characters.
 MOST_CELLS_WIDE = 10_000
 

@@ -562,7 +562,10 @@ class Supervisor:
         if wanted != self._polled:
             self._polled = wanted
             self.poller = zmq.Poller() if zmq is not None else PlainPoller()
-            for source, mask in wanted:
+            masks: Dict[Any, int] = {}
+            for source, mask in wanted:  # A terminal is one descriptor for both ways.
+                masks[source] = masks.get(source, 0) | mask
+            for source, mask in masks.items():
                 self.poller.register(source, mask)
         return self.poller
 

@@ -14,7 +14,7 @@ from kernelbridge.cli.local_terminal import OutputWriter
 from kernelbridge.fleet.fleet import Fleet
 from kernelbridge.fleet.kernel_listing import LIST_SECONDS
 from kernelbridge.kernel.command.terminal import START_SECONDS, CommandRequest, Terminal
-from kernelbridge.protocol.terminal import WindowSize
+from kernelbridge.protocol.terminal import USUAL_TERM, WindowSize
 
 KernelArgument = Annotated[str, typer.Argument(metavar="KERNEL", help="The kernel's id, or its beginning.")]
 FolderOption = Annotated[
@@ -58,7 +58,7 @@ def _run(context: CliContext, kernel: str, argv: tuple[str, ...], folder: str, *
 
 def request_of(argv: tuple[str, ...], folder: str, *, wants_window: bool) -> CommandRequest:
     """Return the request for a command on a terminal like this one, or on pipes."""
-    env = {"TERM": os.environ.get("TERM", "xterm-256color")} if wants_window else {}
+    env = {"TERM": os.environ.get("TERM", USUAL_TERM)} if wants_window else {}
     window = local_terminal.window() if wants_window else None
     return CommandRequest(argv=argv, folder=folder, window=window, env=env)
 
@@ -115,5 +115,4 @@ class _Beside:
         """Take in that whoever reads its output is slow, or reads again."""
         opened = self.opened
         if opened is not None:
-            stream = opened.stream
-            self._fleet.submit(_called(stream.pause_reading if is_congested else stream.resume_reading))
+            self._fleet.submit(_called(opened.pause if is_congested else opened.resume))
