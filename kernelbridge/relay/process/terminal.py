@@ -113,6 +113,8 @@ class Line:
         self._unsent = bytearray()
         self.is_over = False
         self.heard_at = self._said_at = time.monotonic()
+        # What came in one piece with the order, behind it; set by first().
+        self.early: List[frames.Frame] = []
         for descriptor in (source, sink):
             os.set_blocking(descriptor, False)
 
@@ -130,13 +132,14 @@ class Line:
         while not self.is_over:
             if not select.select([self.source], [], [], SILENCE_SECONDS)[0]:
                 return None
-            for frame in self.read():
-                if frame.kind != terminal.START:
-                    return None
-                try:
-                    return CommandOrder.from_dict(parse_object(frame.payload))
-                except frames.WireError:
-                    return None
+            came = self.read()
+            if not came:
+                continue
+            self.early = came[1:]
+            try:
+                return CommandOrder.from_dict(parse_object(came[0].payload)) if came[0].kind == terminal.START else None
+            except frames.WireError:
+                return None
         return None
 
     def read(self) -> List[frames.Frame]:
@@ -270,6 +273,8 @@ class Exchange:
 
     def run(self) -> None:
         """Go on until the command has ended and its output is out, or the line ends."""
+        for frame in self._line.early:
+            self._take(frame)
         while not self._line.is_over and not self._is_done():
             self._step()
         if self._line.is_over:
