@@ -67,7 +67,7 @@ def run(
     with context.fleet(loaded) as fleet:
         request = request_for(context, fleet, loaded, environment, what, host)
         if detach:
-            context.say(_start_and_leave(context, fleet, request))
+            context.say(_start_and_leave(fleet, request))
         else:
             raise typer.Exit(_run(context, fleet, request))
 
@@ -82,7 +82,7 @@ def up(ctx: typer.Context, environment: EnvironmentArgument, host: HostOption = 
         found = [row for row in listing.kernels if is_up(row, environment, host)]
         if not found:
             request = request_for(context, fleet, loaded, environment, RunCommand(), host)
-            context.say(_start_and_leave(context, fleet, request))
+            context.say(_start_and_leave(fleet, request))
             return
     context.complain(f"{environment} is up on {found[0].host} already.")
     context.say(found[0].kernel_id)
@@ -119,8 +119,7 @@ def host_named(loaded: Config, name: str) -> Host:
 class RunScreen:
     """This terminal while a command starts and runs: progress first, then what it writes."""
 
-    def __init__(self, context: CliContext) -> None:
-        self._context = context
+    def __init__(self) -> None:
         self._console = console(of_stderr=True)
         # Of the start; None once that is over, or where nobody watches.
         self._status = self._console.status("connecting") if self._console.is_terminal else None
@@ -134,7 +133,7 @@ class RunScreen:
             write=self.writer.write,
             is_congested=lambda: self.writer.is_congested,
             progress=self._progress,
-            tell=lambda text: self._tell(text),
+            tell=self._tell,
         )
 
     def _progress(self, text: str) -> None:
@@ -142,8 +141,9 @@ class RunScreen:
             self._status.update(printable(text))
 
     def _tell(self, text: str) -> None:
+        line = printable(f"kernelbridge: {text}")
         # A raw terminal needs the return, too.
-        self._context.complain(f"kernelbridge: {text}\r" if self._status is not None else f"kernelbridge: {text}")
+        typer.echo(f"{line}\r" if self._status is not None else line, err=True)
 
     def end_progress(self) -> None:
         """Take the progress away."""
@@ -161,9 +161,9 @@ class _Left(BaseException):
 
 
 @contextlib.contextmanager
-def screen(context: CliContext) -> Iterator[RunScreen]:
+def screen() -> Iterator[RunScreen]:
     """Have the terminal for a run while the block runs."""
-    made = RunScreen(context)
+    made = RunScreen()
     try:
         yield made
     finally:
@@ -185,15 +185,15 @@ def _start(fleet: Fleet, request: LaunchRequest, shown: RunScreen) -> CommandRun
     return made
 
 
-def _start_and_leave(context: CliContext, fleet: Fleet, request: LaunchRequest) -> str:
-    with screen(context) as shown:
+def _start_and_leave(fleet: Fleet, request: LaunchRequest) -> str:
+    with screen() as shown:
         made = _start(fleet, request, shown)
         fleet.run(made.detach(), LEAVE_SECONDS)
     return request.kernel_id
 
 
 def _run(context: CliContext, fleet: Fleet, request: LaunchRequest) -> int:
-    with screen(context) as shown:
+    with screen() as shown:
         return stay(context, fleet, _start(fleet, request, shown), shown)
 
 
@@ -209,7 +209,7 @@ def attach(context: CliContext, fleet: Fleet, row: KernelRow, *, takes: bool) ->
     request = fleet.launch_request(
         row.environment, kernel_id=row.kernel_id, environ=context.environ, title=row.title, command=what
     ).changed(persist=True)
-    with screen(context) as shown:
+    with screen() as shown:
         made = fleet.run(fleet.make_run(request, shown.output()))
         fleet.run(_joined(made, fleet.config.host(row.host), takes))
         try:
