@@ -261,9 +261,7 @@ def test_a_signal_is_the_commands_as_long_as_it_is_joined(command: MadeCommand, 
     assert signal.getsignal(number) is before
 
 
-def test_a_terminal_of_another_size_is_told(
-    command: MadeCommand, pty: Pty, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_terminal_of_another_size_is_told(command: MadeCommand, pty: Pty, monkeypatch: pytest.MonkeyPatch) -> None:
     before = signal.getsignal(signal.SIGWINCH)
     with local_terminal.joined(command, has_window=True, reads_input=False):
         monkeypatch.setenv("COLUMNS", "50")

@@ -30,7 +30,9 @@ def test_all_our_label_keys_are_written_the_empty_ones_too() -> None:
 
 
 def test_labels_are_read_back_as_they_were_written() -> None:
-    whole = replace(LABELS, process="12@99", image="sha256:1", version="0.1", config="ab", gpus="GPU-1,GPU-2", kind="run")
+    whole = replace(
+        LABELS, process="12@99", image="sha256:1", version="0.1", config="ab", gpus="GPU-1,GPU-2", kind="run"
+    )
     for name in (container_name(KERNEL_ID), f"/{container_name(KERNEL_ID)}"):
         assert parse_labels(name, {"team": "vision", **whole.to_dict()}) == whole
 

@@ -33,7 +33,10 @@ class Scene:
         self.readies: list[Any] = []
         self.told: list[InputEvent] = []
         self.client = CommandClient(
-            lambda channel, parts: self.heard.append((channel, parts)), self.readies.append, self.told.append, waits=waits
+            lambda channel, parts: self.heard.append((channel, parts)),
+            self.readies.append,
+            self.told.append,
+            waits=waits,
         )
         self.processes: list[KernelProcess] = []
 

@@ -63,9 +63,7 @@ def test_without_a_shell_the_command_fails(tmp_path: Path, monkeypatch: pytest.M
     ("words", "code", "why"),
     [(["no-such-command"], 127, "No such file or directory"), (["/etc/passwd"], 126, "Permission denied")],
 )
-def test_a_command_that_cannot_be_run_ends_as_in_a_shell(
-    tmp_path: Path, words: list[str], code: int, why: str
-) -> None:
+def test_a_command_that_cannot_be_run_ends_as_in_a_shell(tmp_path: Path, words: list[str], code: int, why: str) -> None:
     assert ran(tmp_path, "echo first", kernel=words) == (code, f"first\n{words[0]}: {why}\n", None)
 
 
