@@ -33,14 +33,15 @@ from kernelbridge.hosts.docker.images import unfinished_image
 from kernelbridge.hosts.docker.images.built_image import is_up_to_date
 from kernelbridge.hosts.labels import Labels, config_mark
 from kernelbridge.hosts.pool import BackendPool
+from kernelbridge.hosts.relay_query import RelayAddress
 from kernelbridge.hosts.transport import host_keys
 from kernelbridge.hosts.transport.host_keys import HostKey
 from kernelbridge.hosts.transport.lazy import fetch_host_key
 from kernelbridge.hosts.transport.retry import delays
-from kernelbridge.kernel import gpu_allocator
 from kernelbridge.kernel.process_mark import own_mark, owner_has_ended, owner_text
 from kernelbridge.kernel.records import KernelRecord, Records, default_folder
 from kernelbridge.kernel.request import KernelServices, LaunchRequest
+from kernelbridge.kernel.start import gpu_allocator
 from kernelbridge.kernel.state import KernelState
 from kernelbridge.protocol.exit_codes import CLAIM_SECONDS
 from kernelbridge.protocol.handshake import Owner
@@ -420,7 +421,7 @@ class Fleet:
 
     async def pull(self, environment_name: str, host_name: str, say: Callable[[str], None]) -> str:
         """Have an environment's image on a host, with what is added to it; return what its containers are made of."""
-        from kernelbridge.kernel import launch  # loads pyzmq
+        from kernelbridge.kernel.start import launch  # loads pyzmq
 
         engine = await self._backends.engine(self.config.host(host_name))
         environment = self.config.environment(environment_name)
@@ -463,6 +464,13 @@ class Fleet:
         """Return what a kernel's process wrote to its own stdout and stderr, last lines. Raises KernelNotFound."""
         return await self._finder.logs(self.config, prefix, tail_lines=tail_lines)
 
+    async def follow_log(self, prefix: str, heard: Callable[[str], None]) -> None:
+        """Tell what a kernel's process writes to its stdout and stderr, until it has ended; called on the loop.
+
+        Raises KernelNotFound.
+        """
+        await self._finder.follow_log(self.config, prefix, heard)
+
     async def left_output(self, prefix: str) -> str:
         """Return the output of a kernel's cells that no client has shown yet; it stays. Raises KernelNotFound."""
         return await self._finder.left_output(self.config, prefix)
@@ -475,6 +483,13 @@ class Fleet:
 
         address = await self._finder.running(self.config, prefix)
         return await open_terminal(await address.workload(), request, host=address.host, output=output)
+
+    async def address_of(self, name: str) -> RelayAddress:
+        """Return where a kernel's relay is, by the beginning of its id, or by its environment's name.
+
+        Raises KernelNotFound and others.
+        """
+        return await self._finder.named(self.config, name)
 
     async def snapshot(self, prefix: str, name: str) -> KernelRow:
         """Make an image of a kernel's container, and return the kernel. Raises KernelNotFound and others."""

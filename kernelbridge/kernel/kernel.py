@@ -35,7 +35,6 @@ from kernelbridge.hosts.backend import Exited, Missing, Over
 from kernelbridge.hosts.relay_query import RelayAddress, ask_status, relay_address
 from kernelbridge.hosts.transport.login_stage import LoginStage
 from kernelbridge.kernel import failures, lifecycle
-from kernelbridge.kernel.launch import Launcher, WorkloadHandle
 from kernelbridge.kernel.lifecycle import (
     Checked,
     Event,
@@ -48,10 +47,11 @@ from kernelbridge.kernel.lifecycle import (
     StartFailed,
 )
 from kernelbridge.kernel.placement import Placement
-from kernelbridge.kernel.preflight import Preflight
 from kernelbridge.kernel.recipe import with_process_keys
 from kernelbridge.kernel.relay_client import RelayClient, RelayListener
 from kernelbridge.kernel.request import KernelServices, LaunchRequest, launch_order
+from kernelbridge.kernel.start.launch import Launcher, WorkloadHandle
+from kernelbridge.kernel.start.preflight import Preflight
 from kernelbridge.kernel.state import KernelState
 from kernelbridge.mailbox import LoopMailbox
 from kernelbridge.plain_text import printable

@@ -27,11 +27,11 @@ from kernelbridge.errors import (
 from kernelbridge.hosts.backend import Exited, Missing, Over
 from kernelbridge.hosts.relay_query import relay_address
 from kernelbridge.kernel import failures
-from kernelbridge.kernel.launch import Launcher, WorkloadHandle
 from kernelbridge.kernel.placement import Placement
-from kernelbridge.kernel.preflight import Preflight
 from kernelbridge.kernel.relay_client import RelayClient, RelayListener
 from kernelbridge.kernel.request import KernelServices, LaunchRequest, launch_order
+from kernelbridge.kernel.start.launch import Launcher, WorkloadHandle
+from kernelbridge.kernel.start.preflight import Preflight
 from kernelbridge.protocol import frames, terminal
 from kernelbridge.protocol.handshake import (
     DroppedEvent,

@@ -223,8 +223,8 @@ def shell_argv(environment: Mapping[str, str]) -> List[str]:
 def serve(line: Line, order: CommandOrder, folder: str) -> None:
     """Run the command to its end, or until the line ends."""
     environment, start_folder = kernel_facts(folder)
-    start_folder = order.folder or start_folder
     environment.update(order.env)
+    start_folder = environment.get("HOME", "/") if order.folder == "~" else order.folder or start_folder
     argv = order.argv or shell_argv(environment)
     pipes = Pipes(order.window)
     wake, ringer = socket.socketpair()

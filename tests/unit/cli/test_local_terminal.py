@@ -10,6 +10,7 @@ import termios
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -77,10 +78,8 @@ def stdin(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
     file = os.fdopen(source)
     monkeypatch.setattr(sys, "stdin", file)
     yield sink
-    try:
+    with contextlib.suppress(OSError):  # The test may have closed it.
         os.close(sink)
-    except OSError:
-        pass  # The test has closed it.
     wait_until(lambda: not readers(), "who reads stdin to end", 10)
     file.close()
 
@@ -91,7 +90,7 @@ def readers() -> list[threading.Thread]:
 
 @contextlib.contextmanager
 def piped_stdout() -> Iterator[int]:
-    """Let this process's stdout go into a pipe, of which this is the end. No fixture: pytest has it until a test runs."""
+    """Let this process's stdout go into a pipe, of which this is the end; while a test runs, for before it is pytest's."""
     source, sink = os.pipe()
     before = os.dup(1)
     os.dup2(sink, 1)
@@ -111,7 +110,7 @@ def piped_stdout() -> Iterator[int]:
 def test_somebody_sits_here_where_stdin_and_stdout_are_a_terminal(pty: Pty, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdout", pty.file)
     assert local_terminal.is_terminal()
-    with open(os.devnull) as nothing:
+    with Path(os.devnull).open() as nothing:
         for name in ("stdin", "stdout"):
             for instead in (nothing, None):
                 with monkeypatch.context() as patch:
@@ -218,7 +217,7 @@ def test_without_a_stdin_the_input_has_ended(
     command: MadeCommand, monkeypatch: pytest.MonkeyPatch, instead: str | None
 ) -> None:
     if instead:
-        file = open(os.devnull)  # noqa: SIM115 - it is closed at once
+        file = Path(os.devnull).open()  # noqa: SIM115 - it is closed at once
         file.close()
         monkeypatch.setattr(sys, "stdin", file)
     else:

@@ -1,4 +1,4 @@
-"""One call of a command that runs another, on a fleet that lives in memory, with what it wrote to its descriptors."""
+"""For commands that run another: a fleet in memory that does, a call whose descriptors are read, and what stdin is."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from tests.unit.cli.conftest import Call, Ended
 
 
 @pytest.fixture
-def fleet() -> RunFleet:
+def run_fleet() -> RunFleet:
     return RunFleet()
 
 
 @pytest.fixture
-def call(
-    fleet: RunFleet,
+def run_call(
+    run_fleet: RunFleet,
     config_path: Path,
     tmp_path: Path,
     capfd: pytest.CaptureFixture[str],
@@ -31,7 +31,7 @@ def call(
 
     def run(*arguments: str) -> Ended:
         environ = {"KERNELBRIDGE_CONFIG": str(config_path), "TERM": "made-up"}
-        code = app.run(arguments, open_fleet=fleet.open, environ=environ, version="1.2.3")  # type: ignore[arg-type]
+        code = app.run(arguments, open_fleet=run_fleet.open, environ=environ, version="1.2.3")  # type: ignore[arg-type]
         printed = capfd.readouterr()
         return Ended(code=code, out=printed.out, err=printed.err)
 

@@ -30,6 +30,16 @@ HELD = KernelHeld(kernel="aabb1111-000", host="lab", who="bob@desk", since="12:0
 OUTPUT = (terminal.OUTPUT, b"out\n")
 
 
+@pytest.fixture
+def fleet(run_fleet: RunFleet) -> RunFleet:
+    return run_fleet
+
+
+@pytest.fixture
+def call(run_call: Call) -> Call:
+    return run_call
+
+
 @contextmanager
 def meanwhile(claim: Callable[[], bool], act: Callable[[], object]) -> Iterator[None]:
     """Do something as soon as the call has come so far."""

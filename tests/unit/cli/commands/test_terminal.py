@@ -23,6 +23,16 @@ from tests.unit.cli.conftest import Call
 KERNEL = "aabb1111-0000-4000-8000-000000000001"
 
 
+@pytest.fixture
+def fleet(run_fleet: RunFleet) -> RunFleet:
+    return run_fleet
+
+
+@pytest.fixture
+def call(run_call: Call) -> Call:
+    return run_call
+
+
 @pytest.fixture(autouse=True)
 def kernel(fleet: RunFleet) -> None:
     fleet.rows = [row(KERNEL)]

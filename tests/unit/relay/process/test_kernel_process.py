@@ -259,7 +259,7 @@ def test_a_setup_comes_before_a_command_and_takes_neither_its_input_nor_its_outp
 
 def test_other_programs_find_the_process_by_its_number(folder: str, tmp_path: Path) -> None:
     for order_of in (command, order):
-        process = KernelProcess(len(os.listdir(folder)), folder, order_of("exit"), Ring(), scratch=folder)
+        process = KernelProcess(len(list(tmp_path.iterdir())), folder, order_of("exit"), Ring(), scratch=folder)
         assert (tmp_path / "kernel.pid").read_text() == str(process.popen.pid)
         ended(process)
 
@@ -274,8 +274,8 @@ def test_the_end_of_a_command_is_known_although_what_it_left_writes_for_ever(fol
 
 
 def test_a_command_that_cannot_be_started_leaves_nothing_open(folder: str) -> None:
-    before = set(os.listdir("/proc/self/fd"))
+    before = set(Path("/proc/self/fd").iterdir())
     order = {**command("", window={"columns": 80, "rows": 24}), "argv": ["/nowhere/command"]}
     with pytest.raises(FileNotFoundError):
         KernelProcess(1, folder, order, Ring(), scratch=folder)
-    assert set(os.listdir("/proc/self/fd")) == before
+    assert set(Path("/proc/self/fd").iterdir()) == before

@@ -59,7 +59,7 @@ Make = Callable[..., Run]
 
 @pytest.fixture
 def make() -> Iterator[Make]:
-    before = set(os.listdir("/proc/self/fd"))
+    before = set(Path("/proc/self/fd").iterdir())
     runs: list[Run] = []
 
     def made(*words: Any) -> Run:
@@ -72,7 +72,7 @@ def make() -> Iterator[Make]:
         run.popen.wait()
         run.pipes.close()
         run.pipes.close()  # Safe to do twice.
-    assert set(os.listdir("/proc/self/fd")) == before, "each descriptor is closed"
+    assert set(Path("/proc/self/fd").iterdir()) == before, "each descriptor is closed"
 
 
 def test_a_command_on_pipes_has_an_input_with_an_end_and_two_outputs(make: Make) -> None:
@@ -96,7 +96,7 @@ def test_input_that_is_not_taken_waits_and_comes_whole_before_its_end(make: Make
     assert run.pipes.taken_bytes == len(data) - waiting
     (tmp_path / "go").touch()
     assert run.finish() == 0
-    assert (run.pipes.input, run.pipes.waiting_bytes, run.pipes.taken_bytes) == (None, 0, len(data))
+    assert (run.pipes.waiting_bytes, run.pipes.taken_bytes) == (0, len(data))
     assert run.out == subprocess.run(["sha256sum"], input=data, capture_output=True, check=True).stdout
 
 
@@ -166,9 +166,9 @@ def test_nothing_to_read_is_no_end(make: Make) -> None:
 
 
 def test_a_terminal_whose_command_was_never_started_is_closed() -> None:
-    before = set(os.listdir("/proc/self/fd"))
+    before = set(Path("/proc/self/fd").iterdir())
     pipes = Pipes(WINDOW)
     with pytest.raises(FileNotFoundError):
         subprocess.Popen(["/nowhere/command"], start_new_session=True, **pipes.arguments())
     pipes.close()
-    assert set(os.listdir("/proc/self/fd")) == before
+    assert set(Path("/proc/self/fd").iterdir()) == before

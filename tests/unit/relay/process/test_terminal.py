@@ -194,6 +194,12 @@ def test_a_command_that_cannot_be_run_says_why(make: Make, asked: CommandOrder, 
     assert beside.heard == [(terminal.FAILED, why.encode())]
 
 
+def test_a_command_starts_at_home_where_that_is_asked_for(make: Make, tmp_path: Path) -> None:
+    beside = make(order("pwd", folder="~"), HOME=str(tmp_path))
+    assert beside.finish() == 0
+    assert beside.text() == f"{os.path.realpath(tmp_path)}\n"
+
+
 def test_without_a_command_it_is_the_users_shell(make: Make) -> None:
     beside = make(order(), SHELL="/bin/sh")
     beside.say(*pieces(terminal.INPUT, b"echo $0; exit 4\n"))
@@ -246,7 +252,7 @@ def test_a_relay_knows_as_long_as_somebody_works_beside_it(make: Make, tmp_path:
     beside.say(frame(terminal.INPUT_END))
     beside.finish()
     assert not is_any_open(str(tmp_path))
-    assert os.listdir(tmp_path / program.TERMINALS_NAME) == []
+    assert list((tmp_path / program.TERMINALS_NAME).iterdir()) == []
 
 
 def test_a_command_has_the_variables_and_the_folder_of_the_kernel_process(make: Make, tmp_path: Path) -> None:
@@ -284,7 +290,7 @@ def test_facts_of_a_kernel_are_read_whole_but_for_what_is_its_own(tmp_path: Path
 def test_without_a_kernel_process_the_containers_own_facts_hold(tmp_path: Path, written: str | None) -> None:
     if written is not None:
         (tmp_path / program.PID_NAME).write_text(written)
-    assert kernel_facts(str(tmp_path)) == (dict(os.environ), os.getcwd())
+    assert kernel_facts(str(tmp_path)) == (dict(os.environ), str(Path.cwd()))
 
 
 def test_a_shell_is_the_users_own_and_never_one_that_turns_away(tmp_path: Path) -> None:
