@@ -562,11 +562,8 @@ class Supervisor:
         if wanted != self._polled:
             self._polled = wanted
             self.poller = zmq.Poller() if zmq is not None else PlainPoller()
-            masks: Dict[Any, int] = {}
-            for source, mask in wanted:  # A terminal is one descriptor for both ways.
-                masks[source] = masks.get(source, 0) | mask
-            for source, mask in masks.items():
-                self.poller.register(source, mask)
+            for source in dict(wanted):  # A terminal is one descriptor for both ways.
+                self.poller.register(source, sum(mask for one, mask in wanted if one == source))
         return self.poller
 
     def _process_descriptors(self) -> Tuple[List[int], List[int]]:

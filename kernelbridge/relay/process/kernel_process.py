@@ -132,7 +132,6 @@ class KernelProcess:
             self._argv(order["argv"], python),
             cwd=start_folder or None,
             env=environment,
-            start_new_session=True,
             pass_fds=locks,
         )
         self._write_number(folder)
@@ -144,6 +143,7 @@ class KernelProcess:
 
     def _started(self, argv: List[str], **more: Any) -> Any:
         """Return the process, with this side of its output. Raises OSError."""
+        more["start_new_session"] = True
         if self.pipes is None:
             popen: Any = subprocess.Popen(argv, **more, **_KERNEL_PIPES)
             os.set_blocking(popen.stdout.fileno(), False)

@@ -90,7 +90,7 @@ def readers() -> list[threading.Thread]:
 
 @contextlib.contextmanager
 def piped_stdout() -> Iterator[int]:
-    """Let this process's stdout go into a pipe, of which this is the end; while a test runs, for before it is pytest's."""
+    """Let this process's stdout go into a pipe, of which this is the end. No fixture: before a test it is pytest's."""
     source, sink = os.pipe()
     before = os.dup(1)
     os.dup2(sink, 1)

@@ -1,6 +1,7 @@
 """relay/supervisor.py: what a relay says of its kernel, what it does when told, and what it ends with.
 
 In this process, with kernel processes that say nothing. Whole relays: test_gpu_lock.py, tests/real/test_comeback.py.
+Over 600 lines because it is one thing: each test is a script for the same relay.
 """
 
 from __future__ import annotations
