@@ -20,7 +20,7 @@ class PathMap:
     """Folders of this machine that the container has, each under a path of its own. The longest prefix wins."""
 
     def __init__(self, pairs: Sequence[PathPair], *, is_windows: bool) -> None:
-        self._is_windows = is_windows
+        self.is_windows = is_windows
         self.pairs = tuple(
             PathPair(local_path=self._plain(pair.local_path), container_path=posixpath.normpath(pair.container_path))
             for pair in pairs
@@ -31,7 +31,7 @@ class PathMap:
         return f"<PathMap {shown or 'of nothing'}>"
 
     def _plain(self, local_path: str) -> str:
-        if not self._is_windows:
+        if not self.is_windows:
             return posixpath.normpath(local_path)
         plain = ntpath.normpath(local_path)
         # The letter of a drive is written both ways, even by one editor.
@@ -40,7 +40,7 @@ class PathMap:
     def to_container(self, local_path: str) -> str | None:
         """Return what a path of this machine is called in the container; None if the container does not have it."""
         path = self._plain(local_path)
-        mark = "\\" if self._is_windows else "/"
+        mark = "\\" if self.is_windows else "/"
         found = self._longest([(pair.local_path, pair.container_path) for pair in self.pairs], path, mark)
         if found is None:
             return None
@@ -54,7 +54,7 @@ class PathMap:
         if found is None:
             return None
         root, rest = found
-        if self._is_windows:
+        if self.is_windows:
             return ntpath.join(root, *rest.split("/")) if rest else root
         return posixpath.join(root, rest) if rest else root
 

@@ -23,7 +23,8 @@ from kernelbridge.channels.endpoints import Endpoints
 from kernelbridge.channels.rate_limit import Limits
 from kernelbridge.config.load import display_names
 from kernelbridge.config.schema import Config, Host
-from kernelbridge.errors import KernelBridgeError, KernelNotFound
+from kernelbridge.errors import KernelBridgeError, KernelNotFound, WorkspaceRefused
+from kernelbridge.files.project import find_project
 from kernelbridge.fleet import images, left_kernels, open_files
 from kernelbridge.fleet.images import ImageListing
 from kernelbridge.fleet.kernel_listing import KernelFinder, KernelListing, KernelRow
@@ -137,16 +138,22 @@ class Fleet:
     # -- kernels of this process
 
     def launch_request(
-        self, environment_name: str, *, kernel_id: str, environ: Mapping[str, str], **more: Any
+        self, environment_name: str, *, kernel_id: str, environ: Mapping[str, str], folder: str = "", **more: Any
     ) -> LaunchRequest:
-        """Return what a start asks for; `more` are further fields of LaunchRequest. Raises UnknownEnvironment."""
+        """Return what a start asks for; `more` are further fields of LaunchRequest.
+
+        `folder` is where it is started on this machine. Raises UnknownEnvironment, WorkspaceRefused.
+        """
         environment = self.config.environment(environment_name)
+        project = find_project(environment, Path(folder), machine_id=self.records.machine_id()) if folder else None
         return LaunchRequest(
             kernel_id=kernel_id,
             environment=environment,
             display_name=display_names(self.config)[environment_name],
             hosts=self.config.hosts_of(environment),
             environ=environ,
+            folder=folder,
+            project=project,
             **more,
         )
 
@@ -216,9 +223,19 @@ class Fleet:
         if record is not None:
             environment = left_kernels.as_made(record, request.environment)
             request = replace(request, session=record.session, environment=environment)
+            request = self._with_project_of(request, record)
         kernel = await self.bind(request, endpoints)
         kernel.come_back(self.config.host(host), takes=take)
         return kernel
+
+    def _with_project_of(self, request: LaunchRequest, record: KernelRecord) -> LaunchRequest:
+        """Return a request with the workspace that a kernel was started with; without one where that is gone."""
+        project = None
+        if record.folder:
+            with contextlib.suppress(WorkspaceRefused):
+                folder, machine_id = Path(record.folder), self.records.machine_id()
+                project = find_project(request.environment, folder, machine_id=machine_id)
+        return replace(request, folder=record.folder, project=project)
 
     async def start_or_take_up(self, kernel: Kernel, left: KernelRecord | None) -> None:
         """Start a kernel that was bound, or take up one that runs for its notebook, or that was `left` for a restart.

@@ -162,4 +162,5 @@ def record(
         gpus=gpus or (known.gpus if known else ()),
         recipe=made_of,
         kind=request.command.kind if request.command else "",
+        folder=request.folder,
     )

@@ -8,6 +8,7 @@ import signal
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from pathlib import Path
 from types import FrameType
 from typing import Annotated, TypeVar
 
@@ -108,6 +109,7 @@ def request_for(
         environment,
         kernel_id=str(uuid.uuid4()),
         environ=context.environ,
+        folder=str(Path.cwd()),
         title=printable(shlex.join(what.argv))[:TITLE_LENGTH] or what.kind,
         command=what,
     )

@@ -42,6 +42,7 @@ from kernelbridge.kernel.relay_client import LockMissing, PackagesMissing
 from kernelbridge.kernel.request import KernelServices, LaunchRequest, deadline
 from kernelbridge.kernel.start import preflight, slurm_job
 from kernelbridge.kernel.start.gpu_allocator import GpuAllocator, Lease
+from kernelbridge.kernel.workspace import with_workspace
 
 if TYPE_CHECKING:
     from kernelbridge.hosts.docker.engine import Engine  # loads docker-py
@@ -68,6 +69,8 @@ class Launcher:
     tell: Callable[[str], None]
     # Joins the relay that was started.
     join: Callable[[], Awaitable[None]]
+    # Has the workspace on a host; whether that was anything to do.
+    bring: Callable[[Host], Awaitable[bool]]
 
     @property
     def _request(self) -> LaunchRequest:
@@ -84,12 +87,16 @@ class Launcher:
         made_locks: set[str] = set()
         # Whether a container has shown that its image lacks something, so that it is looked into.
         examine = False
+        brought_to = ""
         try:
             while True:
                 lease = await allocator.next()
                 engine = await services.engine(lease.host)
                 placement.settle(lease.host, lease.gpu_ids)
                 image, is_new = await self._prepare_image(engine, examine=examine)
+                if brought_to != lease.host.name:
+                    brought_to = lease.host.name
+                    is_new = await self.bring(lease.host) or is_new
                 if is_new:
                     continue  # That took a while: GPUs that were free may be taken by now.
                 entrypoint = failures.entrypoint_text(_entrypoint(request, image))
@@ -142,7 +149,7 @@ class Launcher:
 
     async def _try(self, engine: Engine, lease: Lease, image: PreparedImage) -> None:
         """Start a container with these GPUs. Raises GpuTaken, LockMissing and others; the container is there then."""
-        request = self._request
+        request = with_workspace(self._request, lease.host, engine.facts.home)
         ask = GpuAsk()
         if lease.gpu_ids:
             way = await engine.gpu_way(lease.host.gpu_access)
@@ -169,6 +176,8 @@ class Launcher:
         placement.settle(host, ())
         cluster = await get_cluster()
         labels = self.services.labels(request, ())
+        await self.bring(host)
+        request = with_workspace(request, host, cluster.link.facts.home)
         self.say("submitting the job")
         await self.workload.create(slurm_job.submit(cluster, request, host, labels))
         placement.settle(host, (), job=cluster.job_of(container_name(request.kernel_id)))
