@@ -292,15 +292,15 @@ class _Joined:
         self._run = made
 
     def send(self, data: bytes) -> None:
-        """See local_terminal.Joined."""
+        """See local_terminal.JoinedCommand."""
         self._fleet.run(self._run.send(data))
 
     def resize(self, window: WindowSize) -> None:
-        """See local_terminal.Joined."""
+        """See local_terminal.JoinedCommand."""
         self._fleet.submit(_called(lambda: self._run.resize(window)))
 
     def signal(self, number: int) -> None:
-        """See local_terminal.Joined."""
+        """See local_terminal.JoinedCommand."""
         self._fleet.submit(_called(lambda: self._run.signal(number)))
 
 

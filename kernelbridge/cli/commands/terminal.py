@@ -21,7 +21,7 @@ FolderOption = Annotated[
     str,
     typer.Option("--workdir", "-w", metavar="PATH", help="Where in the container it starts; else where the kernel is."),
 ]
-CLOSE_SECONDS = 5.0
+TERMINAL_CLOSE_SECONDS = 5.0
 
 
 def shell(ctx: typer.Context, kernel: KernelArgument, folder: FolderOption = "") -> None:
@@ -76,7 +76,7 @@ def run_beside(context: CliContext, fleet: Fleet, kernel: str, request: CommandR
                 writer.begin()
                 return fleet.run(opened.wait())
         finally:
-            fleet.run(opened.aclose(), CLOSE_SECONDS)
+            fleet.run(opened.aclose(), TERMINAL_CLOSE_SECONDS)
     finally:
         writer.close()
 
@@ -94,19 +94,19 @@ class _Beside:
         self.opened: Terminal | None = None
 
     def send(self, data: bytes) -> None:
-        """See Joined."""
+        """See JoinedCommand."""
         opened = self.opened
         if opened is not None:
             self._fleet.run(opened.send(data) if data else _called(opened.end_input))
 
     def resize(self, window: WindowSize) -> None:
-        """See Joined."""
+        """See JoinedCommand."""
         opened = self.opened
         if opened is not None:
             self._fleet.submit(_called(lambda: opened.resize(window)))
 
     def signal(self, number: int) -> None:
-        """See Joined."""
+        """See JoinedCommand."""
         opened = self.opened
         if opened is not None:
             self._fleet.submit(_called(lambda: opened.signal(number)))

@@ -29,7 +29,7 @@ TERMINALS_NAME = "terminals"
 _UNLOCKED = ".new"
 # The kernel process's number, written by the relay.
 PID_NAME = "kernel.pid"
-SILENCE_SECONDS = 15.0
+LINE_SILENCE_SECONDS = 15.0
 # What the other end has not taken; beyond it the command waits.
 MOST_UNSENT_BYTES = 1024 * 1024
 # After the command's own end its output may go on for so long: what it left behind may hold its pipes for ever.
@@ -45,7 +45,7 @@ def main() -> None:
     """Run what the first frame says."""
     folder = relay_folder()
     lock = hold_lock(folder)
-    line = Line()
+    line = FrameLine()
     try:
         order = line.first()
         if order is not None:
@@ -104,7 +104,7 @@ def _is_locked(path: str) -> bool:
     return False
 
 
-class Line:
+class FrameLine:
     """This process's own stdio as frames, both ways, never blocking."""
 
     def __init__(self, source: int = 0, sink: int = 1) -> None:
@@ -130,7 +130,7 @@ class Line:
     def first(self) -> Optional[CommandOrder]:
         """Return what is to be run; None if the line ends before, or brings something else."""
         while not self.is_over:
-            if not select.select([self.source], [], [], SILENCE_SECONDS)[0]:
+            if not select.select([self.source], [], [], LINE_SILENCE_SECONDS)[0]:
                 return None
             came = self.read()
             if not came:
@@ -189,7 +189,7 @@ class Line:
         while self._unsent and not self.is_over:
             if select.select([self.source], [self.sink], [], 1.0)[0]:
                 self.read()
-            elif time.monotonic() - self.heard_at > SILENCE_SECONDS:
+            elif time.monotonic() - self.heard_at > LINE_SILENCE_SECONDS:
                 self.is_over = True
             self.flush()
 
@@ -220,7 +220,7 @@ def shell_argv(environment: Mapping[str, str]) -> List[str]:
     return next(([path] for path in found if path and os.access(path, os.X_OK)), [])
 
 
-def serve(line: Line, order: CommandOrder, folder: str) -> None:
+def serve(line: FrameLine, order: CommandOrder, folder: str) -> None:
     """Run the command to its end, or until the line ends."""
     environment, start_folder = kernel_facts(folder)
     environment.update(order.env)
@@ -263,7 +263,7 @@ def why_not(argv: Sequence[str], folder: str, exc: OSError) -> str:
 class Exchange:
     """Moves bytes between a line and a command until one of both ends."""
 
-    def __init__(self, line: Line, pipes: Pipes, popen: Any, wake: socket.socket) -> None:
+    def __init__(self, line: FrameLine, pipes: Pipes, popen: Any, wake: socket.socket) -> None:
         self._line = line
         self._pipes = pipes
         self._popen = popen
@@ -325,7 +325,7 @@ class Exchange:
                 self._take(frame)
         elif not takes_input:
             line.hold()
-        elif time.monotonic() - line.heard_at > SILENCE_SECONDS:
+        elif time.monotonic() - line.heard_at > LINE_SILENCE_SECONDS:
             line.is_over = True
         if pipes.input in may_write:
             pipes.push()

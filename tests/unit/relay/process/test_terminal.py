@@ -28,10 +28,10 @@ from kernelbridge.protocol.terminal import CommandEnd, CommandOrder, WindowSize,
 from kernelbridge.relay.process import terminal as program
 from kernelbridge.relay.process.pipes import MOST_WAITING_BYTES, Pipes
 from kernelbridge.relay.process.terminal import (
+    LINE_SILENCE_SECONDS,
     MOST_UNSENT_BYTES,
-    SILENCE_SECONDS,
     Exchange,
-    Line,
+    FrameLine,
     hold_lock,
     is_any_open,
     kernel_facts,
@@ -338,7 +338,7 @@ class Ends:
     def __init__(self) -> None:
         source, self.out = os.pipe()
         self.into, sink = os.pipe()
-        self.line = Line(source, sink)
+        self.line = FrameLine(source, sink)
         self._decoder = frames.Decoder()
 
     def close(self) -> None:
@@ -451,11 +451,11 @@ def test_a_command_waits_while_nobody_takes_its_output(scene: MakeScene) -> None
         flood.step()
     waiting = flood.line.waiting_bytes
     flood.step(10)
-    assert flood.line.waiting_bytes == waiting < MOST_UNSENT_BYTES + 2 * terminal.PIECE_BYTES
+    assert flood.line.waiting_bytes == waiting < MOST_UNSENT_BYTES + 2 * terminal.TERMINAL_PIECE_BYTES
 
 
 def test_the_last_output_of_a_command_waits_for_a_slow_reader(scene: MakeScene, clock: Clock) -> None:
-    total = MOST_UNSENT_BYTES + 2 * terminal.PIECE_BYTES
+    total = MOST_UNSENT_BYTES + 2 * terminal.TERMINAL_PIECE_BYTES
     slow = scene(f"head -c {total} /dev/zero")
     while slow.popen.poll() is None or slow.line.waiting_bytes < MOST_UNSENT_BYTES:
         slow.step()
@@ -483,7 +483,7 @@ def test_a_command_that_takes_no_input_stops_the_line_and_that_says_that_it_live
         os.write(stuck.out, frame(terminal.INPUT, b"x" * 60_000))
         stuck.step()
     for _ in range(3):
-        clock.now += SILENCE_SECONDS
+        clock.now += LINE_SILENCE_SECONDS
         stuck.step(2)
         assert [one.kind for one in stuck.read()] == [terminal.KEEP_ALIVE]
     assert not stuck.line.is_over, "what it says is not read meanwhile"
@@ -495,12 +495,12 @@ def test_a_command_that_takes_no_input_stops_the_line_and_that_says_that_it_live
 
 def test_a_line_that_says_nothing_for_long_is_gone(scene: MakeScene, clock: Clock) -> None:
     lonely = scene("exec sleep 60")
-    clock.now += SILENCE_SECONDS - 1
+    clock.now += LINE_SILENCE_SECONDS - 1
     lonely.step()
     assert not lonely.line.is_over
     os.write(lonely.out, frame(terminal.KEEP_ALIVE))
     lonely.step()
-    clock.now += SILENCE_SECONDS - 1
+    clock.now += LINE_SILENCE_SECONDS - 1
     lonely.step()
     assert not lonely.line.is_over
     clock.now += 2
