@@ -11,6 +11,7 @@ from kernelbridge.cli import reference
 from kernelbridge.errors import (
     BuildFailed,
     CacheFailed,
+    CommandNotRun,
     ConfigInvalid,
     ConfigMissing,
     ConnectionFileInvalid,
@@ -442,6 +443,18 @@ TABLE: list[tuple[KernelBridgeError, int, str, str]] = [
         91,
         "lab: debugpy could not be added to the image pytorch:2 (ERROR: No matching distribution).",
         "Add `RUN pip install ipykernel` to the image, or let `pip` on this machine reach its index.",
+    ),
+    (
+        CommandNotRun(host="lab", reason="pythno: No such file or directory"),
+        93,
+        "lab: the command could not be run: pythno: No such file or directory.",
+        "Check the command's name and the folder; `kernelbridge shell` shows what the container has.",
+    ),
+    (
+        CommandNotRun.of_old_relay(host="lab"),
+        93,
+        "lab: the command could not be run: its container was started by an older kernelbridge, or has just ended.",
+        "Start the kernel anew, and try again.",
     ),
     (
         KernelTaken(environment="pytorch", host="lab", who="ada@desk"),

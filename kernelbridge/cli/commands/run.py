@@ -83,7 +83,7 @@ def run(
         if revision:
             request = stack.enter_context(checked_out(request, revision, fleet.records.folder))
         if detach:
-            context.say(_start_and_leave(context, fleet, request))
+            context.say(_start_and_leave(fleet, request))
         else:
             raise typer.Exit(_run(context, fleet, request))
 
@@ -98,7 +98,7 @@ def up(ctx: typer.Context, environment: EnvironmentArgument, host: HostOption = 
         found = [row for row in listing.kernels if is_up(row, environment, host)]
         if not found:
             request = request_for(context, fleet, loaded, environment, RunCommand(), host)
-            context.say(_start_and_leave(context, fleet, request))
+            context.say(_start_and_leave(fleet, request))
             return
     context.complain(f"{environment} is up on {found[0].host} already.")
     context.say(found[0].kernel_id)
@@ -155,8 +155,7 @@ def host_named(loaded: Config, name: str) -> Host:
 class RunScreen:
     """This terminal while a command starts and runs: progress first, then what it writes."""
 
-    def __init__(self, context: CliContext) -> None:
-        self._context = context
+    def __init__(self) -> None:
         self._console = console(of_stderr=True)
         # Of the start; None once that is over, or where nobody watches.
         self._status = self._console.status("connecting") if self._console.is_terminal else None
@@ -170,7 +169,7 @@ class RunScreen:
             write=self.writer.write,
             is_congested=lambda: self.writer.is_congested,
             progress=self._progress,
-            tell=lambda text: self._tell(text),
+            tell=self._tell,
         )
 
     def _progress(self, text: str) -> None:
@@ -178,8 +177,9 @@ class RunScreen:
             self._status.update(printable(text))
 
     def _tell(self, text: str) -> None:
+        line = printable(f"kernelbridge: {text}")
         # A raw terminal needs the return, too.
-        self._context.complain(f"kernelbridge: {text}\r" if self._status is not None else f"kernelbridge: {text}")
+        typer.echo(f"{line}\r" if self._status is not None else line, err=True)
 
     def end_progress(self) -> None:
         """Take the progress away."""
@@ -197,9 +197,9 @@ class _Left(BaseException):
 
 
 @contextlib.contextmanager
-def screen(context: CliContext) -> Iterator[RunScreen]:
+def screen() -> Iterator[RunScreen]:
     """Have the terminal for a run while the block runs."""
-    made = RunScreen(context)
+    made = RunScreen()
     try:
         yield made
     finally:
@@ -221,15 +221,15 @@ def _start(fleet: Fleet, request: LaunchRequest, shown: RunScreen) -> CommandRun
     return made
 
 
-def _start_and_leave(context: CliContext, fleet: Fleet, request: LaunchRequest) -> str:
-    with screen(context) as shown:
+def _start_and_leave(fleet: Fleet, request: LaunchRequest) -> str:
+    with screen() as shown:
         made = _start(fleet, request, shown)
         fleet.run(made.detach(), LEAVE_SECONDS)
     return request.kernel_id
 
 
 def _run(context: CliContext, fleet: Fleet, request: LaunchRequest) -> int:
-    with screen(context) as shown:
+    with screen() as shown:
         return stay(context, fleet, _start(fleet, request, shown), shown)
 
 
@@ -245,7 +245,7 @@ def attach(context: CliContext, fleet: Fleet, row: KernelRow, *, takes: bool) ->
     request = fleet.launch_request(
         row.environment, kernel_id=row.kernel_id, environ=context.environ, title=row.title, command=what
     ).changed(persist=True)
-    with screen(context) as shown:
+    with screen() as shown:
         made = fleet.run(fleet.make_run(request, shown.output()))
         fleet.run(_joined(made, fleet.config.host(row.host), takes))
         try:
@@ -320,15 +320,15 @@ class _Joined:
         self._run = made
 
     def send(self, data: bytes) -> None:
-        """See local_terminal.Joined."""
+        """See local_terminal.JoinedCommand."""
         self._fleet.run(self._run.send(data))
 
     def resize(self, window: WindowSize) -> None:
-        """See local_terminal.Joined."""
+        """See local_terminal.JoinedCommand."""
         self._fleet.submit(_called(lambda: self._run.resize(window)))
 
     def signal(self, number: int) -> None:
-        """See local_terminal.Joined."""
+        """See local_terminal.JoinedCommand."""
         self._fleet.submit(_called(lambda: self._run.signal(number)))
 
 
