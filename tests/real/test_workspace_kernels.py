@@ -51,9 +51,7 @@ def kernelbridge_in(folder: Path, laptop: Laptop, *words: str) -> Ended:
     return Ended(code=done.returncode, out=done.stdout, err=done.stderr)
 
 
-def test_a_command_runs_in_the_project_and_its_results_come_back(
-    rig: Rig, bridge_env: Laptop, project: Path
-) -> None:
+def test_a_command_runs_in_the_project_and_its_results_come_back(rig: Rig, bridge_env: Laptop, project: Path) -> None:
     bridge_env.write_environment(rig.image, workspace={"local": ".", "sync": "both", "pull": ["runs/**"]})
     script = "import pkg.model, os; os.makedirs('runs'); open('runs/out', 'w').write(str(pkg.model.answer())); print(os.getcwd())"
     ended = kernelbridge_in(project, bridge_env, "run", "test", "--", "python", "-c", script)
@@ -72,9 +70,9 @@ def test_vscode_stops_in_the_projects_own_module_steps_into_it_and_sees_edits(
     cell = "import pkg.model\nfound = pkg.model.answer()\nprint(found)"
     with NodeClient("vscode_raw.mjs", settings) as code:
         code.ask("start")
-        assert code.execute("import os, sys; sys.path.insert(0, os.path.abspath('..')); print(os.getcwd())")["screen"] == (
-            "/workspace/notebooks\n"
-        )
+        assert code.execute("import os, sys; sys.path.insert(0, os.path.abspath('..')); print(os.getcwd())")[
+            "screen"
+        ] == ("/workspace/notebooks\n")
         # A breakpoint in the file here, and one in the cell.
         hit = code.ask("debug", cells=["x = 1", cell], debug=1, lines=[2], files={module: [3]}, just_my_code=True)
         assert all(one["verified"] for one in hit["breakpoints"]), hit["breakpoints"]
