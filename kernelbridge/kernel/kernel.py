@@ -31,7 +31,6 @@ from kernelbridge.errors import (
     StartCancelled,
     StartTimeout,
 )
-from kernelbridge.files.one_pass import Voice
 from kernelbridge.hosts.backend import Exited, Missing, Over
 from kernelbridge.hosts.relay_query import RelayAddress, ask_status, relay_address
 from kernelbridge.hosts.transport.login_stage import LoginStage
@@ -152,8 +151,8 @@ class Kernel:
         self.channels.guess_widgets(self.placement.image.record.widgets)
         # Fetches the last of the workspace; None as long as the kernel is held.
         self._parting: asyncio.Task[None] | None = None
-        voice = Voice(say=self._say, tell=self.channels.tell_next_cell)
-        self._workspace = KernelWorkspace(data_folder=services.records.folder, link_of=self._link_of, voice=voice)
+        folder, tell = services.records.folder, self.channels.tell_next_cell
+        self._workspace = KernelWorkspace(data_folder=folder, link_of=self._link_of, say=self._say, tell=tell)
 
     def _owner(self) -> ProxyOwner:
         return ProxyOwner(

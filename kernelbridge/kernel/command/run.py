@@ -24,7 +24,6 @@ from kernelbridge.errors import (
     KernelOfOtherVersion,
     LinkLost,
 )
-from kernelbridge.files.one_pass import Voice
 from kernelbridge.hosts.backend import Exited, Missing, Over
 from kernelbridge.hosts.relay_query import relay_address
 from kernelbridge.hosts.transport.stream import AnyLink
@@ -96,8 +95,9 @@ class CommandRun:
         self._may_send = asyncio.Event()
         self._may_send.set()
         self._is_lost = False
-        voice = Voice(say=self._say, tell=output.tell)
-        self._workspace = KernelWorkspace(data_folder=services.records.folder, link_of=self._link_of, voice=voice)
+        self._workspace = KernelWorkspace(
+            data_folder=services.records.folder, link_of=self._link_of, say=self._say, tell=output.tell
+        )
 
     async def _link_of(self, host: Host) -> AnyLink:
         return (await self._services.backend(host)).link
