@@ -6,6 +6,7 @@ import json
 import os
 import select
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -266,8 +267,13 @@ def test_other_programs_find_the_process_by_its_number(folder: str, tmp_path: Pa
 
 def test_the_end_of_a_command_is_known_although_what_it_left_writes_for_ever(folder: str) -> None:
     process = KernelProcess(1, folder, command("yes & exit 4"), Ring(), scratch=folder)
+    # Whoever takes its output has something to do with it: meanwhile there is more.
+    process.written = lambda kind, piece: time.sleep(0.002)
     process.popen.wait()
+    wait_until(lambda: process.read_output() and process.ring.added_bytes > 0, "what it left behind", 10)
+    before_bytes = process.ring.added_bytes
     outcome = process.outcome()
+    assert process.ring.added_bytes - before_bytes < kernel_process.MOST_LAST_BYTES + 2 * 65536
     process.close()
     assert outcome is not None
     assert outcome.code == 4
