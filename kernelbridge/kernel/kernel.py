@@ -134,12 +134,7 @@ class Kernel:
         self._renewed: Callable[[], LaunchRequest] = lambda: self.request
         self._claim = ""
         self._cells = _Cells()
-        self.placement = Placement(
-            request,
-            services,
-            session=self._session,
-            image_known=lambda info, widgets: self.channels.set_kernel_info(info, widgets),
-        )
+        self.placement = Placement(request, services, session=self._session, image_known=self._image_known)
         self.channels = proxy(
             services.poller,
             endpoints,
@@ -153,6 +148,9 @@ class Kernel:
         self._parting: asyncio.Task[None] | None = None
         folder, tell = services.records.folder, self.channels.tell_next_cell
         self._workspace = KernelWorkspace(data_folder=folder, link_of=self._link_of, say=self._say, tell=tell)
+
+    def _image_known(self, info: dict[str, Any], widgets: str | None) -> None:
+        self.channels.set_kernel_info(info, widgets)
 
     def _owner(self) -> ProxyOwner:
         return ProxyOwner(
