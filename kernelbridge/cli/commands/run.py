@@ -181,11 +181,13 @@ def screen() -> Iterator[RunScreen]:
 def _start(fleet: Fleet, request: LaunchRequest, shown: RunScreen) -> CommandRun:
     """Start a run; one that is interrupted leaves nothing."""
     made = fleet.run(fleet.make_run(request, shown.output()))
-    starting = fleet.submit(made.start())
+    starting: Future[None] | None = None
     try:
+        starting = fleet.submit(made.start())
         result(starting)
     except KeyboardInterrupt:
-        starting.cancel()
+        if starting is not None:
+            starting.cancel()
         fleet.run(made.remove(), UNDO_SECONDS)
         raise typer.Exit(128 + signal.SIGINT) from None
     finally:

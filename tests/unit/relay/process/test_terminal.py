@@ -506,4 +506,4 @@ def test_a_line_that_says_nothing_for_long_is_gone(scene: MakeScene, clock: Cloc
     clock.now += 2
     lonely.ringer.send(b"x")
     lonely.exchange.run()
-    assert lonely.popen.returncode == -signal.SIGHUP
+    assert lonely.popen.wait(20) == -signal.SIGHUP
