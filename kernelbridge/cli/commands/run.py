@@ -242,9 +242,9 @@ def stay(context: CliContext, fleet: Fleet, made: CommandRun, shown: RunScreen) 
     has_window = window is not None and local_terminal.is_terminal()
     if has_window:
         joined.resize(local_terminal.window())
+    shown.writer.begin()  # Before a signal may come: a start of a thread cannot be broken off.
     try:
         with _told_to_leave(), local_terminal.joined(joined, has_window=has_window):
-            shown.writer.begin()
             code = result(fleet.submit(made.wait()))
     except _Left:
         fleet.run(made.detach(), LEAVE_SECONDS)
