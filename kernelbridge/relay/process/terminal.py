@@ -201,6 +201,8 @@ def kernel_facts(folder: str) -> Tuple[Dict[str, str], str]:
             process = "/proc/%d" % int(file.read())
         with open(process + "/environ", "rb") as binary:
             written = binary.read()
+        if not written:
+            raise ValueError("it begins just now, or has ended")
         variables = (os.fsdecode(one).partition("=") for one in written.split(b"\0") if b"=" in one)
         environment = {name: value for name, _, value in variables if name not in _KERNELS_OWN}
         return environment, os.readlink(process + "/cwd")

@@ -262,6 +262,7 @@ def test_a_command_has_the_variables_and_the_folder_of_the_kernel_process(make: 
     )
     try:
         (tmp_path / program.PID_NAME).write_text(str(kernel.pid))
+        wait_until(lambda: Path(f"/proc/{kernel.pid}/environ").read_bytes() != b"", "it to begin", 10)
         beside = make(script('echo "$TOKEN $MODE $HERE"; pwd', MODE="b"), HERE="only here")
         beside.finish()
     finally:
@@ -278,6 +279,7 @@ def test_facts_of_a_kernel_are_read_whole_but_for_what_is_its_own(tmp_path: Path
     kernel = subprocess.Popen(["sleep", "60"], cwd="/", env={**variables, b"PATH": os.environb[b"PATH"]})
     try:
         (tmp_path / program.PID_NAME).write_text(str(kernel.pid))
+        wait_until(lambda: Path(f"/proc/{kernel.pid}/environ").read_bytes() != b"", "it to begin", 10)
         environment, folder = kernel_facts(str(tmp_path))
     finally:
         kernel.kill()
@@ -291,6 +293,16 @@ def test_without_a_kernel_process_the_containers_own_facts_hold(tmp_path: Path, 
     if written is not None:
         (tmp_path / program.PID_NAME).write_text(written)
     assert kernel_facts(str(tmp_path)) == (dict(os.environ), str(Path.cwd()))
+
+
+def test_a_kernel_process_without_any_variables_is_one_that_just_begins(tmp_path: Path) -> None:
+    kernel = subprocess.Popen(["/bin/sleep", "60"], cwd="/", env={})
+    try:
+        (tmp_path / program.PID_NAME).write_text(str(kernel.pid))
+        assert kernel_facts(str(tmp_path)) == (dict(os.environ), str(Path.cwd()))
+    finally:
+        kernel.kill()
+        kernel.wait()
 
 
 def test_a_shell_is_the_users_own_and_never_one_that_turns_away(tmp_path: Path) -> None:
@@ -506,4 +518,4 @@ def test_a_line_that_says_nothing_for_long_is_gone(scene: MakeScene, clock: Cloc
     clock.now += 2
     lonely.ringer.send(b"x")
     lonely.exchange.run()
-    assert lonely.popen.returncode == -signal.SIGHUP
+    assert lonely.popen.wait(20) == -signal.SIGHUP
