@@ -15,6 +15,7 @@ from kernelbridge.config.container_paths import JOURNAL_FOLDER, LOCKS_FOLDER, RU
 from kernelbridge.config.schema import HOST_USER, Environment
 from kernelbridge.errors import ImageUnusable
 from kernelbridge.protocol.exit_codes import EXIT_NO_ORDER, EXIT_OLD_PYTHON, OLD_PYTHON_SAYS
+from kernelbridge.protocol.port_mux import NO_FORWARDER
 
 RELAY_FOLDER = f"{RUN_FOLDER}/relay"
 # The journal's folder, in the volume that is made for it.
@@ -22,9 +23,9 @@ JOURNAL_NAME = "journal"
 # How long a job's first process waits for its order.
 ORDER_SECONDS = 600
 # What is shipped: whole folders, so that no file can be forgotten.
-_FOLDERS = ("protocol", "relay", "relay/process")
+_FOLDERS = ("protocol", "relay", "relay/process", "relay/execs")
 # Run by their paths, also by another version that joins or restarts the kernel: these paths stay.
-_BY_PATH = ("bridge.py", "ipykernel_launcher.py")
+_BY_PATH = {"bridge.py": "relay/execs/bridge.py", "ipykernel_launcher.py": "relay/ipykernel_launcher.py"}
 
 # The first lines that run in an image, in the Python of whoever made it: this, and all that stands behind it, parses in
 # 2.7 too. It says what it is and ends, for what comes after it would not run. Besides: sys.path[0] is the working
@@ -85,6 +86,17 @@ names = ["{RELAY_FOLDER}/order.sock", "{RELAY_FOLDER}/kernelbridge_relay"]
 while not any(map(os.path.exists, names)) and time.monotonic() < until:
     time.sleep(0.005)
 """
+# The relay's release in the container may be older than this one, and have no such program.
+_FORWARD = f"""\
+import sys
+sys.path[:] = ["{RELAY_FOLDER}", *filter(None, sys.path)]
+try:
+    from kernelbridge_relay.relay.execs.port_forwarder import main
+except ImportError:
+    sys.stdout.write({NO_FORWARDER.decode()!r})
+else:
+    main()
+"""
 
 
 def boot_argv(python: str) -> list[str]:
@@ -95,6 +107,11 @@ def boot_argv(python: str) -> list[str]:
 def bridge_argv(python: str) -> list[str]:
     """Return the command that joins an exec stream to the relay."""
     return [python, "-I", "-S", "-c", _JOIN, f"{RELAY_FOLDER}/relay.sock"]
+
+
+def forward_argv(python: str) -> list[str]:
+    """Return the command that joins an exec stream to the container's ports; see PortMux."""
+    return [python, "-I", "-S", "-c", _FORWARD]
 
 
 def job_boot_argv(python: str) -> list[str]:
@@ -111,7 +128,7 @@ def order_argv(python: str) -> list[str]:
 
     Nothing but an end comes when the order did not arrive, or when another one did before.
     """
-    return [python, "-I", "-S", "-c", _JOIN_ORDER + _text("bridge.py"), f"{RELAY_FOLDER}/order.sock"]
+    return [python, "-I", "-S", "-c", _JOIN_ORDER + _text("bridge.py", "relay/execs"), f"{RELAY_FOLDER}/order.sock"]
 
 
 def old_python(image: str, log: str) -> ImageUnusable:
@@ -132,7 +149,7 @@ def _files() -> dict[str, str]:
     for folder in _FOLDERS:
         names = (entry.name for entry in resources.files("kernelbridge").joinpath(*folder.split("/")).iterdir())
         files.update({f"{folder}/{name}": _text(name, folder) for name in sorted(names) if name.endswith(".py")})
-    files.update({name: files[f"relay/{name}"] for name in _BY_PATH})
+    files.update({name: files[path] for name, path in _BY_PATH.items()})
     return files
 
 

@@ -20,7 +20,11 @@ from kernelbridge.protocol.exit_codes import EXIT_OLD_PYTHON, OLD_PYTHON_SAYS
 def test_no_word_of_a_user_stands_in_the_commands_that_the_host_can_see() -> None:
     assert bootstrap.boot_argv("python3")[:2] == ["python3", "-c"]
     assert bootstrap.bridge_argv("/opt/py")[:4] == ["/opt/py", "-I", "-S", "-c"]
-    for argv in (bootstrap.boot_argv("python3"), bootstrap.bridge_argv("python3")):
+    for argv in (
+        bootstrap.boot_argv("python3"),
+        bootstrap.bridge_argv("python3"),
+        bootstrap.forward_argv("python3"),
+    ):
         compile(argv[argv.index("-c") + 1], "<argv>", "exec")
 
 
@@ -35,12 +39,12 @@ def test_the_line_for_the_container_has_the_whole_relay_and_the_order() -> None:
     package = Path(bootstrap.__file__).parents[1]
     shipped = {
         f"{room}/{path.name}"
-        for room in ("protocol", "relay", "relay/process")
+        for room in ("protocol", "relay", "relay/process", "relay/execs")
         for path in (package / room).glob("*.py")
     }
-    by_path = {"bridge.py", "ipykernel_launcher.py"}
-    assert set(said["files"]) == shipped | by_path | {"__init__.py"}
-    assert {said["files"][name] == said["files"][f"relay/{name}"] for name in by_path} == {True}
+    by_path = {"bridge.py": "relay/execs/bridge.py", "ipykernel_launcher.py": "relay/ipykernel_launcher.py"}
+    assert set(said["files"]) == shipped | by_path.keys() | {"__init__.py"}
+    assert {said["files"][name] == said["files"][path] for name, path in by_path.items()} == {True}
     for name, text in said["files"].items():
         compile(text, name, "exec")
 
