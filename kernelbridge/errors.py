@@ -15,7 +15,7 @@ KernelBridgeError
         KernelHeld, KernelTaken, KernelExpired, OutputUndelivered
     6x  GPUs: GpusBusy, DriverTooOld, GpuMismatch, GpuLost
     8x  files on the host: CacheFailed
-    9x  more of the kernel and its image: KernelOfOtherVersion, PackagesFailed, BuildFailed
+    9x  more of the kernel and its image: KernelOfOtherVersion, PackagesFailed, BuildFailed, ForwardFailed
 """
 
 from __future__ import annotations
@@ -611,6 +611,16 @@ class KernelOfOtherVersion(KernelBridgeError, exit_code=90):
             f"The kernel {kernel} on {host} was made by {which}; this is {own_release}, which cannot join it.",
             f"`pip {install}`, here, joins it again; until then `kernelbridge logs {kernel}` shows its log and "
             f"`kernelbridge stop {kernel}` ends it.",
+        )
+
+
+class ForwardFailed(KernelBridgeError, exit_code=94):
+    """The ports of a kernel's container cannot be reached, or have no place on this machine."""
+
+    def __init__(self, *, kernel: str, reason: str, remedy: str = "") -> None:
+        super().__init__(
+            f"The ports of the kernel {kernel} cannot be reached ({reason}).",
+            remedy or "Try again; `kernelbridge ps` says whether the kernel runs and its host answers.",
         )
 
 

@@ -21,6 +21,7 @@ from kernelbridge.errors import (
     EngineFailed,
     EngineMissing,
     EngineTooOld,
+    ForwardFailed,
     ForwardingForbidden,
     GpuToolkitMissing,
     GpuUnavailable,
@@ -420,6 +421,12 @@ TABLE: list[tuple[KernelBridgeError, int, str, str]] = [
         91,
         "lab: debugpy could not be added to the image pytorch:2 (ERROR: No matching distribution).",
         "Add `RUN pip install ipykernel` to the image, or let `pip` on this machine reach its index.",
+    ),
+    (
+        ForwardFailed(kernel="aabb1111", reason="lab does not answer"),
+        94,
+        "The ports of the kernel aabb1111 cannot be reached (lab does not answer).",
+        "Try again; `kernelbridge ps` says whether the kernel runs and its host answers.",
     ),
     (
         KernelTaken(environment="pytorch", host="lab", who="ada@desk"),
