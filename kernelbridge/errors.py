@@ -15,7 +15,8 @@ KernelBridgeError
         KernelHeld, KernelTaken, KernelExpired, OutputUndelivered
     6x  GPUs: GpusBusy, DriverTooOld, GpuMismatch, GpuLost
     8x  files on the host: CacheFailed
-    9x  more of the kernel and its image: KernelOfOtherVersion, PackagesFailed, BuildFailed, ForwardFailed
+    9x  more of the kernel and its image: KernelOfOtherVersion, PackagesFailed, BuildFailed, ForwardFailed,
+        BoardFailed
 """
 
 from __future__ import annotations
@@ -621,6 +622,16 @@ class ForwardFailed(KernelBridgeError, exit_code=94):
         super().__init__(
             f"The ports of the kernel {kernel} cannot be reached ({reason}).",
             remedy or "Try again; `kernelbridge ps` says whether the kernel runs and its host answers.",
+        )
+
+
+class BoardFailed(KernelBridgeError, exit_code=95):
+    """TensorBoard did not start in a kernel's container, or ended."""
+
+    def __init__(self, *, kernel: str, reason: str) -> None:
+        super().__init__(
+            f"TensorBoard in the container of the kernel {kernel} ended ({reason}).",
+            'If it is missing, write `packages = ["tensorboard"]` in the environment and restart the kernel.',
         )
 
 

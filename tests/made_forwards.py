@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import sys
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, cast
 
 from kernelbridge.errors import EngineDown
-from kernelbridge.hosts.backend import Workload
+from kernelbridge.hosts import bootstrap
+from kernelbridge.hosts.backend import ContainerState, Missing, Running, Workload
 from kernelbridge.hosts.transport.stream import Receiver, Stream
 
 FORWARDER = "from kernelbridge.relay.execs.port_forwarder import main; main()"
@@ -31,6 +33,10 @@ class MadeStream:
         await self._process.wait()
         self._receiver.closed(None)
 
+    def kill(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            self._process.kill()
+
     def write(self, data: bytes) -> None:
         assert self._process.stdin is not None
         with contextlib.suppress(OSError):
@@ -42,12 +48,13 @@ class MadeStream:
             await self._process.stdin.drain()
 
     def close(self) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            self._process.kill()
+        """End its stdin; what runs ends by that."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
 
 
 class MadeContainer:
-    """Runs the forwarder here, so that the ports of the container are this machine's."""
+    """Runs the forwarder and commands here, so that the ports of the container are this machine's."""
 
     python = "python3"
 
@@ -56,6 +63,9 @@ class MadeContainer:
         self.program = FORWARDER
         self.is_away = False
         self.streams: list[MadeStream] = []
+        # Of commands; and how it is.
+        self.environ: dict[str, str] = dict(os.environ)
+        self.is_gone = False
 
     async def workload(self) -> Workload:
         """What a kernel's forwards ask for it."""
@@ -64,12 +74,16 @@ class MadeContainer:
         return cast(Workload, self)
 
     async def open_command(self, argv: Sequence[str], receiver: Receiver) -> Stream:
-        """Run the forwarder, whatever the command's words are."""
+        """Run the forwarder from here, and any other command as it is."""
+        words = ["-c", self.program] if list(argv) == bootstrap.forward_argv(self.python) else argv[1:]
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-c", self.program, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
+            sys.executable, *words, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, env=self.environ
         )
         self.streams.append(MadeStream(process, receiver))
         return cast(Stream, self.streams[-1])
+
+    async def state(self) -> ContainerState:
+        return Missing() if self.is_gone else Running()
 
     def cut(self) -> None:
         """End what runs, as a lost link does."""
@@ -78,6 +92,8 @@ class MadeContainer:
 
     async def aclose(self) -> None:
         self.cut()
+        for stream in self.streams:
+            stream.kill()
         await asyncio.gather(*(stream.task for stream in self.streams))
 
 

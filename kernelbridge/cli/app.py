@@ -59,6 +59,10 @@ COMMANDS: Final[Mapping[str, Command]] = {
         "attach",
         "Use a kernel that runs: prints its connection file, starts a console on it, leaves it running at the end.",
     ),
+    "forward": Command("ports", "forward", "Bring ports of a kernel's container to this machine, until Ctrl-C."),
+    "tensorboard": Command(
+        "ports", "tensorboard", "Run TensorBoard in a kernel's container and open it in the browser, until Ctrl-C."
+    ),
     "snapshot": Command(
         "images", "snapshot", "Make an image of a kernel's container as it is now, without its secrets."
     ),

@@ -24,13 +24,14 @@ from kernelbridge.channels.rate_limit import Limits
 from kernelbridge.config.load import display_names
 from kernelbridge.config.schema import Config, Host
 from kernelbridge.errors import KernelBridgeError, KernelNotFound
-from kernelbridge.fleet import images, left_kernels, open_files
+from kernelbridge.fleet import boards, images, left_kernels, open_files
 from kernelbridge.fleet.images import ImageListing
 from kernelbridge.fleet.kernel_listing import KernelFinder, KernelListing, KernelRow
 from kernelbridge.fleet.left_kernels import left_running, of_notebook
 from kernelbridge.fleet.loop import LoopThread
 from kernelbridge.hosts.docker.images import unfinished_image
 from kernelbridge.hosts.docker.images.built_image import is_up_to_date
+from kernelbridge.hosts.forwards.port_forwards import PortForwards
 from kernelbridge.hosts.labels import Labels, config_mark
 from kernelbridge.hosts.pool import BackendPool
 from kernelbridge.hosts.transport import host_keys
@@ -60,6 +61,8 @@ NOTEBOOK_SECONDS = 10.0
 IMAGE_SECONDS = 5.0
 # How long links and backends may take to close.
 CLOSE_SECONDS = 10.0
+# Of a kernel's id, as people are shown it.
+SHORT_ID_LENGTH = 12
 
 _T = TypeVar("_T")
 Observer = Callable[[str, KernelState, str], None]
@@ -454,6 +457,22 @@ class Fleet:
     async def left_output(self, prefix: str) -> str:
         """Return the output of a kernel's cells that no client has shown yet; it stays. Raises KernelNotFound."""
         return await self._finder.left_output(self.config, prefix)
+
+    async def forwards(self, prefix: str) -> PortForwards:
+        """Return what brings ports of a kernel here, whoever holds it; nothing listens yet. Raises KernelNotFound."""
+        _, address = await self._finder.running(self.config, prefix)
+        return PortForwards(address.kernel[:SHORT_ID_LENGTH], address.workload)
+
+    async def board(self, prefix: str, folder: str, *, port: int, ready: Callable[[str], None]) -> None:
+        """Run TensorBoard beside a kernel, on a folder of its container; `ready` gets its address, once it answers.
+
+        Returns when cancelled, and nothing of it is left then. Raises BoardFailed, KernelNotFound and others.
+        """
+        row, address = await self._finder.running(self.config, prefix)
+        environment = self.config.environments.get(row.environment)
+        workdir = (environment.workdir if environment else None) or ""
+        board = boards.Board(address.kernel[:SHORT_ID_LENGTH], address.workload, folder=folder, workdir=workdir)
+        await board.run(port, ready)
 
     async def snapshot(self, prefix: str, name: str) -> KernelRow:
         """Make an image of a kernel's container, and return the kernel. Raises KernelNotFound and others."""

@@ -13,7 +13,14 @@ from typing import Any
 
 from kernelbridge.config.fields import MOST_SECONDS
 from kernelbridge.config.schema import Config, Environment, Host
-from kernelbridge.errors import EngineFailed, KernelBridgeError, KernelNotFound, OutputUndelivered, unexpected_answer
+from kernelbridge.errors import (
+    EngineFailed,
+    KernelBridgeError,
+    KernelEnded,
+    KernelNotFound,
+    OutputUndelivered,
+    unexpected_answer,
+)
 from kernelbridge.hosts import relay_query
 from kernelbridge.hosts.backend import Backend, ContainerFacts, Exited, Workload
 from kernelbridge.hosts.labels import KERNEL_LABEL, Labels, container_name, parse_labels
@@ -414,14 +421,14 @@ class KernelFinder:
 
     async def logs(self, config: Config, prefix: str, *, tail_lines: int) -> str:
         """Return what a kernel's process wrote to its own stdout and stderr, last lines. Raises KernelNotFound."""
-        address, is_running = await self._find_address(config, prefix)
+        _, address, is_running = await self._find_address(config, prefix)
         if not is_running:
             return await (await address.workload()).logs(tail_lines)
         return last_lines(await ask_log(address), tail_lines)
 
     async def left_output(self, config: Config, prefix: str) -> str:
         """Return the output of a kernel's cells that no client has shown yet; it stays. Raises KernelNotFound."""
-        address, is_running = await self._find_address(config, prefix)
+        _, address, is_running = await self._find_address(config, prefix)
         kernel = address.kernel[:_SHORT_ID_LENGTH]
         if not is_running:
             sentence = (
@@ -434,8 +441,15 @@ class KernelFinder:
             raise KernelBridgeError(sentence, f"`kernelbridge attach {kernel}` fetches it.")
         return text
 
-    async def _find_address(self, config: Config, prefix: str) -> tuple[RelayAddress, bool]:
-        """Return the relay of the one kernel whose id begins so, and whether its container runs."""
+    async def running(self, config: Config, prefix: str) -> tuple[KernelRow, RelayAddress]:
+        """Return the one kernel whose id begins so, and its relay. Raises KernelNotFound, KernelEnded and others."""
+        row, address, is_running = await self._find_address(config, prefix)
+        if not is_running:
+            raise KernelEnded(environment=row.environment, host=row.host, how="has ended")
+        return row, address
+
+    async def _find_address(self, config: Config, prefix: str) -> tuple[KernelRow, RelayAddress, bool]:
+        """Return the one kernel whose id begins so, its relay, and whether its container runs."""
         row = await self.find(config, prefix)
         host = config.host(row.host)
         name = container_name(row.kernel_id)
@@ -444,7 +458,7 @@ class KernelFinder:
         labels = parse_labels(facts.name, facts.labels) if facts else None
         if facts is None or labels is None:
             raise KernelNotFound(kernel=prefix, hosts=list(config.hosts))
-        return self._address(config, host, labels), facts.state == "running"
+        return row, self._address(config, host, labels), facts.state == "running"
 
     async def clean(self, config: Config, *, dry_run: bool, discard: bool) -> KernelListing:
         """Remove the kernels that this machine made and nobody holds; what has output left only by `discard`."""

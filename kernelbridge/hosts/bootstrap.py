@@ -114,6 +114,19 @@ def forward_argv(python: str) -> list[str]:
     return [python, "-I", "-S", "-c", _FORWARD]
 
 
+def run_argv(python: str) -> list[str]:
+    """Return the command that runs a command of the user's; see command_line()."""
+    return [python, "-I", "-S", "-c", _text("command_runner.py", "relay/execs")]
+
+
+def command_line(words: Sequence[str], *, port: int, folder: str) -> bytes:
+    """Return the line that tells run_argv()'s program what to run, in which folder, and the port that it would like.
+
+    The words `{python}` and `{port}` are replaced there.
+    """
+    return json.dumps({"words": list(words), "port": port, "folder": folder}).encode() + b"\n"
+
+
 def job_boot_argv(python: str) -> list[str]:
     """Return the command of a job's main process: its order comes over a socket, by order_argv, and not over stdin.
 

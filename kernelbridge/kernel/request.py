@@ -100,13 +100,23 @@ class KernelServices:
 ALWAYS_PASSED = ("JPY_SESSION_NAME", "TZ")
 
 
+# Read by TensorBoard's `%tensorboard`; without it the cell shows a port of the page's own machine, and in VS Code none.
+BOARD_VARIABLE, BOARD_ADDRESS = "TENSORBOARD_PROXY_URL", "http://localhost:%PORT%/"
+
+
+def _boards(environment: Environment) -> dict[str, str]:
+    """Return where a cell finds a board of the container, if there is a port for it under the same number here."""
+    has_port = any(forward.here == forward.there and not forward.is_raw for forward in environment.forwards)
+    return {BOARD_VARIABLE: BOARD_ADDRESS} if has_port else {}
+
+
 def launch_order(request: LaunchRequest, *, launch: int, session: str) -> dict[str, Any]:
     """Return what the relay needs to start the kernel process; what may be secret goes only here, over stdin."""
     environment = request.environment
     names = (*ALWAYS_PASSED, *environment.pass_env, *environment.secrets)
     passed = {name: request.environ[name] for name in names if name in request.environ}
     caches = {name: f"{CACHE_FOLDER}/{folder}" for name, folder in CACHE_VARIABLES.items() if environment.cache}
-    env = {**caches, **environment.env, **passed}
+    env = {**_boards(environment), **caches, **environment.env, **passed}
     setup = {"setup": list(environment.setup), "setup_every": environment.setup_every} if environment.setup else {}
     return bootstrap.spawn_order(
         launch=launch, session=session, env=env, cwd=environment.workdir or "", arguments=request.arguments, **setup

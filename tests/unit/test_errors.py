@@ -9,6 +9,7 @@ import pytest
 from kernelbridge import errors
 from kernelbridge.cli import reference
 from kernelbridge.errors import (
+    BoardFailed,
     BuildFailed,
     CacheFailed,
     ConfigInvalid,
@@ -421,6 +422,12 @@ TABLE: list[tuple[KernelBridgeError, int, str, str]] = [
         91,
         "lab: debugpy could not be added to the image pytorch:2 (ERROR: No matching distribution).",
         "Add `RUN pip install ipykernel` to the image, or let `pip` on this machine reach its index.",
+    ),
+    (
+        BoardFailed(kernel="aabb1111", reason="No module named tensorboard"),
+        95,
+        "TensorBoard in the container of the kernel aabb1111 ended (No module named tensorboard).",
+        'If it is missing, write `packages = ["tensorboard"]` in the environment and restart the kernel.',
     ),
     (
         ForwardFailed(kernel="aabb1111", reason="lab does not answer"),

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 from kernelbridge.config.schema import Forward
 from kernelbridge.errors import ForwardFailed, KernelBridgeError
-from kernelbridge.hosts.backend import Workload
+from kernelbridge.hosts.backend import Exited, Missing, Over, Workload
 from kernelbridge.hosts.forwards import http_guard
 from kernelbridge.hosts.forwards.http_guard import HttpGuard, RequestRefused
 from kernelbridge.hosts.forwards.mux_stream import MuxStream, NoForwarder, PortRefused, PortStream, open_mux
@@ -95,7 +95,7 @@ class PortForwards:
         is_allowed: Callable[[Address, Address], bool] = may_connect,
     ) -> None:
         """`workload` reaches the container as it is then; `kernel` is its name for people."""
-        self._kernel = kernel
+        self.kernel = kernel
         self._workload = workload
         self._is_allowed = is_allowed
         # The listeners by what was asked for; changed by listen() and aclose().
@@ -107,7 +107,7 @@ class PortForwards:
 
     def __repr__(self) -> str:
         shown = ", ".join(f"{one.here} to {one.asked.there}" for one in self.ports)
-        return f"<PortForwards of {self._kernel}: {shown or 'none'}; {len(self._connections)} connections>"
+        return f"<PortForwards of {self.kernel}: {shown or 'none'}; {len(self._connections)} connections>"
 
     @property
     def ports(self) -> tuple[OpenForward, ...]:
@@ -143,16 +143,27 @@ class PortForwards:
         task.cancel()
         sock.close()
 
-    async def aclose(self) -> None:
-        """End all listeners, connections and the stream. Safe to call twice."""
-        tasks = [task for _, _, task in self._listeners.values()] + list(self._connections)
+    def close(self) -> None:
+        """End all listeners and connections and the stream, for now or for good. Safe to call twice."""
         for asked in list(self._listeners):
             self._close_listener(asked)
-        for task in tasks:
+        for task in self._connections:
             task.cancel()
         if self._mux is not None:
             self._mux.close()
-        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def aclose(self) -> None:
+        """Close, and wait until connections have ended."""
+        self.close()
+        await asyncio.gather(*self._connections, return_exceptions=True)
+
+    async def has_ended(self) -> bool:
+        """Whether the container has ended, as far as that can be known now."""
+        try:
+            state = await (await self._workload()).state()
+        except KernelBridgeError:
+            return False
+        return isinstance(state, Exited | Missing | Over)
 
     # -- to the container
 
@@ -174,8 +185,8 @@ class PortForwards:
             pass
         except NoForwarder as exc:
             remedy = "Restart the kernel in a new container: this one was made by an older kernelbridge."
-            raise ForwardFailed(kernel=self._kernel, reason="its relay forwards no ports", remedy=remedy) from exc
-        raise ForwardFailed(kernel=self._kernel, reason=reason)
+            raise ForwardFailed(kernel=self.kernel, reason="its relay forwards no ports", remedy=remedy) from exc
+        raise ForwardFailed(kernel=self.kernel, reason=reason)
 
     async def _reached(self) -> MuxStream:
         """Return the stream to the container, opened if there is none."""
@@ -192,7 +203,7 @@ class PortForwards:
             try:
                 sock, _ = await loop.sock_accept(listener)
             except OSError as exc:
-                _LOG.warning("port %d of %s: %s", asked.here, self._kernel, exc)
+                _LOG.warning("port %d of %s: %s", asked.here, self.kernel, exc)
                 await asyncio.sleep(_ACCEPT_AGAIN_SECONDS)
                 continue
             task = asyncio.create_task(self._serve(asked, sock))
@@ -203,7 +214,7 @@ class PortForwards:
         """Carry one connection to its end."""
         try:
             if not await asyncio.to_thread(self._is_allowed, sock.getsockname()[:2], sock.getpeername()[:2]):
-                _LOG.warning("port %d of %s: another login of this machine was refused", asked.here, self._kernel)
+                _LOG.warning("port %d of %s: another login of this machine was refused", asked.here, self.kernel)
                 sock.close()
                 return
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -218,7 +229,7 @@ class PortForwards:
             await self._carry(asked, reader, writer)
         except Exception:
             # The edge of the task: a bug in one connection is not the others'.
-            _LOG.exception("port %d of %s: a connection failed", asked.here, self._kernel)
+            _LOG.exception("port %d of %s: a connection failed", asked.here, self.kernel)
         finally:
             _break(writer)
 
@@ -233,15 +244,15 @@ class PortForwards:
         except OSError:
             return  # It left, or sent nothing.
         except (PortRefused, ForwardFailed) as exc:
-            _LOG.info("port %d of %s: %s", asked.here, self._kernel, exc)
+            _LOG.info("port %d of %s: %s", asked.here, self.kernel, exc)
             if guard is not None:
-                await _say(writer, http_guard.response(502, f"{self._kernel}: {exc}"))
+                await _say(writer, http_guard.response(502, f"{self.kernel}: {exc}"))
             return
         try:
             await _Exchange(guard, reader, writer, port).run(first)
             await _finish(writer)
         except* (OSError, RequestRefused) as group:
-            _LOG.debug("port %d of %s: %s", asked.here, self._kernel, group.exceptions[0])
+            _LOG.debug("port %d of %s: %s", asked.here, self.kernel, group.exceptions[0])
         finally:
             port.close()
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from kernelbridge.config.schema import Forward
 from kernelbridge.errors import LinkLost, StartTimeout
 from kernelbridge.kernel.request import ALWAYS_PASSED, deadline, launch_order
 from tests.made_clock import MadeClock
@@ -93,3 +94,11 @@ async def test_a_step_in_time_is_let_be_and_so_is_its_own_failure(clock: MadeClo
         async with deadline(30, "lab", "it"):
             raise LinkLost(host="lab")
     await asyncio.sleep(100)
+
+
+def test_a_cell_finds_its_board_on_this_machine_where_its_port_has_the_same_number() -> None:
+    board = {"TENSORBOARD_PROXY_URL": "http://localhost:%PORT%/"}
+    assert env_of(forwards=(Forward(here=6006, there=6006),)) == board
+    assert env_of(forwards=(Forward(here=80, there=6006), Forward(here=5, there=5, is_raw=True))) == {}
+    written = {"TENSORBOARD_PROXY_URL": "https://boards.lab/%PORT%/"}
+    assert env_of(forwards=(Forward(here=6006, there=6006),), env=written) == written

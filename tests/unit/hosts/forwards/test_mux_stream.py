@@ -10,7 +10,7 @@ import pytest
 from kernelbridge.hosts.forwards import mux_stream
 from kernelbridge.hosts.forwards.mux_stream import NoForwarder, PortRefused, open_mux
 from kernelbridge.protocol.port_mux import NO_FORWARDER
-from tests.made_forwards import MadeContainer, echo, program
+from tests.made_forwards import FORWARDER, MadeContainer, echo, program
 
 
 @pytest.fixture
@@ -96,6 +96,7 @@ async def test_a_stream_that_says_nothing_or_that_nobody_uses_is_ended(
         await silent.connect(1)
     monkeypatch.setattr(mux_stream, "MUX_SILENT_SECONDS", 60)
     monkeypatch.setattr(mux_stream, "IDLE_SECONDS", 0.1)
+    container.program = FORWARDER
     unused = await open_mux(await container.workload(), [1])
     await asyncio.wait_for(container.streams[-1].task, 20)
     assert unused.ended is not None

@@ -170,6 +170,14 @@ async def test_a_relay_that_forwards_nothing_says_to_restart_the_kernel(scene: S
     assert "Restart the kernel" in failed.value.remedy
 
 
+async def test_a_container_has_ended_where_that_is_known(scene: Scene) -> None:
+    assert not await scene.forwards.has_ended()
+    scene.container.is_gone = True
+    assert await scene.forwards.has_ended()
+    scene.container.is_away = True
+    assert not await scene.forwards.has_ended(), "unknown is not gone"
+
+
 async def test_a_port_that_is_taken_gives_way_to_the_next_free_one(scene: Scene) -> None:
     with bound(free_port()) as taken:
         asked = Forward(here=taken.getsockname()[1], there=scene.program)
