@@ -15,8 +15,8 @@ KernelBridgeError
         KernelHeld, KernelTaken, KernelExpired, OutputUndelivered
     6x  GPUs: GpusBusy, DriverTooOld, GpuMismatch, GpuLost
     8x  files on the host: CacheFailed
-    9x  more of the kernel and its image: KernelOfOtherVersion, PackagesFailed, BuildFailed, ForwardFailed,
-        BoardFailed
+    9x  more of the kernel and its image: KernelOfOtherVersion, PackagesFailed, BuildFailed, CommandNotRun,
+        ForwardFailed, BoardFailed
 """
 
 from __future__ import annotations
@@ -613,6 +613,22 @@ class KernelOfOtherVersion(KernelBridgeError, exit_code=90):
             f"`pip {install}`, here, joins it again; until then `kernelbridge logs {kernel}` shows its log and "
             f"`kernelbridge stop {kernel}` ends it.",
         )
+
+
+class CommandNotRun(KernelBridgeError, exit_code=93):
+    """A command could not be run beside a kernel."""
+
+    def __init__(self, *, host: str, reason: str, remedy: str = "") -> None:
+        super().__init__(
+            f"{host}: the command could not be run: {reason}.",
+            remedy or "Check the command's name and the folder; `kernelbridge shell` shows what the container has.",
+        )
+
+    @classmethod
+    def of_old_relay(cls, *, host: str) -> CommandNotRun:
+        """Make the error for a container that was started by a release that runs no commands."""
+        reason = "its container was started by an older kernelbridge, or has just ended"
+        return cls(host=host, reason=reason, remedy="Start the kernel anew, and try again.")
 
 
 class ForwardFailed(KernelBridgeError, exit_code=94):

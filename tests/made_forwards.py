@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any, cast
 
 from kernelbridge.errors import EngineDown
@@ -15,7 +17,13 @@ from kernelbridge.hosts import bootstrap
 from kernelbridge.hosts.backend import ContainerState, Missing, Running, Workload
 from kernelbridge.hosts.transport.stream import Receiver, Stream
 
-FORWARDER = "from kernelbridge.relay.execs.port_forwarder import main; main()"
+FORWARDER = "from kernelbridge.relay.process.port_forwarder import main; main()"
+
+TERMINAL = """
+from kernelbridge.relay.process import terminal
+terminal.relay_folder = lambda: %r
+terminal.main()
+"""
 
 
 class MadeStream:
@@ -56,9 +64,11 @@ class MadeStream:
 class MadeContainer:
     """Runs the forwarder and commands here, so that the ports of the container are this machine's."""
 
-    python = "python3"
+    python = sys.executable
 
-    def __init__(self) -> None:
+    def __init__(self, folder: Path | None = None) -> None:
+        """`folder` stands for the relay's, where commands are run."""
+        self._folder = folder
         # What runs instead of the forwarder; and whether the link is away.
         self.program = FORWARDER
         self.is_away = False
@@ -74,10 +84,11 @@ class MadeContainer:
         return cast(Workload, self)
 
     async def open_command(self, argv: Sequence[str], receiver: Receiver) -> Stream:
-        """Run the forwarder from here, and any other command as it is."""
-        words = ["-c", self.program] if list(argv) == bootstrap.forward_argv(self.python) else argv[1:]
+        """Run the forwarder from here, or the program that runs commands."""
+        is_forwarder = list(argv) == bootstrap.forward_argv(self.python)
+        program = self.program if is_forwarder else TERMINAL % str(self._folder)
         process = await asyncio.create_subprocess_exec(
-            sys.executable, *words, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, env=self.environ
+            *(sys.executable, "-c", program), stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=self.environ
         )
         self.streams.append(MadeStream(process, receiver))
         return cast(Stream, self.streams[-1])

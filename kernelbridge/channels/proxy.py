@@ -21,6 +21,7 @@ from typing import Any, NamedTuple, TypeVarTuple
 import zmq
 
 from kernelbridge.channels import interrupts, messages
+from kernelbridge.channels.debug_paths import DebugPaths
 from kernelbridge.channels.endpoints import Endpoints
 from kernelbridge.channels.interrupts import Interrupts
 from kernelbridge.channels.messages import Outgoing, Request, SessionName, Signer
@@ -75,8 +76,10 @@ class ProxyOwner:
     widgets_learned: Callable[[str], None]
     # A client runs a cell, its own or a user's, and says of which notebook (a path, or empty).
     cell_asked: Callable[[CellAsked], None]
-    # Whether the clients drop what answers none of their own requests.
+    # Whether the clients drop what answers none of their own requests: VS Code does, whose own kernels these are.
     only_own: bool = False
+    # How files here are called over there; None where they are called the same, or are not there.
+    paths: DebugPaths | None = None
 
 
 class KernelProxy:
@@ -346,6 +349,8 @@ class KernelProxy:
         if self._refuse_debug and request.kind == "debug_request":
             self._send_own(messages.error_answer(request, "DebuggerOff", self._refuse_debug, shown=False))
             return []
+        if self._owner.paths is not None:
+            request = self._owner.paths.rewritten(request)
         return [*self._asked_for_left(request), self._pack(request)]
 
     def _interrupt(self, request: Request) -> list[Packed]:
@@ -494,7 +499,7 @@ class KernelProxy:
                 if self._left is not None and self._was_left(message):
                     continue
                 if self._passes(message):
-                    self._send(message.channel, self._session.renamed(message.parts))
+                    self._send(message.channel, self._session.renamed(self._linked(message)))
                 if message.channel == frames.SHELL and self._interrupts:
                     self._send_own(self._interrupts.cell_replied(messages.parent_id(message.parts)))
             except Exception as exc:
@@ -504,6 +509,18 @@ class KernelProxy:
                 _LOG.log(level, "a message of the kernel is dropped: %s: %s", type(exc).__name__, exc)
         if self._left is not None:
             self._send_own(self._left.flush())
+
+    def _linked(self, message: frames.Message) -> Sequence[frames.Buffer]:
+        """Return a message's parts with the paths by which the client knows its files."""
+        paths, parts = self._owner.paths, message.parts
+        if paths is None:
+            return parts
+        if message.channel == frames.CONTROL:
+            return paths.replied(messages.parent_id(parts), parts)
+        topic = bytes(parts[0]) if message.channel == frames.IOPUB else b""
+        if topic.endswith(b"debug_event"):
+            return paths.with_cell_paths(parts)
+        return paths.with_local_links(parts) if self._owner.only_own and topic.endswith(b"error") else parts
 
     def _was_left(self, message: frames.Message) -> bool:
         """Take in a message that answers a request of before; False if it is none, or nothing can show it.

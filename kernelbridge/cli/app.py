@@ -30,6 +30,8 @@ class Command(NamedTuple):
     module: str
     function: str
     help: str
+    # Whether what follows the first argument is another command's: its options are not ours.
+    runs_another: bool = False
 
     def load(self) -> Callable[..., None]:
         """Import the function, whose parameters are the command's options."""
@@ -59,9 +61,17 @@ COMMANDS: Final[Mapping[str, Command]] = {
         "attach",
         "Use a kernel that runs: prints its connection file, starts a console on it, leaves it running at the end.",
     ),
-    "forward": Command("ports", "forward", "Bring ports of a kernel's container to this machine, until Ctrl-C."),
+    "run": Command("commands.run", "run", "Run a command in an environment, in a container or job of its own.", True),
+    "up": Command("commands.run", "up", "Start an environment's container, which waits for shells and commands."),
+    "shell": Command("commands.terminal", "shell", "Open a shell in a kernel's container."),
+    "exec": Command("commands.terminal", "exec_command", "Run a command in a kernel's container.", True),
+    "forward": Command(
+        "commands.ports", "forward", "Bring ports of a kernel's container to this machine, until Ctrl-C."
+    ),
     "tensorboard": Command(
-        "ports", "tensorboard", "Run TensorBoard in a kernel's container and open it in the browser, until Ctrl-C."
+        "commands.ports",
+        "tensorboard",
+        "Run TensorBoard in a kernel's container and open it in the browser, until Ctrl-C.",
     ),
     "snapshot": Command(
         "images", "snapshot", "Make an image of a kernel's container as it is now, without its secrets."
@@ -94,7 +104,10 @@ def command_line(loaded: Collection[str] = tuple(COMMANDS)) -> typer.Typer:
     )
     made.callback()(_options)
     for name, command in COMMANDS.items():
-        made.command(name, help=command.help)(command.load() if name in loaded else _not_loaded)
+        settings = {"allow_interspersed_args": not command.runs_another}
+        made.command(name, help=command.help, context_settings=settings)(
+            command.load() if name in loaded else _not_loaded
+        )
     return made
 
 

@@ -24,6 +24,7 @@ from jupyter_core.paths import jupyter_runtime_dir
 from kernelbridge.atomic_files import write_whole
 from kernelbridge.channels import endpoints
 from kernelbridge.cli import kernels
+from kernelbridge.cli.commands import run
 from kernelbridge.cli.context import CliContext, moment, until_told_to_leave
 from kernelbridge.errors import KernelBridgeError, KernelEnded, KernelHeld, KernelNotFound, StartTimeout
 from kernelbridge.fleet.fleet import Fleet
@@ -64,6 +65,8 @@ def attach(
             if _wants_console(console):
                 _run_console(shared)
             return
+        if row.kind:
+            raise typer.Exit(run.attach(context, fleet, row, takes=take))
         if row.link == KernelState.HELD and not take:
             raise KernelHeld(
                 kernel=row.kernel_id[: kernels.SHOWN_ID_LENGTH],

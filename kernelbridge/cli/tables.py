@@ -12,10 +12,12 @@ from kernelbridge.plain_text import printable
 PIPE_COLUMNS = 500
 
 
-def console() -> Console:
-    """Return stdout, as wide as it is."""
-    made = Console(highlight=False, markup=False, emoji=False)
-    return made if made.is_terminal else Console(highlight=False, markup=False, emoji=False, width=PIPE_COLUMNS)
+def console(*, of_stderr: bool = False) -> Console:
+    """Return stdout, or stderr, as wide as it is."""
+    made = Console(highlight=False, markup=False, emoji=False, stderr=of_stderr)
+    if made.is_terminal:
+        return made
+    return Console(highlight=False, markup=False, emoji=False, stderr=of_stderr, width=PIPE_COLUMNS)
 
 
 def table(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> Table:

@@ -24,7 +24,7 @@ from kernelbridge.channels.rate_limit import Limits
 from kernelbridge.config.load import display_names
 from kernelbridge.config.schema import Config, Host
 from kernelbridge.errors import KernelBridgeError, KernelNotFound
-from kernelbridge.fleet import boards, images, left_kernels, open_files
+from kernelbridge.fleet import images, left_kernels, open_files
 from kernelbridge.fleet.images import ImageListing
 from kernelbridge.fleet.kernel_listing import KernelFinder, KernelListing, KernelRow
 from kernelbridge.fleet.left_kernels import left_running, of_notebook
@@ -49,6 +49,8 @@ from kernelbridge.protocol.handshake import Owner
 if TYPE_CHECKING:
     from kernelbridge.channels.poller import ZmqPoller  # loads pyzmq: see bind
     from kernelbridge.fleet.gpu_listing import GpuListing  # loads what speaks to Slurm
+    from kernelbridge.kernel.command.run import CommandRun, RunOutput  # loads pyzmq
+    from kernelbridge.kernel.command.terminal import CommandRequest, Terminal
     from kernelbridge.kernel.kernel import Kernel  # loads pyzmq
 
 _LOG = logging.getLogger(__name__)
@@ -156,13 +158,19 @@ class Fleet:
         Raises OSError if they are taken; KernelBridgeError if this process may open too few files.
         """
         open_files.check()
-        # Here and not above: both load pyzmq, which a terminal that only lists kernels does without.
-        from kernelbridge.channels.poller import ZmqPoller
+        # Here and not above: it loads pyzmq, which a terminal that only lists kernels does without.
         from kernelbridge.kernel.kernel import Kernel
+
+        kernel = Kernel(request, endpoints, self._services())
+        self._kernels[request.kernel_id] = kernel
+        return kernel
+
+    def _services(self) -> KernelServices:
+        from kernelbridge.channels.poller import ZmqPoller  # loads pyzmq
 
         if self._poller is None:
             self._poller = ZmqPoller()
-        services = KernelServices(
+        return KernelServices(
             poller=self._poller,
             records=self.records,
             owner=self._owner,
@@ -177,9 +185,12 @@ class Fleet:
             watch_login=self._backends.watch_login,
             observe=self._notify,
         )
-        kernel = Kernel(request, endpoints, services)
-        self._kernels[request.kernel_id] = kernel
-        return kernel
+
+    async def make_run(self, request: LaunchRequest, output: RunOutput) -> CommandRun:
+        """Return the run of a command in the place of a kernel; nothing is started, nor joined."""
+        from kernelbridge.kernel.command.run import CommandRun  # loads pyzmq
+
+        return CommandRun(request, self._services(), output)
 
     async def start(self, request: LaunchRequest, endpoints: Endpoints) -> Kernel:
         """Start a kernel: endpoints bound, checks made; the rest goes on behind them. Raises KernelBridgeError."""
@@ -399,6 +410,7 @@ class Fleet:
             gpus=",".join(gpu_ids),
             keep_exited=f"{request.environment.keep_exited:g}",
             unsafe="true" if request.environment.allow_unsafe else "",
+            kind=request.command.kind if request.command else "",
         )
 
     # -- hosts
@@ -458,21 +470,26 @@ class Fleet:
         """Return the output of a kernel's cells that no client has shown yet; it stays. Raises KernelNotFound."""
         return await self._finder.left_output(self.config, prefix)
 
+    async def open_terminal(
+        self, prefix: str, request: CommandRequest, output: Callable[[int, bytes], None]
+    ) -> Terminal:
+        """Run a command in a kernel's container, beside it; `output` is called on the loop. Raises KernelNotFound."""
+        from kernelbridge.kernel.command.terminal import open_terminal
+
+        address = await self._finder.running(self.config, prefix)
+        return await open_terminal(await address.workload(), request, host=address.host, output=output)
+
     async def forwards(self, prefix: str) -> PortForwards:
         """Return what brings ports of a kernel here, whoever holds it; nothing listens yet. Raises KernelNotFound."""
-        _, address = await self._finder.running(self.config, prefix)
-        return PortForwards(address.kernel[:SHORT_ID_LENGTH], address.workload)
+        address = await self._finder.running(self.config, prefix)
+        return PortForwards(f"{address.kernel[:SHORT_ID_LENGTH]} on {address.host}", address.workload)
 
     async def board(self, prefix: str, folder: str, *, port: int, ready: Callable[[str], None]) -> None:
-        """Run TensorBoard beside a kernel, on a folder of its container; `ready` gets its address, once it answers.
+        """Run TensorBoard beside a kernel until cancelled; see Board.run(). Raises BoardFailed, KernelNotFound."""
+        from kernelbridge.fleet.boards import Board
 
-        Returns when cancelled, and nothing of it is left then. Raises BoardFailed, KernelNotFound and others.
-        """
-        row, address = await self._finder.running(self.config, prefix)
-        environment = self.config.environments.get(row.environment)
-        workdir = (environment.workdir if environment else None) or ""
-        board = boards.Board(address.kernel[:SHORT_ID_LENGTH], address.workload, folder=folder, workdir=workdir)
-        await board.run(port, ready)
+        address = await self._finder.running(self.config, prefix)
+        await Board(await self.forwards(address.kernel), address, folder=folder).run(port, ready)
 
     async def snapshot(self, prefix: str, name: str) -> KernelRow:
         """Make an image of a kernel's container, and return the kernel. Raises KernelNotFound and others."""

@@ -118,6 +118,8 @@ class KernelRow:
     also_on: tuple[str, ...] = ()
     # Whether it was started with `allow_unsafe`: nothing may keep it from the host.
     is_unsafe: bool = False
+    # `run`, `up`, or empty for a kernel: see labels.Labels.
+    kind: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Return the kernel as REST and `kernelbridge ps --json` have it."""
@@ -351,6 +353,7 @@ class KernelFinder:
             version=labels.version,
             container=seen.facts.id,
             is_unsafe=bool(labels.unsafe),
+            kind=labels.kind,
         )
         return row if seen.status is None else _with_status(row, seen.status, record)
 
@@ -421,14 +424,14 @@ class KernelFinder:
 
     async def logs(self, config: Config, prefix: str, *, tail_lines: int) -> str:
         """Return what a kernel's process wrote to its own stdout and stderr, last lines. Raises KernelNotFound."""
-        _, address, is_running = await self._find_address(config, prefix)
+        address, is_running = await self._find_address(config, prefix)
         if not is_running:
             return await (await address.workload()).logs(tail_lines)
         return last_lines(await ask_log(address), tail_lines)
 
     async def left_output(self, config: Config, prefix: str) -> str:
         """Return the output of a kernel's cells that no client has shown yet; it stays. Raises KernelNotFound."""
-        _, address, is_running = await self._find_address(config, prefix)
+        address, is_running = await self._find_address(config, prefix)
         kernel = address.kernel[:_SHORT_ID_LENGTH]
         if not is_running:
             sentence = (
@@ -441,15 +444,15 @@ class KernelFinder:
             raise KernelBridgeError(sentence, f"`kernelbridge attach {kernel}` fetches it.")
         return text
 
-    async def running(self, config: Config, prefix: str) -> tuple[KernelRow, RelayAddress]:
-        """Return the one kernel whose id begins so, and its relay. Raises KernelNotFound, KernelEnded and others."""
-        row, address, is_running = await self._find_address(config, prefix)
+    async def running(self, config: Config, prefix: str) -> RelayAddress:
+        """Return the relay of the one kernel whose id begins so. Raises KernelNotFound; KernelEnded: it has ended."""
+        address, is_running = await self._find_address(config, prefix)
         if not is_running:
-            raise KernelEnded(environment=row.environment, host=row.host, how="has ended")
-        return row, address
+            raise KernelEnded(environment=address.kernel[:_SHORT_ID_LENGTH], host=address.host, how="does not run")
+        return address
 
-    async def _find_address(self, config: Config, prefix: str) -> tuple[KernelRow, RelayAddress, bool]:
-        """Return the one kernel whose id begins so, its relay, and whether its container runs."""
+    async def _find_address(self, config: Config, prefix: str) -> tuple[RelayAddress, bool]:
+        """Return the relay of the one kernel whose id begins so, and whether its container runs."""
         row = await self.find(config, prefix)
         host = config.host(row.host)
         name = container_name(row.kernel_id)
@@ -458,7 +461,7 @@ class KernelFinder:
         labels = parse_labels(facts.name, facts.labels) if facts else None
         if facts is None or labels is None:
             raise KernelNotFound(kernel=prefix, hosts=list(config.hosts))
-        return row, self._address(config, host, labels), facts.state == "running"
+        return self._address(config, host, labels), facts.state == "running"
 
     async def clean(self, config: Config, *, dry_run: bool, discard: bool) -> KernelListing:
         """Remove the kernels that this machine made and nobody holds; what has output left only by `discard`."""
@@ -576,4 +579,5 @@ def _unreachable_row(record: KernelRecord, why: str) -> KernelRow:
         gpus="",
         why=why,
         title=record.title,
+        kind=record.kind,
     )

@@ -28,6 +28,7 @@ def left_running(
         if record.config == str(config.path)
         and record.persist
         and not record.server
+        and not record.kind
         and not (record.stop_wanted or record.is_ending)
         and record.environment in config.environments
         and record.host in config.hosts

@@ -23,9 +23,9 @@ JOURNAL_NAME = "journal"
 # How long a job's first process waits for its order.
 ORDER_SECONDS = 600
 # What is shipped: whole folders, so that no file can be forgotten.
-_FOLDERS = ("protocol", "relay", "relay/process", "relay/execs")
+_FOLDERS = ("protocol", "relay", "relay/process")
 # Run by their paths, also by another version that joins or restarts the kernel: these paths stay.
-_BY_PATH = {"bridge.py": "relay/execs/bridge.py", "ipykernel_launcher.py": "relay/ipykernel_launcher.py"}
+_BY_PATH = ("bridge.py", "ipykernel_launcher.py")
 
 # The first lines that run in an image, in the Python of whoever made it: this, and all that stands behind it, parses in
 # 2.7 too. It says what it is and ends, for what comes after it would not run. Besides: sys.path[0] is the working
@@ -78,6 +78,19 @@ while not os.path.exists("{RELAY_FOLDER}/relay.sock") and time.monotonic() < unt
     time.sleep(0.005)
 exec(compile(open("{RELAY_FOLDER}/kernelbridge_relay/bridge.py").read(), "bridge.py", "exec"))
 """
+# Runs a program of the relay's code beside it.
+_BESIDE = f"""\
+import sys
+sys.path.insert(0, "{RELAY_FOLDER}")
+from kernelbridge_relay.relay.MODULE import main
+main()
+"""
+# Does nothing until it is ended.
+_WAIT = """\
+import signal
+while True:
+    signal.pause()
+"""
 # Waits for a job's first process, which may start later than this one; bridge.py follows, which is not there yet.
 _JOIN_ORDER = f"""\
 import os, time
@@ -91,7 +104,7 @@ _FORWARD = f"""\
 import sys
 sys.path[:] = ["{RELAY_FOLDER}", *filter(None, sys.path)]
 try:
-    from kernelbridge_relay.relay.execs.port_forwarder import main
+    from kernelbridge_relay.relay.process.port_forwarder import main
 except ImportError:
     sys.stdout.write({NO_FORWARDER.decode()!r})
 else:
@@ -109,22 +122,17 @@ def bridge_argv(python: str) -> list[str]:
     return [python, "-I", "-S", "-c", _JOIN, f"{RELAY_FOLDER}/relay.sock"]
 
 
+def beside_argv(python: str, module: str) -> list[str]:
+    """Return the command of a program of the relay's code, by its module in relay/, beside the relay.
+
+    A relay of an older version may not have it: then it ends without a word.
+    """
+    return [python, "-I", "-S", "-c", _BESIDE.replace("MODULE", module)]
+
+
 def forward_argv(python: str) -> list[str]:
     """Return the command that joins an exec stream to the container's ports; see PortMux."""
     return [python, "-I", "-S", "-c", _FORWARD]
-
-
-def run_argv(python: str) -> list[str]:
-    """Return the command that runs a command of the user's; see command_line()."""
-    return [python, "-I", "-S", "-c", _text("command_runner.py", "relay/execs")]
-
-
-def command_line(words: Sequence[str], *, port: int, folder: str) -> bytes:
-    """Return the line that tells run_argv()'s program what to run, in which folder, and the port that it would like.
-
-    The words `{python}` and `{port}` are replaced there.
-    """
-    return json.dumps({"words": list(words), "port": port, "folder": folder}).encode() + b"\n"
 
 
 def job_boot_argv(python: str) -> list[str]:
@@ -141,7 +149,7 @@ def order_argv(python: str) -> list[str]:
 
     Nothing but an end comes when the order did not arrive, or when another one did before.
     """
-    return [python, "-I", "-S", "-c", _JOIN_ORDER + _text("bridge.py", "relay/execs"), f"{RELAY_FOLDER}/order.sock"]
+    return [python, "-I", "-S", "-c", _JOIN_ORDER + _text("bridge.py"), f"{RELAY_FOLDER}/order.sock"]
 
 
 def old_python(image: str, log: str) -> ImageUnusable:
@@ -162,7 +170,7 @@ def _files() -> dict[str, str]:
     for folder in _FOLDERS:
         names = (entry.name for entry in resources.files("kernelbridge").joinpath(*folder.split("/")).iterdir())
         files.update({f"{folder}/{name}": _text(name, folder) for name in sorted(names) if name.endswith(".py")})
-    files.update({name: files[path] for name, path in _BY_PATH.items()})
+    files.update({name: files[f"relay/{name}"] for name in _BY_PATH})
     return files
 
 
@@ -211,6 +219,16 @@ def spawn_order(
         "needs": ["ipykernel", "zmq"],
         **more,
     }
+
+
+def command_order(
+    *, launch: int, session: str, env: dict[str, str], cwd: str, argv: Sequence[str], window: Any, **more: Any
+) -> dict[str, Any]:
+    """Return the order to start a user's command; without one the container waits. See spawn_order()."""
+    command = {"window": window, "waits": not argv}
+    words = list(argv) or ["{python}", "-I", "-S", "-c", _WAIT]
+    order = {"do": "spawn", "launch": launch, "session": session, "argv": words, "env": env, "cwd": cwd, "needs": []}
+    return {**order, "command": command, **more}
 
 
 def relay_line(

@@ -30,7 +30,7 @@ BUILD_LABEL: Final = LABEL_PREFIX + "build"
 # As the engine's names are, less what a path could be made of: files are named for a kernel.
 _KERNEL_ID: Final = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}"
 # What containers of the first release do not have.
-_LATER_FIELDS: Final = frozenset(("birth", "python", "unsafe"))
+_LATER_FIELDS: Final = frozenset(("birth", "python", "unsafe", "kind"))
 
 
 def container_name(kernel_id: str) -> str:
@@ -69,6 +69,8 @@ class Labels:
     keep_exited: str = ""
     # `true` where its environment allows what takes protections away; see `allow_unsafe`.
     unsafe: str = ""
+    # `run` for a user's command in the place of a kernel, `up` for a container that waits; empty for a kernel.
+    kind: str = ""
 
     def to_dict(self) -> dict[str, str]:
         """Return all our keys, the empty ones too: a key that we leave out could come from the image."""

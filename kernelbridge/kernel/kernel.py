@@ -62,6 +62,7 @@ from kernelbridge.protocol.handshake import (
     ExitedEvent,
     FailedEvent,
     GpuLostEvent,
+    InputEvent,
     LeftOutputEvent,
     NoticeEvent,
     ReadyEvent,
@@ -728,6 +729,8 @@ class Kernel:
                     self._say(text)
                 elif text := failures.notice_text(event, self.host):
                     self.channels.tell_next_cell(text)
+            case InputEvent():
+                pass  # A kernel's input is asked for.
             case _:
                 assert_never(event)
 

@@ -161,4 +161,5 @@ def record(
         connection_file=request.connection_file,
         gpus=gpus or (known.gpus if known else ()),
         recipe=made_of,
+        kind=request.command.kind if request.command else "",
     )

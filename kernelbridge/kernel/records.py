@@ -94,6 +94,8 @@ class KernelRecord:
     # What it was made of: see recipe.py, and the id of its image. Empty where an older version wrote the record.
     recipe: Mapping[str, str] = field(default_factory=dict)
     image_id: str = ""
+    # See labels.Labels.
+    kind: str = ""
 
     @property
     def holder(self) -> ProcessMark:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from kernelbridge.channels.rate_limit import Limits
@@ -20,6 +20,7 @@ from kernelbridge.kernel.process_mark import ProcessMark
 from kernelbridge.kernel.records import Records
 from kernelbridge.kernel.state import KernelState
 from kernelbridge.protocol.handshake import Owner
+from kernelbridge.protocol.terminal import WindowSize
 
 if TYPE_CHECKING:
     from kernelbridge.channels.poller import ZmqPoller  # loads pyzmq
@@ -28,8 +29,25 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RunCommand:
+    """What runs in the place of a kernel: a user's command, or nothing but a container that waits."""
+
+    # Empty: it waits until it is stopped.
+    argv: tuple[str, ...] = ()
+    # Where it starts; empty: the environment's `workdir`, else the image's.
+    folder: str = ""
+    # Of the terminal that it gets; None: pipes.
+    window: WindowSize | None = None
+
+    @property
+    def kind(self) -> str:
+        """As labels and records name it."""
+        return "run" if self.argv else "up"
+
+
+@dataclass(frozen=True, kw_only=True)
 class LaunchRequest:
-    """A front-end's request for one kernel."""
+    """A front-end's request for one kernel, or for a command in the place of one."""
 
     kernel_id: str
     environment: Environment
@@ -52,6 +70,13 @@ class LaunchRequest:
     only_own: bool = False
     # The file that says where its endpoints are here, for other programs of this machine; empty: none is written.
     connection_file: str = ""
+    # What runs in the place of a kernel; None: a kernel.
+    command: RunCommand | None = None
+
+    def changed(self, *, hosts: tuple[Host, ...] | None = None, persist: bool) -> LaunchRequest:
+        """Return it for other hosts, and with another `persist`."""
+        environment = self.environment.model_copy(update={"persist": persist})
+        return replace(self, hosts=self.hosts if hosts is None else hosts, environment=environment)
 
 
 @contextlib.asynccontextmanager
@@ -117,7 +142,14 @@ def launch_order(request: LaunchRequest, *, launch: int, session: str) -> dict[s
     passed = {name: request.environ[name] for name in names if name in request.environ}
     caches = {name: f"{CACHE_FOLDER}/{folder}" for name, folder in CACHE_VARIABLES.items() if environment.cache}
     env = {**_boards(environment), **caches, **environment.env, **passed}
+    command = request.command
     setup = {"setup": list(environment.setup), "setup_every": environment.setup_every} if environment.setup else {}
+    folder = (command.folder if command else "") or environment.workdir or ""
+    if command is not None:
+        window = command.window.to_dict() if command.window else None
+        return bootstrap.command_order(
+            launch=launch, session=session, env=env, cwd=folder, argv=command.argv, window=window, **setup
+        )
     return bootstrap.spawn_order(
-        launch=launch, session=session, env=env, cwd=environment.workdir or "", arguments=request.arguments, **setup
+        launch=launch, session=session, env=env, cwd=folder, arguments=request.arguments, **setup
     )

@@ -147,7 +147,9 @@ async def _is_taken(cluster: Cluster, request: LaunchRequest, line: bytes) -> bo
     name, environment = container_name(request.kernel_id), request.environment
     answer = Collector()
     try:
-        stream = await cluster.workload(name, environment).open_command(bootstrap.order_argv(environment.python), answer)
+        stream = await cluster.workload(name, environment).open_command(
+            bootstrap.order_argv(environment.python), answer
+        )
     except EngineFailed:
         return False
     try:

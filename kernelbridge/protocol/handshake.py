@@ -262,7 +262,26 @@ class NoticeEvent(NamedTuple):
         return {"event": "notice", **self._asdict()}
 
 
-RelayEvent = Union[ReadyEvent, FailedEvent, ExitedEvent, GpuLostEvent, DroppedEvent, LeftOutputEvent, NoticeEvent]
+class InputEvent(NamedTuple):
+    """How much of its input a command has taken, ever: who sends it waits where that is much less than was sent."""
+
+    launch: int
+    taken_bytes: int
+
+    @classmethod
+    def from_dict(cls, said: Mapping[str, Any]) -> InputEvent:
+        """Read it."""
+        event = JsonObject(said)
+        return cls(event.count("launch"), event.count("taken_bytes"))
+
+    def to_dict(self) -> Dict[str, Any]:
+        """Return what is said."""
+        return {"event": "input", **self._asdict()}
+
+
+RelayEvent = Union[
+    ReadyEvent, FailedEvent, ExitedEvent, GpuLostEvent, DroppedEvent, LeftOutputEvent, NoticeEvent, InputEvent
+]
 
 
 def event_from(said: Mapping[str, Any]) -> Optional[RelayEvent]:
@@ -280,6 +299,8 @@ def event_from(said: Mapping[str, Any]) -> Optional[RelayEvent]:
         return LeftOutputEvent.from_dict(said)
     if name == "notice":
         return NoticeEvent.from_dict(said)
+    if name == "input":
+        return InputEvent.from_dict(said)
     return DroppedEvent.from_dict(said) if name == "dropped" else None
 
 

@@ -98,7 +98,7 @@ class LeftOutput:
             elif kind == "clear_output":
                 self._gathered = [one for one in self._gathered if one.request != request]
             else:
-                shown = _shown(kind, content)
+                shown = _shown(kind, content, parts[at + 6 :])
                 if shown is not None:
                     self._gathered.append(Shown(shown[0], shown[1], request))
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
@@ -123,9 +123,13 @@ class LeftOutput:
         return found
 
 
-def _shown(kind: str, content: Mapping[str, Any]) -> Optional[Tuple[str, Dict[str, Any]]]:
+def _shown(
+    kind: str, content: Mapping[str, Any], buffers: Sequence[frames.Buffer]
+) -> Optional[Tuple[str, Dict[str, Any]]]:
     if kind == "stream":
-        return kind, {"name": str(content["name"]), "text": str(content["text"])}
+        # A command's output comes as bytes.
+        text = str(content["text"]) + b"".join(buffers).decode("utf-8", "replace")
+        return kind, {"name": str(content["name"]), "text": text}
     if kind == "error":
         traceback = "\n".join(str(line) for line in content.get("traceback") or ())
         return "stream", {"name": "stderr", "text": (traceback or "%(ename)s: %(evalue)s" % content) + "\n"}

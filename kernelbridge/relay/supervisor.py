@@ -14,7 +14,7 @@ import sys
 import time
 import uuid
 from functools import partial
-from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple, Union
 
 from ..protocol import frames
 from ..protocol.cells import is_cell
@@ -35,13 +35,15 @@ from ..protocol.handshake import (
 )
 from ..protocol.left_output import CellTitles, LeftOutput, plain
 from ..protocol.session import Session
+from ..protocol.terminal import WindowSize
 from . import gpu_lock
 from .batching import Batcher
 from .gpu_monitor import GpuMonitor
 from .journal import LIMIT_BYTES, MEMORY_BYTES, Journal, Shelf
 from .kernel_client import KernelClient
 from .lifetime import Deadline, Lifetime
-from .process import tree
+from .process import terminal, tree
+from .process.command_client import CommandClient
 from .process.entrypoint import EntrypointRun, EntrypointState
 from .process.environment import scratch_folder
 from .process.kernel_process import KernelProcess, Ring
@@ -147,7 +149,7 @@ class Supervisor:
         self._ends_with_stdin = bool(order.get("ends_with_stdin"))
         # Set when the kernel cannot run here at all: what the image lacks.
         self.lacks = ""
-        self.client = KernelClient(self._heard, self._ready, self._interrupt, self._heard_bad)
+        self.client = self._make_client(order["spawn"])
         self.lifetime = Lifetime(terms_of(order.get("terms", {})), awake_seconds())
         # What its owner said as it left; "" when it did not, or came back.
         self.claim = ""
@@ -177,6 +179,16 @@ class Supervisor:
         self.poller: Any = None
         # What the poller looks at.
         self._polled: List[Tuple[Any, int]] = []
+
+    def _make_client(self, spawn: Dict[str, Any]) -> Union[KernelClient, CommandClient]:
+        """Return what speaks to what is started first: all that follows it here is of its kind."""
+        if "command" not in spawn:
+            return KernelClient(self._heard, self._ready, self._interrupt, self._heard_bad)
+        return CommandClient(self._heard, self._ready, self.tell, waits=bool(spawn["command"].get("waits")))
+
+    @property
+    def _is_command(self) -> bool:
+        return isinstance(self.client, CommandClient)
 
     def _holder(self) -> ServerHolder:
         return ServerHolder(
@@ -250,6 +262,8 @@ class Supervisor:
         self.monitor.begin(time.monotonic())
         self.client.is_held = not self.monitor.is_settled
         self.lifetime.launched(awake_seconds())
+        # Its command is all that it is for.
+        self.lifetime.has_run_cell = self.lifetime.has_run_cell or self._is_command
         self.client.connect(self.process)
 
     def _stop_process(self, why: str = "", *, failure: Optional[FailedEvent] = None) -> None:
@@ -291,6 +305,8 @@ class Supervisor:
         self.lifetime.ended(awake_seconds())
         if self.outcome is not None:
             self.outcome = self.outcome._replace(why=why)
+            # How a command ended is what it was run for.
+            self._has_output = self._has_output or self._is_command
             self.tell(failure or self.outcome)
 
     def load(self) -> None:
@@ -365,6 +381,8 @@ class Supervisor:
                 self.process.stop(command["number"])
             elif command["number"] != signal.SIGINT or self.client.is_ready:  # A start would end by an interrupt.
                 self.process.signal_group(command["number"])
+        elif command["do"] == "resize" and self.process is not None and self.process.pipes is not None:
+            self.process.pipes.resize(WindowSize.from_dict(command["window"]))
         elif command["do"] == "output":
             self._show_left(bool(command["show"]))
 
@@ -429,6 +447,8 @@ class Supervisor:
         """Somebody holds the kernel from now on."""
         self.claim = ""
         self.lifetime.joined()
+        if self._is_command:
+            self.lifetime.used()  # It is never asked anything.
         # What it was does not hold any more; what it is now is seen in this turn of the loop.
         self.deadline, self._look_at = None, 0.0
 
@@ -505,9 +525,8 @@ class Supervisor:
     def _check_deadline(self) -> None:
         """End the kernel, and then the container, when their time has come."""
         awake = awake_seconds()
-        self.deadline = self.lifetime.look(
-            awake, is_busy=self.client.is_busy or self.client.is_asking, is_delivered=not self._has_output
-        )
+        is_busy = self.client.is_busy or self.client.is_asking or terminal.is_any_open(self.folder)
+        self.deadline = self.lifetime.look(awake, is_busy=is_busy, is_delivered=not self._has_output)
         if self.deadline is None or awake < self.deadline.at:
             return
         why = self.deadline.why
@@ -536,8 +555,8 @@ class Supervisor:
                 wanted.append((line.source, read))
             if line.unsent:
                 wanted.append((line.sink, write))
-        if self.process is not None:
-            wanted.append((self.process.output, read))
+        reads, writes = self._process_descriptors()
+        wanted += [*((one, read) for one in reads), *((one, write) for one in writes)]
         if self._ends_with_stdin:
             wanted.append((0, read))
         if wanted != self._polled:
@@ -546,6 +565,13 @@ class Supervisor:
             for source, mask in wanted:
                 self.poller.register(source, mask)
         return self.poller
+
+    def _process_descriptors(self) -> Tuple[List[int], List[int]]:
+        """Return what of the process is read, and written to, as soon as it can be."""
+        if isinstance(self.client, CommandClient):
+            is_joined = self.server.connection is not None
+            return self.client.outputs(self.stream.undelivered_bytes, is_joined=is_joined)
+        return (self.process.outputs if self.process is not None else []), []
 
     def _patience_ms(self) -> int:
         if self.batcher.is_on:
@@ -564,7 +590,7 @@ class Supervisor:
         process = self.process
         if process is None:
             return
-        has_output = process.output in ready
+        has_output = any(one in ready for one in process.outputs)
         if has_output and not process.read_output() and process.popen.poll() is None:
             time.sleep(0.01)  # It closed its output and lives on: no busy loop.
         if (has_output or has_rung or now >= self._look_at) and process.popen.poll() is not None:

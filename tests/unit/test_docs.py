@@ -48,8 +48,8 @@ COMMANDS = {
     "kernelbridge logs": "tests/unit/cli/test_kernels.py",
     "kernelbridge attach": "tests/unit/cli/test_attach.py",
     "kernelbridge clean": "tests/unit/cli/test_clean.py",
-    "kernelbridge forward": "tests/unit/cli/test_ports.py",
-    "kernelbridge tensorboard": "tests/unit/cli/test_ports.py",
+    "kernelbridge forward": "tests/unit/cli/commands/test_ports.py",
+    "kernelbridge tensorboard": "tests/unit/cli/commands/test_ports.py",
     "kernelbridge snapshot": "tests/real/test_images.py",
     "kernelbridge images": "tests/real/test_images.py",
 }

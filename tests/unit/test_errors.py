@@ -424,9 +424,9 @@ TABLE: list[tuple[KernelBridgeError, int, str, str]] = [
         "Add `RUN pip install ipykernel` to the image, or let `pip` on this machine reach its index.",
     ),
     (
-        BoardFailed(kernel="aabb1111", reason="No module named tensorboard"),
+        BoardFailed(kernel="aabb1111 on lab", reason="No module named tensorboard"),
         95,
-        "TensorBoard in the container of the kernel aabb1111 ended (No module named tensorboard).",
+        "TensorBoard in the container of the kernel aabb1111 on lab ended (No module named tensorboard).",
         'If it is missing, write `packages = ["tensorboard"]` in the environment and restart the kernel.',
     ),
     (

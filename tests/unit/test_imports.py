@@ -75,6 +75,7 @@ LATE = {
     ("cli/context.py", "out"),
     ("cli/context.py", "show_table"),
     ("fleet/fleet.py", "bind"),
+    ("fleet/fleet.py", "board"),
     ("fleet/fleet.py", "list_gpus"),
     ("fleet/fleet.py", "pull"),
     ("hosts/docker/images/prepared_image.py", "_load_fetch"),

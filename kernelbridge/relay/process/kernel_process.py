@@ -1,4 +1,4 @@
-"""Start, signal and end the kernel process, and tell how it ended."""
+"""Start, signal and end the kernel process, or a user's command in its place, and tell how it ended."""
 
 from __future__ import annotations
 
@@ -8,13 +8,16 @@ import select
 import signal
 import subprocess
 from collections import deque
-from typing import Any, Deque, Dict, FrozenSet, List, NamedTuple, Optional, Sequence
+from typing import Any, Callable, Deque, Dict, FrozenSet, List, Mapping, NamedTuple, Optional, Sequence
 
 from ...protocol.handshake import ExitedEvent
+from ...protocol.terminal import WindowSize
 from . import death
 from .environment import enterable, kernel_environment
 from .packages import kernel_python
+from .pipes import Pipes
 from .setup_runner import STATE_NAME
+from .terminal import PID_NAME
 
 RING_BYTES = 256 * 1024
 # How much of a setup that failed is told.
@@ -26,6 +29,23 @@ _FACTS_NAME = "kernel.json"
 
 
 _SETUP_RUNNER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "setup_runner.py")
+
+
+# A kernel is asked nothing on its stdin, and what it writes there is for its log.
+_KERNEL_PIPES: Dict[str, Any] = {
+    "stdin": subprocess.DEVNULL,
+    "stdout": subprocess.PIPE,
+    "stderr": subprocess.STDOUT,
+}
+
+
+def _pipes(command: Mapping[str, Any]) -> Pipes:
+    window = command.get("window")
+    return Pipes(None if window is None else WindowSize.from_dict(window))
+
+
+def drop_output(kind: int, piece: bytes) -> None:
+    """Take output that nobody but the log wants."""
 
 
 def _filled(word: str, words: Dict[str, str]) -> str:
@@ -73,7 +93,8 @@ class KernelProcess:
     ) -> None:
         """Start it. `order` has argv, session, env and cwd; secrets in env are kept by nobody here.
 
-        Its `setup` are commands of a shell that run before. `scratch` is the folder for what every launch finds again.
+        Its `setup` are commands of a shell that run before. With `command`, a table, it is a user's command, which has
+        an input, and a terminal if that has a `window`. `scratch` is the folder for what every launch finds again.
         `locks` are open files that it inherits: what is locked by them is so until it has ended too.
         """
         self.launch = launch
@@ -98,26 +119,44 @@ class KernelProcess:
         self._folders = [death.SHARED_MEMORY, environment["TMPDIR"], environment["HOME"], start_folder or "."]
         # Whether end() was called: an exit by signal is then no surprise.
         self.end_wanted = False
+        # Whether the words of its argv are a user's.
+        self._is_users = "command" in order and not order["command"].get("waits")
         # Where it says how far its setup is; None without one.
         self._setup_path = self._write_setup(order["setup"]) if order.get("setup") else None
-        self.popen = subprocess.Popen(
+        # Of a user's command: its input and output; None of a kernel. And what takes a piece of the latter.
+        self.pipes = _pipes(order["command"]) if "command" in order else None
+        self.written: Callable[[int, bytes], None] = drop_output
+        self.popen: Any = subprocess.Popen(
             self._argv(order["argv"], python),
             cwd=start_folder or None,
             env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
             start_new_session=True,
             pass_fds=locks,
+            **(_KERNEL_PIPES if self.pipes is None else self.pipes.arguments()),
         )
-        assert self.popen.stdout is not None
-        self.output = self.popen.stdout.fileno()
-        os.set_blocking(self.output, False)
+        if self.pipes is not None:
+            self.pipes.opened(self.popen)
+        else:
+            os.set_blocking(self.outputs[0], False)
+        self._write_number(folder)
         try:
             with open("/proc/%d/oom_score_adj" % self.popen.pid, "w") as file:
                 file.write(str(OOM_SCORE_ADJ))
         except OSError:
             pass  # It ended already, or /proc is read-only: the host then chooses by size, which is the kernel too.
+
+    def _write_number(self, folder: str) -> None:
+        """Say which process it is, for terminals beside it, which have its variables."""
+        try:
+            with open(os.path.join(folder, PID_NAME), "w") as file:
+                file.write(str(self.popen.pid))
+        except OSError:
+            pass  # They have the container's own.
+
+    @property
+    def outputs(self) -> List[int]:
+        """The descriptors that its output is read from."""
+        return [self.popen.stdout.fileno()] if self.pipes is None else list(self.pipes.outputs)
 
     def __repr__(self) -> str:
         return "<KernelProcess launch %d pid %d %s>" % (self.launch, self.popen.pid, self.popen.returncode)
@@ -136,6 +175,8 @@ class KernelProcess:
 
     def _argv(self, wanted: Sequence[str], python: str) -> List[str]:
         words = {"{python}": python, "{connection_file}": self.connection, "{session}": self.session}
+        if self._is_users:
+            words = {}
         before = [] if self._setup_path is None else [python, _SETUP_RUNNER, self._setup_path]
         return [*before, *(_filled(word, words) for word in wanted)]
 
@@ -179,8 +220,15 @@ class KernelProcess:
 
     def read_output(self) -> bool:
         """Move what the process wrote into the ring; False at the end of it."""
+        if self.pipes is not None:
+            for descriptor, kind in list(self.pipes.outputs.items()):
+                piece = self.pipes.read(descriptor)
+                if piece:
+                    self.ring.add(piece)
+                    self.written(kind, piece)
+            return bool(self.pipes.outputs)
         try:
-            piece = os.read(self.output, 65536)
+            piece = os.read(self.popen.stdout.fileno(), 65536)
         except BlockingIOError:
             return True
         except OSError:
@@ -219,8 +267,7 @@ class KernelProcess:
         code = self.popen.poll()
         if code is None:
             return None
-        while self.read_output() and self._has_output():
-            pass
+        self.drain()
         self._sweep_session()
         return ExitedEvent(
             launch=self.launch,
@@ -233,10 +280,17 @@ class KernelProcess:
             shm_bytes=death.size_of(death.SHARED_MEMORY) if code == -signal.SIGBUS else 0,
         )
 
+    def drain(self) -> None:
+        """Read what is there of its output."""
+        while self.read_output() and self._has_output():
+            pass
+
     def close(self) -> None:
         """Close this end of its output, through the object that owns the number: by number alone it is closed twice."""
-        assert self.popen.stdout is not None
-        self.popen.stdout.close()
+        if self.pipes is not None:
+            self.pipes.close()
+        else:
+            self.popen.stdout.close()
 
     def _has_output(self) -> bool:
-        return bool(select.select([self.output], [], [], 0)[0])
+        return bool(select.select(self.outputs, [], [], 0)[0])

@@ -39,12 +39,12 @@ def test_the_line_for_the_container_has_the_whole_relay_and_the_order() -> None:
     package = Path(bootstrap.__file__).parents[1]
     shipped = {
         f"{room}/{path.name}"
-        for room in ("protocol", "relay", "relay/process", "relay/execs")
+        for room in ("protocol", "relay", "relay/process")
         for path in (package / room).glob("*.py")
     }
-    by_path = {"bridge.py": "relay/execs/bridge.py", "ipykernel_launcher.py": "relay/ipykernel_launcher.py"}
-    assert set(said["files"]) == shipped | by_path.keys() | {"__init__.py"}
-    assert {said["files"][name] == said["files"][path] for name, path in by_path.items()} == {True}
+    by_path = {"bridge.py", "ipykernel_launcher.py"}
+    assert set(said["files"]) == shipped | by_path | {"__init__.py"}
+    assert {said["files"][name] == said["files"][f"relay/{name}"] for name in by_path} == {True}
     for name, text in said["files"].items():
         compile(text, name, "exec")
 

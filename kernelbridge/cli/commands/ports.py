@@ -16,12 +16,12 @@ from kernelbridge.cli.kernels import IdArgument
 from kernelbridge.config import fields
 from kernelbridge.config.schema import Forward
 from kernelbridge.errors import ForwardFailed
-from kernelbridge.fleet.boards import BOARD_PORT
 from kernelbridge.fleet.fleet import Fleet
 from kernelbridge.fleet.kernel_listing import LIST_SECONDS
 from kernelbridge.hosts.forwards.mux_stream import PortRefused
 from kernelbridge.hosts.forwards.port_forwards import OpenForward, PortForwards
 
+BOARD_PORT = 6006
 _OPEN_SECONDS, _CLOSE_SECONDS = 30.0, 10.0
 _LOOK_SECONDS = 0.1
 # How often it is asked whether the container is there still.

@@ -1,4 +1,4 @@
-"""relay/execs/bridge.py: a bridge hands its streams to the relay, and ends with them."""
+"""relay/bridge.py: a bridge hands its streams to the relay, and ends with them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from kernelbridge.relay.execs import bridge
+from kernelbridge.relay import bridge
 from kernelbridge.relay.server import Connection
 
 
@@ -95,7 +95,7 @@ def test_a_bridge_that_nobody_takes_waits_for_a_moment_only(tmp_path: Path) -> N
     with socket.socket(socket.AF_UNIX) as stopped:
         stopped.bind(str(tmp_path / "relay.sock"))
         stopped.listen(1)
-        run = "import sys; sys.argv[1:] = []; from kernelbridge.relay.execs import bridge; bridge.ADOPT_SECONDS = 0.3; "
+        run = "import sys; sys.argv[1:] = []; from kernelbridge.relay import bridge; bridge.ADOPT_SECONDS = 0.3; "
         process = subprocess.Popen(
             [sys.executable, "-c", f"{run}bridge.main({str(tmp_path / 'relay.sock')!r})"],
             stdin=subprocess.PIPE,

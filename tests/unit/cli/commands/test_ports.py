@@ -1,4 +1,4 @@
-"""cli/ports.py: what `forward` and `tensorboard` print, and that Ctrl-C ends them."""
+"""cli/commands/ports.py: what `forward` and `tensorboard` print, and that Ctrl-C ends them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from kernelbridge.cli import ports
+from kernelbridge.cli.commands import ports
 from kernelbridge.errors import BoardFailed
 from kernelbridge.fleet.loop import LoopThread
 from kernelbridge.hosts.forwards.port_forwards import PortForwards, bound

@@ -1,0 +1,300 @@
+"""Serve `kernelbridge run` and `up`, and `attach` to such a run: a command in a container or job of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import shlex
+import signal
+import uuid
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from types import FrameType
+from typing import Annotated, TypeVar
+
+import typer
+
+from kernelbridge.cli import local_terminal
+from kernelbridge.cli.commands.terminal import words_of
+from kernelbridge.cli.context import CliContext
+from kernelbridge.cli.local_terminal import OutputWriter
+from kernelbridge.cli.tables import console
+from kernelbridge.config.schema import LOCAL, Config, Host
+from kernelbridge.errors import KernelBridgeError
+from kernelbridge.fleet.fleet import Fleet
+from kernelbridge.fleet.kernel_listing import LIST_SECONDS, KernelRow
+from kernelbridge.kernel.command.run import UNDO_SECONDS, CommandRun, RunOutput
+from kernelbridge.kernel.request import LaunchRequest, RunCommand
+from kernelbridge.kernel.state import KernelState
+from kernelbridge.plain_text import printable
+from kernelbridge.protocol.terminal import WindowSize
+
+# How often a wait is looked up from, for a signal.
+LOOK_SECONDS = 0.2
+LEAVE_SECONDS = 30.0
+# How long a title is, at most.
+TITLE_LENGTH = 60
+
+EnvironmentArgument = Annotated[
+    str, typer.Argument(metavar="ENVIRONMENT", help="The environment's name in the config.")
+]
+HostOption = Annotated[
+    str, typer.Option("--host", metavar="HOST", help="Run it on this host; `local` is this machine's own engine.")
+]
+DetachOption = Annotated[bool, typer.Option("--detach", "-d", help="Return as soon as it runs, and print its id.")]
+FolderOption = Annotated[str, typer.Option("--workdir", "-w", metavar="PATH", help="Where in the container it starts.")]
+WindowOption = Annotated[
+    bool | None, typer.Option("--tty/--no-tty", "-t/-T", help="Give it a terminal; where this is one.")
+]
+
+_T = TypeVar("_T")
+
+
+def run(
+    ctx: typer.Context,
+    environment: EnvironmentArgument,
+    command: Annotated[list[str], typer.Argument(metavar="-- COMMAND", help="The command and its arguments.")],
+    detach: DetachOption = False,
+    host: HostOption = "",
+    folder: FolderOption = "",
+    wants_window: WindowOption = None,
+) -> None:
+    """Carry out `kernelbridge run`."""
+    context: CliContext = ctx.obj
+    loaded = context.read_config()
+    has_window = local_terminal.is_terminal() and not detach if wants_window is None else wants_window
+    window = local_terminal.window() if has_window else None
+    what = RunCommand(argv=words_of(command), folder=folder, window=window)
+    with context.fleet(loaded) as fleet:
+        request = request_for(context, fleet, loaded, environment, what, host)
+        if detach:
+            context.say(_start_and_leave(context, fleet, request))
+        else:
+            raise typer.Exit(_run(context, fleet, request))
+
+
+def up(ctx: typer.Context, environment: EnvironmentArgument, host: HostOption = "") -> None:
+    """Carry out `kernelbridge up`."""
+    context: CliContext = ctx.obj
+    loaded = context.read_config()
+    with context.fleet(loaded) as fleet:
+        loaded.environment(environment)
+        listing = context.wait(fleet, fleet.list_kernels(), seconds=LIST_SECONDS)
+        found = [row for row in listing.kernels if is_up(row, environment, host)]
+        if not found:
+            request = request_for(context, fleet, loaded, environment, RunCommand(), host)
+            context.say(_start_and_leave(context, fleet, request))
+            return
+    context.complain(f"{environment} is up on {found[0].host} already.")
+    context.say(found[0].kernel_id)
+
+
+def is_up(row: KernelRow, environment: str, host: str = "") -> bool:
+    """Whether a row is this machine's container that waits for commands of an environment."""
+    is_there = row.kind == "up" and row.is_ours and row.state in (KernelState.IDLE, KernelState.BUSY)
+    return is_there and row.environment == environment and host in ("", row.host)
+
+
+def request_for(
+    context: CliContext, fleet: Fleet, loaded: Config, environment: str, what: RunCommand, host: str
+) -> LaunchRequest:
+    """Return the request for a command. Raises UnknownEnvironment and UnknownHost."""
+    made = fleet.launch_request(
+        environment,
+        kernel_id=str(uuid.uuid4()),
+        environ=context.environ,
+        title=printable(shlex.join(what.argv))[:TITLE_LENGTH] or what.kind,
+        command=what,
+    )
+    # It is nobody's to end but its user's.
+    return made.changed(hosts=(host_named(loaded, host),) if host else made.hosts, persist=True)
+
+
+def host_named(loaded: Config, name: str) -> Host:
+    """Return a host by its name; this machine's own engine needs none in the config. Raises UnknownHost."""
+    if name == LOCAL and name not in loaded.hosts:
+        return Host(name=LOCAL, ssh=LOCAL)
+    return loaded.host(name)
+
+
+class RunScreen:
+    """This terminal while a command starts and runs: progress first, then what it writes."""
+
+    def __init__(self, context: CliContext) -> None:
+        self._context = context
+        self._console = console(of_stderr=True)
+        # Of the start; None once that is over, or where nobody watches.
+        self._status = self._console.status("connecting") if self._console.is_terminal else None
+        if self._status is not None:
+            self._status.start()
+        self.writer = OutputWriter(lambda is_congested: None)
+
+    def output(self) -> RunOutput:
+        """Return where a run's words go."""
+        return RunOutput(
+            write=self.writer.write,
+            is_congested=lambda: self.writer.is_congested,
+            progress=self._progress,
+            tell=lambda text: self._tell(text),
+        )
+
+    def _progress(self, text: str) -> None:
+        if self._status is not None and text:
+            self._status.update(printable(text))
+
+    def _tell(self, text: str) -> None:
+        # A raw terminal needs the return, too.
+        self._context.complain(f"kernelbridge: {text}\r" if self._status is not None else f"kernelbridge: {text}")
+
+    def end_progress(self) -> None:
+        """Take the progress away."""
+        if self._status is not None:
+            self._status.stop()
+
+    def close(self) -> None:
+        """Return when all is written."""
+        self.end_progress()
+        self.writer.close()
+
+
+class _Left(BaseException):
+    """This terminal was closed, or the process was told to end."""
+
+
+@contextlib.contextmanager
+def screen(context: CliContext) -> Iterator[RunScreen]:
+    """Have the terminal for a run while the block runs."""
+    made = RunScreen(context)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+def _start(fleet: Fleet, request: LaunchRequest, shown: RunScreen) -> CommandRun:
+    """Start a run; one that is interrupted leaves nothing."""
+    made = fleet.run(fleet.make_run(request, shown.output()))
+    starting = fleet.submit(made.start())
+    try:
+        result(starting)
+    except KeyboardInterrupt:
+        starting.cancel()
+        fleet.run(made.remove(), UNDO_SECONDS)
+        raise typer.Exit(128 + signal.SIGINT) from None
+    finally:
+        shown.end_progress()
+    return made
+
+
+def _start_and_leave(context: CliContext, fleet: Fleet, request: LaunchRequest) -> str:
+    with screen(context) as shown:
+        made = _start(fleet, request, shown)
+        fleet.run(made.detach(), LEAVE_SECONDS)
+    return request.kernel_id
+
+
+def _run(context: CliContext, fleet: Fleet, request: LaunchRequest) -> int:
+    with screen(context) as shown:
+        return stay(context, fleet, _start(fleet, request, shown), shown)
+
+
+def attach(context: CliContext, fleet: Fleet, row: KernelRow, *, takes: bool) -> int:
+    """Join a run to this terminal until it ends; return its exit code. Raises KernelHeld and others."""
+    if row.kind == "up":
+        raise KernelBridgeError(
+            f"{row.kernel_id[:12]} is a container that waits, in which nothing runs.",
+            f"Open a shell in it: `kernelbridge shell {row.kernel_id[:12]}`.",
+        )
+    has_window = local_terminal.is_terminal()
+    what = RunCommand(argv=("?",), window=local_terminal.window() if has_window else None)
+    request = fleet.launch_request(
+        row.environment, kernel_id=row.kernel_id, environ=context.environ, title=row.title, command=what
+    ).changed(persist=True)
+    with screen(context) as shown:
+        made = fleet.run(fleet.make_run(request, shown.output()))
+        fleet.run(_joined(made, fleet.config.host(row.host), takes))
+        try:
+            result(fleet.submit(made.began()))
+        except BaseException:
+            fleet.run(made.detach(), LEAVE_SECONDS)
+            raise
+        shown.end_progress()
+        return stay(context, fleet, made, shown)
+
+
+async def _joined(made: CommandRun, host: Host, takes: bool) -> None:
+    made.join_running(host, takes=takes)
+
+
+def stay(context: CliContext, fleet: Fleet, made: CommandRun, shown: RunScreen) -> int:
+    """Be the command's terminal until it ends, and return its exit code; leave it running where this one is closed."""
+    joined = _Joined(fleet, made)
+    window = made.request.command.window if made.request.command else None
+    has_window = window is not None and local_terminal.is_terminal()
+    if has_window:
+        joined.resize(local_terminal.window())
+    try:
+        with _told_to_leave(), local_terminal.joined(joined, has_window=has_window):
+            shown.writer.begin()
+            code = result(fleet.submit(made.wait()))
+    except _Left:
+        fleet.run(made.detach(), LEAVE_SECONDS)
+        context.complain(f"The command runs on: `kernelbridge attach {made.request.kernel_id[:12]}`.")
+        return 0
+    except KernelBridgeError:
+        # What has ended by itself is kept for its log.
+        fleet.run(made.detach(), LEAVE_SECONDS)
+        raise
+    except KeyboardInterrupt:
+        # Ctrl-C before the command could be given it.
+        code = 128 + signal.SIGINT
+    fleet.run(made.remove(), UNDO_SECONDS)
+    return code
+
+
+def result(future: Future[_T]) -> _T:
+    """Return what a future brings; signals are heard meanwhile, on Windows too."""
+    while True:
+        with contextlib.suppress(TimeoutError):
+            return future.result(LOOK_SECONDS)
+        if future.done():
+            return future.result()
+
+
+@contextlib.contextmanager
+def _told_to_leave() -> Iterator[None]:
+    """Take a closed terminal and a SIGTERM for the wish to leave the command running."""
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        raise _Left
+
+    names = [name for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    before = {name: signal.signal(getattr(signal, name), leave) for name in names}
+    try:
+        yield
+    finally:
+        for name, handler in before.items():
+            signal.signal(getattr(signal, name), handler)
+
+
+class _Joined:
+    """A run of the fleet's loop, for this process's other threads."""
+
+    def __init__(self, fleet: Fleet, made: CommandRun) -> None:
+        self._fleet = fleet
+        self._run = made
+
+    def send(self, data: bytes) -> None:
+        """See local_terminal.Joined."""
+        self._fleet.run(self._run.send(data))
+
+    def resize(self, window: WindowSize) -> None:
+        """See local_terminal.Joined."""
+        self._fleet.submit(_called(lambda: self._run.resize(window)))
+
+    def signal(self, number: int) -> None:
+        """See local_terminal.Joined."""
+        self._fleet.submit(_called(lambda: self._run.signal(number)))
+
+
+async def _called(function: Callable[[], None]) -> None:
+    function()

@@ -1,0 +1,1 @@
+"""Commands in an environment: beside a kernel, or in the place of one."""
