@@ -63,25 +63,34 @@ class OpenForward:
 
 def bound(port: int) -> socket.socket:
     """Return a listening socket of the loopback, at a port or the next free one. Raises OSError if there is none."""
-    last = min(port + NEXT_PORTS, 65535)
-    for candidate in (*range(port, last + 1), 0):
-        sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-        try:
-            if sys.platform == "win32":
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_EXCLUSIVEADDRUSE, 1)
-            else:
-                # Connections of before that are just ending do not keep a port.
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            sock.bind((LOOPBACK_ADDRESS, candidate))
-            sock.listen(_BACKLOG)
-        except OSError as exc:
-            sock.close()
-            if candidate == 0 or exc.errno not in (errno.EADDRINUSE, errno.EACCES):
-                raise
-            continue
-        sock.setblocking(False)
-        return sock
-    raise AssertionError("the last candidate is any port")
+    for candidate in range(port, min(port + NEXT_PORTS, 65535) + 1):
+        sock = _bound_exactly(candidate)
+        if sock is not None:
+            return sock
+    any_port = _bound_exactly(0)
+    if any_port is None:
+        raise OSError(errno.EADDRINUSE, "no port is free")
+    return any_port
+
+
+def _bound_exactly(port: int) -> socket.socket | None:
+    """Return a listening socket of the loopback; None if the port is taken, or not for this login."""
+    sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        if sys.platform == "win32":
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_EXCLUSIVEADDRUSE, 1)
+        else:
+            # Connections of before that are just ending do not keep a port.
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind((LOOPBACK_ADDRESS, port))
+        sock.listen(_BACKLOG)
+    except OSError as exc:
+        sock.close()
+        if exc.errno not in (errno.EADDRINUSE, errno.EACCES):
+            raise
+        return None
+    sock.setblocking(False)
+    return sock
 
 
 class PortForwards:
@@ -123,10 +132,10 @@ class PortForwards:
         for gone in [asked for asked in self._listeners if asked not in wanted]:
             self._close_listener(gone)
         fresh = []
-        for asked in wanted:
-            if asked in self._listeners:
-                continue
-            sock = bound(asked.here)
+        # Those whose port is free have it, before others look for a next one.
+        exact = {asked: _bound_exactly(asked.here) for asked in wanted if asked not in self._listeners}
+        for asked, free in exact.items():
+            sock = free or bound(asked.here)
             made = OpenForward(asked=asked, here=sock.getsockname()[1])
             self._listeners[asked] = made, sock, asyncio.create_task(self._accept(asked, sock))
             fresh.append(made)
@@ -328,4 +337,3 @@ class _Exchange:
             await self._writer.drain()
             if early:
                 await self._port.write(early)
-        self._writer.write_eof()

@@ -107,6 +107,17 @@ async def test_a_raw_port_carries_any_bytes_and_both_ends_end_by_themselves(scen
         assert one.address == f"127.0.0.1:{port}"
 
 
+async def test_a_raw_connection_that_the_program_ends_ends_here_though_the_client_keeps_its_side_open(
+    scene: Scene,
+) -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write((await reader.read(100))[::-1])
+        writer.close()
+
+    async with program(serve) as there:
+        assert await scene.said(scene.listen(raw=True, there=there), b"\0\1raw") == b"war\1\0"
+
+
 async def test_a_large_answer_comes_whole(scene: Scene) -> None:
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
@@ -185,6 +196,14 @@ async def test_a_port_that_is_taken_gives_way_to_the_next_free_one(scene: Scene)
         assert made.is_elsewhere
         assert asked.here < made.here <= asked.here + port_forwards.NEXT_PORTS or asked.here > 65000
         assert await scene.said(made.here, request()) == ANSWER
+
+
+async def test_a_port_that_is_free_is_not_taken_by_one_that_looks_for_a_next_one(scene: Scene) -> None:
+    first = free_port()
+    second = free_port()
+    with bound(first):
+        opened = scene.forwards.listen([Forward(here=first, there=1), Forward(here=second, there=2)])
+    assert [one.is_elsewhere for one in opened] == [True, False]
 
 
 def test_without_a_free_port_behind_any_will_do() -> None:
