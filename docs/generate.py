@@ -81,6 +81,8 @@ def commands() -> str:
     """Every command: its usage, what it does, its arguments and options; those before the command first."""
     parts = ["```text\nkernelbridge [OPTIONS] COMMAND ...\n```\n\n" + _parameters(group())]
     for name, command in group().commands.items():
+        if command.hidden:
+            continue
         words = [_argument(one) for one in command.params if isinstance(one, TyperArgument)]
         usage = " ".join(["kernelbridge", name, "[OPTIONS]", *words])
         parts.append(

@@ -8,11 +8,23 @@ from typing import Final
 # What a terminal takes for orders: colours, moves, titles, the clipboard. ECMA-48: CSI; OSC and its like up to ST.
 _SEQUENCE: Final = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|[\]PX^_][^\x07\x1b\n]*(?:\x07|\x1b\\)?|[ -/]*[0-~])")
 
+# By so many of its last characters a text is known again.
+_TAIL_LENGTH: Final = 256
+
 
 def printable_lines(text: str) -> str:
     """Return lines of a program's output as text: without what it wrote to control a terminal, tabs as they are."""
     lines = _SEQUENCE.sub("", text).replace("\r\n", "\n").replace("\r", "\n")
     return "".join(mark if mark.isprintable() or mark in "\n\t" else "?" for mark in lines)
+
+
+def added(before: str, now: str) -> str:
+    """Return what a log has gained of which only the last part is kept; all of it, where nothing of before is left."""
+    if now.startswith(before):
+        return now[len(before) :]
+    tail = before[-_TAIL_LENGTH:]
+    at = now.rfind(tail)
+    return now[at + len(tail) :] if at >= 0 else now
 
 
 def last_lines(text: str, count: int) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from kernelbridge.config.schema import Host
-from kernelbridge.kernel.gpu_allocator import GpuAllocator, Lease
+from kernelbridge.kernel.start.gpu_allocator import GpuAllocator, Lease
 from tests.made_engines import LAB, MINE, TWO, MadeEngine, launch_request
 
 TICKET = f"kernelbridge-ticket-{MINE}"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from kernelbridge.channels import messages
@@ -26,20 +26,17 @@ _BEFORE_PATH = r"(^|[^\w./-]|\x1b\[[\d;]*m)"
 _PATH_END = r"[^\s:\"'<>|\x1b]*"
 
 
-@dataclass(frozen=True, kw_only=True)
-class PathPair:
-    """A folder here, as the editor writes its path, and the same in the container."""
-
-    local: str
-    container: str
-
-
 class DebugPaths:
     """Rewrites what passes between an editor and a kernel that have the same files under different paths."""
 
-    def __init__(self, pairs: Sequence[PathPair], *, to_local: Callable[[str], str | None], is_windows: bool) -> None:
-        """`to_local` returns the path here of a file in the container; `is_windows`: this machine's paths are."""
-        self._pairs = tuple(pairs)
+    def __init__(
+        self, mappings: Sequence[Mapping[str, str]], *, to_local: Callable[[str], str | None], is_windows: bool
+    ) -> None:
+        """`mappings` are debugpy's: tables of localRoot and remoteRoot.
+
+        `to_local` returns the path here of a file there; `is_windows`: this machine's paths are.
+        """
+        self._mappings = [dict(mapping) for mapping in mappings]
         self._to_local = to_local
         self._is_windows = is_windows
         # The routing ids of clients that have said that they are VS Code, in their order.
@@ -47,17 +44,17 @@ class DebugPaths:
         # Questions for where cells' files are, that have no answer yet; and the answer.
         self._asked: dict[str, None] = {}
         self._cell_prefix = DEFAULT_CELL_PREFIX
-        roots = "|".join(re.escape(pair.container.rstrip("/")) for pair in self._pairs)
+        roots = "|".join(re.escape(mapping["remoteRoot"].rstrip("/")) for mapping in self._mappings)
         self._paths = re.compile(rf"{_BEFORE_PATH}((?:{roots})/{_PATH_END})") if roots else None
 
     def __repr__(self) -> str:
-        return f"<DebugPaths of {len(self._pairs)} folders>"
+        return f"<DebugPaths of {len(self._mappings)} folders>"
 
     # -- requests
 
     def rewritten(self, request: Request) -> Request:
         """Return a request as the kernel is to get it."""
-        if request.kind != "debug_request" or not self._pairs:
+        if request.kind != "debug_request" or not self._mappings:
             return request
         asked = request.content
         arguments = asked.get("arguments")
@@ -82,9 +79,8 @@ class DebugPaths:
         Cells' files need a mapping to themselves: with any mapping, debugpy takes a file without one for its own.
         """
         given = arguments.get("pathMappings")
-        own = [{"localRoot": pair.local, "remoteRoot": pair.container} for pair in self._pairs]
         cells = {"localRoot": self._cell_prefix, "remoteRoot": self._cell_prefix}
-        mappings = [*(given if isinstance(given, list) else []), *own, cells]
+        mappings = [*(given if isinstance(given, list) else []), *self._mappings, cells]
         return {**arguments, "pathMappings": mappings, **({"clientOS": "windows"} if self._is_windows else {})}
 
     # -- answers

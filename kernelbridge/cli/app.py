@@ -32,10 +32,13 @@ class Command(NamedTuple):
     help: str
     # Whether what follows the first argument is another command's: its options are not ours.
     runs_another: bool = False
+    # Whether it is for programs, and no help names it.
+    is_hidden: bool = False
 
     def load(self) -> Callable[..., None]:
         """Import the function, whose parameters are the command's options."""
-        found: Callable[..., None] = getattr(importlib.import_module(f"kernelbridge.cli.{self.module}"), self.function)
+        module = importlib.import_module(f"kernelbridge.cli.commands.{self.module}")
+        found: Callable[..., None] = getattr(module, self.function)
         return found
 
 
@@ -61,15 +64,18 @@ COMMANDS: Final[Mapping[str, Command]] = {
         "attach",
         "Use a kernel that runs: prints its connection file, starts a console on it, leaves it running at the end.",
     ),
-    "run": Command("commands.run", "run", "Run a command in an environment, in a container or job of its own.", True),
-    "up": Command("commands.run", "up", "Start an environment's container, which waits for shells and commands."),
-    "shell": Command("commands.terminal", "shell", "Open a shell in a kernel's container."),
-    "exec": Command("commands.terminal", "exec_command", "Run a command in a kernel's container.", True),
-    "forward": Command(
-        "commands.ports", "forward", "Bring ports of a kernel's container to this machine, until Ctrl-C."
+    "run": Command("run", "run", "Run a command in an environment, in a container or job of its own.", True),
+    "up": Command("run", "up", "Start an environment's container, which waits for shells and commands."),
+    "shell": Command("terminal", "shell", "Open a shell in a kernel's container."),
+    "exec": Command("terminal", "exec_command", "Run a command in a kernel's container.", True),
+    "cp": Command("cp", "copy", "Copy files between this machine and a kernel's container."),
+    "ssh-config": Command(
+        "ssh", "write_config", "Let ssh, and editors that use it, reach into containers as `kb-NAME`."
     ),
+    "ssh-proxy": Command("ssh", "proxy", "Carry one ssh connection into a container.", False, True),
+    "forward": Command("ports", "forward", "Bring ports of a kernel's container to this machine, until Ctrl-C."),
     "tensorboard": Command(
-        "commands.ports",
+        "ports",
         "tensorboard",
         "Run TensorBoard in a kernel's container and open it in the browser, until Ctrl-C.",
     ),
@@ -105,7 +111,7 @@ def command_line(loaded: Collection[str] = tuple(COMMANDS)) -> typer.Typer:
     made.callback()(_options)
     for name, command in COMMANDS.items():
         settings = {"allow_interspersed_args": not command.runs_another}
-        made.command(name, help=command.help, context_settings=settings)(
+        made.command(name, help=command.help, context_settings=settings, hidden=command.is_hidden)(
             command.load() if name in loaded else _not_loaded
         )
     return made

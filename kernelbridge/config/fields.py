@@ -10,6 +10,7 @@ import posixpath
 import re
 import unicodedata
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
@@ -135,8 +136,30 @@ def duration_text(seconds: float) -> str:
     return f"{seconds / DURATION_UNITS[unit]:g}{unit}"
 
 
-def parse_gpus(value: object) -> int | Literal["all"] | tuple[str, ...]:
-    """Take a number of cards, "all", or the ids of cards."""
+@dataclass(frozen=True, kw_only=True)
+class GpuRange:
+    """As many cards as are wanted; where a host has fewer, all of them, if they are enough."""
+
+    wanted: int
+    min: int
+
+
+def parse_gpu_range(value: object) -> GpuRange:
+    """Take `{ wanted = 1, min = 0 }`."""
+    if not isinstance(value, Mapping) or value.keys() != {"wanted", "min"}:
+        raise ValueError("as a table it has two keys: `{ wanted = 1, min = 0 }`")
+    numbers = [value["wanted"], value["min"]]
+    if not all(isinstance(one, int) and not isinstance(one, bool) and 0 <= one <= MOST_GPUS for one in numbers):
+        raise ValueError("`wanted` and `min` must be numbers of GPUs")
+    if value["min"] > value["wanted"]:
+        raise ValueError("`min` may not be more than `wanted`")
+    return GpuRange(wanted=value["wanted"], min=value["min"])
+
+
+def parse_gpus(value: object) -> int | Literal["all"] | tuple[str, ...] | GpuRange:
+    """Take a number of cards, "all", the ids of cards, or the most and the least of them."""
+    if isinstance(value, Mapping):
+        return parse_gpu_range(value)
     if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MOST_GPUS:
         return value
     if value == "all":
@@ -491,7 +514,7 @@ Duration = Annotated[
     ),
 ]
 Gpus = Annotated[
-    int | Literal["all"] | tuple[str, ...],
+    int | Literal["all"] | tuple[str, ...] | fields.GpuRange,
     PlainValidator(fields.parse_gpus),
     WithJsonSchema(
         {
@@ -499,6 +522,12 @@ Gpus = Annotated[
                 {"type": "integer", "minimum": 0},
                 {"const": "all"},
                 {"type": "array", "items": {"type": "string", "pattern": fields.GPU_ID_PATTERN}, "minItems": 1},
+                {
+                    "type": "object",
+                    "properties": {name: {"type": "integer", "minimum": 0} for name in ("wanted", "min")},
+                    "required": ["wanted", "min"],
+                    "additionalProperties": False,
+                },
             ]
         }
     ),

@@ -54,6 +54,7 @@ def parse(text: str, path: Path) -> Config:
     problems = diagnostics.of_unknown_tables(tables, known=("hosts", "environments", defaults.SECTION))
     problems += _of_defaults(tables)
     whole = defaults.merged(tables)
+    whole = _with_local(whole)
     hosts = _read(Host, "hosts", whole, problems)
     environments = _read(Environment, "environments", whole, problems)
     problems += diagnostics.of_hosts(whole, default=LOCAL)
@@ -69,6 +70,17 @@ def parse(text: str, path: Path) -> Config:
     if problems := _of_additions(config):
         raise ConfigInvalid(path=str(path), problems=problems)
     return config
+
+
+def _with_local(tables: dict[str, Any]) -> dict[str, Any]:
+    """Return the tables with this machine's own engine as host `local`, where an environment names it so."""
+    hosts, environments = tables.get("hosts", {}), tables.get("environments", {})
+    if not isinstance(hosts, dict) or not isinstance(environments, dict) or LOCAL in hosts:
+        return tables
+    named = [table.get("hosts") for table in environments.values() if isinstance(table, dict)]
+    if not any(isinstance(names, list) and LOCAL in names for names in named):
+        return tables
+    return {**tables, "hosts": {**hosts, LOCAL: {"ssh": LOCAL}}}
 
 
 def _of_additions(config: Config) -> list[Problem]:

@@ -23,7 +23,8 @@ from kernelbridge.channels.endpoints import Endpoints
 from kernelbridge.channels.rate_limit import Limits
 from kernelbridge.config.load import display_names
 from kernelbridge.config.schema import Config, Host
-from kernelbridge.errors import KernelBridgeError, KernelNotFound
+from kernelbridge.errors import KernelBridgeError, KernelNotFound, WorkspaceRefused
+from kernelbridge.files.project import find_project
 from kernelbridge.fleet import images, left_kernels, open_files
 from kernelbridge.fleet.images import ImageListing
 from kernelbridge.fleet.kernel_listing import KernelFinder, KernelListing, KernelRow
@@ -34,14 +35,15 @@ from kernelbridge.hosts.docker.images.built_image import is_up_to_date
 from kernelbridge.hosts.forwards.port_forwards import PortForwards
 from kernelbridge.hosts.labels import Labels, config_mark
 from kernelbridge.hosts.pool import BackendPool
+from kernelbridge.hosts.relay_query import RelayAddress
 from kernelbridge.hosts.transport import host_keys
 from kernelbridge.hosts.transport.host_keys import HostKey
 from kernelbridge.hosts.transport.lazy import fetch_host_key
 from kernelbridge.hosts.transport.retry import delays
-from kernelbridge.kernel import gpu_allocator
 from kernelbridge.kernel.process_mark import own_mark, owner_has_ended, owner_text
 from kernelbridge.kernel.records import KernelRecord, Records, default_folder
 from kernelbridge.kernel.request import KernelServices, LaunchRequest
+from kernelbridge.kernel.start import gpu_allocator
 from kernelbridge.kernel.state import KernelState
 from kernelbridge.protocol.exit_codes import CLAIM_SECONDS
 from kernelbridge.protocol.handshake import Owner
@@ -139,16 +141,22 @@ class Fleet:
     # -- kernels of this process
 
     def launch_request(
-        self, environment_name: str, *, kernel_id: str, environ: Mapping[str, str], **more: Any
+        self, environment_name: str, *, kernel_id: str, environ: Mapping[str, str], folder: str = "", **more: Any
     ) -> LaunchRequest:
-        """Return what a start asks for; `more` are further fields of LaunchRequest. Raises UnknownEnvironment."""
+        """Return what a start asks for; `more` are further fields of LaunchRequest.
+
+        `folder` is where it is started on this machine. Raises UnknownEnvironment, WorkspaceRefused.
+        """
         environment = self.config.environment(environment_name)
+        project = find_project(environment, Path(folder), machine_id=self.records.machine_id()) if folder else None
         return LaunchRequest(
             kernel_id=kernel_id,
             environment=environment,
             display_name=display_names(self.config)[environment_name],
             hosts=self.config.hosts_of(environment),
             environ=environ,
+            folder=folder,
+            project=project,
             **more,
         )
 
@@ -218,9 +226,19 @@ class Fleet:
         if record is not None:
             environment = left_kernels.as_made(record, request.environment)
             request = replace(request, session=record.session, environment=environment)
+            request = self._with_project_of(request, record)
         kernel = await self.bind(request, endpoints)
         kernel.come_back(self.config.host(host), takes=take)
         return kernel
+
+    def _with_project_of(self, request: LaunchRequest, record: KernelRecord) -> LaunchRequest:
+        """Return a request with the workspace that a kernel was started with; without one where that is gone."""
+        project = None
+        if record.folder:
+            with contextlib.suppress(WorkspaceRefused):
+                folder, machine_id = Path(record.folder), self.records.machine_id()
+                project = find_project(request.environment, folder, machine_id=machine_id)
+        return replace(request, folder=record.folder, project=project)
 
     async def start_or_take_up(self, kernel: Kernel, left: KernelRecord | None) -> None:
         """Start a kernel that was bound, or take up one that runs for its notebook, or that was `left` for a restart.
@@ -423,7 +441,7 @@ class Fleet:
 
     async def pull(self, environment_name: str, host_name: str, say: Callable[[str], None]) -> str:
         """Have an environment's image on a host, with what is added to it; return what its containers are made of."""
-        from kernelbridge.kernel import launch  # loads pyzmq
+        from kernelbridge.kernel.start import launch  # loads pyzmq
 
         engine = await self._backends.engine(self.config.host(host_name))
         environment = self.config.environment(environment_name)
@@ -466,6 +484,13 @@ class Fleet:
         """Return what a kernel's process wrote to its own stdout and stderr, last lines. Raises KernelNotFound."""
         return await self._finder.logs(self.config, prefix, tail_lines=tail_lines)
 
+    async def follow_log(self, prefix: str, heard: Callable[[str], None]) -> None:
+        """Tell what a kernel's process writes to its stdout and stderr, until it has ended; called on the loop.
+
+        Raises KernelNotFound.
+        """
+        await self._finder.follow_log(self.config, prefix, heard)
+
     async def left_output(self, prefix: str) -> str:
         """Return the output of a kernel's cells that no client has shown yet; it stays. Raises KernelNotFound."""
         return await self._finder.left_output(self.config, prefix)
@@ -490,6 +515,13 @@ class Fleet:
 
         address = await self._finder.running(self.config, prefix)
         await Board(await self.forwards(address.kernel), address, folder=folder).run(port, ready)
+
+    async def address_of(self, name: str) -> RelayAddress:
+        """Return where a kernel's relay is, by the beginning of its id, or by its environment's name.
+
+        Raises KernelNotFound and others.
+        """
+        return await self._finder.named(self.config, name)
 
     async def snapshot(self, prefix: str, name: str) -> KernelRow:
         """Make an image of a kernel's container, and return the kernel. Raises KernelNotFound and others."""

@@ -22,7 +22,7 @@ from kernelbridge.hosts.gpus.selection import GpuRequest, Holding
 from kernelbridge.hosts.labels import KERNEL_LABEL, parse_labels
 from kernelbridge.hosts.slurm.cluster import Cluster
 from kernelbridge.hosts.slurm.commands import JobFacts, NodeFacts
-from kernelbridge.kernel.gpu_allocator import holdings, released
+from kernelbridge.kernel.start.gpu_allocator import holdings, released
 
 if TYPE_CHECKING:
     from kernelbridge.hosts.docker.engine import Engine  # loads docker-py

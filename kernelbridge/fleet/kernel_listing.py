@@ -25,12 +25,13 @@ from kernelbridge.hosts import relay_query
 from kernelbridge.hosts.backend import Backend, ContainerFacts, Exited, Workload
 from kernelbridge.hosts.labels import KERNEL_LABEL, Labels, container_name, parse_labels
 from kernelbridge.hosts.relay_query import RelayAddress, ask_log, ask_output, ask_status
+from kernelbridge.hosts.transport.retry import is_transient
 from kernelbridge.kernel import failures
 from kernelbridge.kernel.process_mark import Liveness, ProcessMark, liveness, owner_process
 from kernelbridge.kernel.records import KernelRecord, Records
 from kernelbridge.kernel.request import deadline
 from kernelbridge.kernel.state import KernelState
-from kernelbridge.plain_text import last_lines
+from kernelbridge.plain_text import added, last_lines
 from kernelbridge.protocol import exit_codes
 from kernelbridge.protocol.handshake import Status
 
@@ -59,6 +60,9 @@ _NO_KEYS = {
 }
 _SIGKILL_EXIT = 137
 _SHORT_ID_LENGTH = 12
+# How often a log that is followed is read.
+FOLLOW_SECONDS = 1.0
+_WHOLE_LOG_LINES = 100_000
 # What a container of ours ends with, besides the keys of its environment.
 _CODES = {
     **{exit_codes.EXIT_CODES[why]: text for why, text in _NO_KEYS.items()},
@@ -429,6 +433,27 @@ class KernelFinder:
             return await (await address.workload()).logs(tail_lines)
         return last_lines(await ask_log(address), tail_lines)
 
+    async def follow_log(self, config: Config, prefix: str, heard: Callable[[str], None]) -> None:
+        """Tell what a kernel's process writes to its stdout and stderr, until it has ended. Raises KernelNotFound."""
+        address, is_running = await self._find_address(config, prefix)
+        if not is_running:
+            heard(await (await address.workload()).logs(_WHOLE_LOG_LINES))
+            return
+        told, is_over = "", False
+        while not is_over:
+            try:
+                is_over = (await ask_status(address)).state == KernelState.EXITED
+                text = await ask_log(address)
+            except KernelBridgeError as exc:
+                if not is_transient(exc):
+                    raise
+                _LOG.info("[%s] %s", address.host, exc)
+            else:
+                heard(added(told, text))
+                told = text
+            if not is_over:
+                await self._rest(FOLLOW_SECONDS)
+
     async def left_output(self, config: Config, prefix: str) -> str:
         """Return the output of a kernel's cells that no client has shown yet; it stays. Raises KernelNotFound."""
         address, is_running = await self._find_address(config, prefix)
@@ -450,6 +475,29 @@ class KernelFinder:
         if not is_running:
             raise KernelEnded(environment=address.kernel[:_SHORT_ID_LENGTH], host=address.host, how="does not run")
         return address
+
+    async def named(self, config: Config, name: str) -> RelayAddress:
+        """Return the relay of a kernel whose id begins so, or of what runs of the environment of that name.
+
+        One that waits for commands goes before a kernel. Raises KernelNotFound, and KernelBridgeError for several.
+        """
+        if name not in config.environments:
+            return await self.running(config, name)
+        listing = await self._look(config, self._named_rows)
+        found = [
+            row
+            for row in listing.kernels
+            if row.environment == name and row.is_ours and row.state not in (KernelState.EXITED, KernelState.STOPPING)
+        ]
+        chosen = [row for row in found if row.kind == "up"] or found
+        if not chosen and listing.problems:
+            raise listing.problems[0]
+        if len(chosen) != 1:
+            ids = ", ".join(row.kernel_id[:_SHORT_ID_LENGTH] for row in chosen)
+            how_many = f"{len(chosen)} containers of {name} run: {ids}." if chosen else f"No container of {name} runs."
+            remedy = "Name one by its id." if chosen else f"Start one: `kernelbridge up {name}`."
+            raise KernelBridgeError(how_many, remedy)
+        return await self.running(config, chosen[0].kernel_id)
 
     async def _find_address(self, config: Config, prefix: str) -> tuple[RelayAddress, bool]:
         """Return the relay of the one kernel whose id begins so, and whether its container runs."""

@@ -41,7 +41,7 @@ class _Answer(HTTPMessageDelegate):
         self.has_begun = self.is_whole = False
         self.tunnel: IOStream | None = None
 
-    async def headers_received(  # type: ignore[override]
+    async def headers_received(
         self, start_line: RequestStartLine | ResponseStartLine, headers: HTTPHeaders
     ) -> None:
         """Called by tornado, for what comes before the answer too."""
@@ -54,7 +54,7 @@ class _Answer(HTTPMessageDelegate):
             self.has_begun = True
             await self._page.begin_answer(start_line, fields)
 
-    async def data_received(self, chunk: bytes) -> None:  # type: ignore[override]
+    async def data_received(self, chunk: bytes) -> None:
         """Called by tornado; the program waits until the browser has taken it."""
         try:
             self._page.write(chunk)
@@ -207,7 +207,7 @@ class ForwardedPage(JupyterHandler):
         with suppress(StreamClosedError):
             await self._upstream.write_headers(RequestStartLine(str(request.method), uri, ""), headers)
 
-    async def data_received(self, chunk: bytes) -> None:  # type: ignore[override]
+    async def data_received(self, chunk: bytes) -> None:
         """Called by tornado with the body, piece by piece; the browser waits until the program has taken it."""
         if self._upstream is not None:
             with suppress(StreamClosedError):  # It may have answered without reading all.
@@ -230,7 +230,7 @@ class ForwardedPage(JupyterHandler):
             # The browser must not take what it has for the whole.
             self.detach().close()
 
-    get = head = post = put = patch = delete = options = _pass  # type: ignore[assignment]
+    get = head = post = put = patch = delete = options = _pass
 
     def on_connection_close(self) -> None:
         """Called by tornado when the browser has gone."""

@@ -77,6 +77,8 @@ def _request_text(environment: Environment) -> str:
             text = ", ".join(f"GPU {name}" for name in environment.gpus)
         case "all":
             text = "all GPUs"
+        case fields.GpuRange(wanted=most, min=least):
+            text = f"{least} to {most} free GPUs" if least < most else f"{most} free GPUs"
         case 0:
             return "no GPU"
         case number:

@@ -84,13 +84,13 @@ class Provisioner(KernelProvisionerBase):
         kernel = self._kernel
         if kernel is None or kernel.state is KernelState.STOPPED:
             self._make_listable()
-            request = self._wanted(fleet, kwargs.get("env") or {})
+            request = self._wanted(fleet, kwargs)
             # From here on the kernel owns the folder of its endpoints.
             made = endpoints.made(runtime_folder=os.environ.get("XDG_RUNTIME_DIR"))
             begun = fleet.attach(request, made) if self._is_left(fleet) else fleet.start(request, made)
             kernel = self._kernel = await self._on_loop(fleet, begun)
         else:
-            wants = partial(self._wanted, fleet, kwargs.get("env") or {})
+            wants = partial(self._wanted, fleet, kwargs)
             # Before anything can fail: clients who come then are to hear why.
             kernel.channels.endpoints.publish()
             await self._on_loop(fleet, fleet.relaunch(kernel, wants))
@@ -98,12 +98,17 @@ class Provisioner(KernelProvisionerBase):
         self.connection_info = cast(KernelConnectionInfo, kernel.channels.endpoints.connection_info())
         return self.connection_info
 
-    def _wanted(self, fleet: Fleet, environ: Mapping[str, str]) -> LaunchRequest:
-        """Read what the config says of the environment at this moment. Raises UnknownEnvironment."""
+    def _wanted(self, fleet: Fleet, launch: Mapping[str, Any]) -> LaunchRequest:
+        """Read what the config says of the environment at this moment; `launch` are launch_kernel()'s own words.
+
+        Raises UnknownEnvironment, WorkspaceRefused.
+        """
+        environ: Mapping[str, str] = launch.get("env") or {}
         return fleet.launch_request(
             self.environment,
             kernel_id=self.kernel_id,
             environ=environ,
+            folder=str(launch.get("cwd") or Path.cwd()),
             arguments=tuple(self._extra_arguments),
             # Only Jupyter Server's multi kernel manager has a root folder.
             server=getattr(getattr(self.parent, "parent", None), "root_dir", ""),

@@ -130,6 +130,7 @@ def _begun(fleet: Fleet, name: str, given: Endpoints, environ: Mapping[str, str]
     known: dict[str, Any] = {
         "environ": environ,
         "claim": claim,
+        "folder": str(Path.cwd()),
         "connection_file": str(file.absolute()),
         # VS Code drops what answers none of its own requests.
         "only_own": True,

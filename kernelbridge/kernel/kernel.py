@@ -31,12 +31,13 @@ from kernelbridge.errors import (
     StartCancelled,
     StartTimeout,
 )
+from kernelbridge.files.one_pass import Voice
 from kernelbridge.hosts.backend import Exited, Missing, Over, Workload
 from kernelbridge.hosts.forwards.port_forwards import PortForwards
 from kernelbridge.hosts.relay_query import RelayAddress, ask_status, relay_address
 from kernelbridge.hosts.transport.login_stage import LoginStage
+from kernelbridge.hosts.transport.stream import AnyLink
 from kernelbridge.kernel import failures, lifecycle
-from kernelbridge.kernel.launch import Launcher, WorkloadHandle
 from kernelbridge.kernel.lifecycle import (
     Checked,
     Event,
@@ -49,11 +50,13 @@ from kernelbridge.kernel.lifecycle import (
     StartFailed,
 )
 from kernelbridge.kernel.placement import Placement
-from kernelbridge.kernel.preflight import Preflight
 from kernelbridge.kernel.recipe import with_process_keys
 from kernelbridge.kernel.relay_client import RelayClient, RelayListener
 from kernelbridge.kernel.request import KernelServices, LaunchRequest, launch_order
+from kernelbridge.kernel.start.launch import Launcher, WorkloadHandle
+from kernelbridge.kernel.start.preflight import Preflight
 from kernelbridge.kernel.state import KernelState
+from kernelbridge.kernel.workspace import KernelWorkspace, debug_paths
 from kernelbridge.mailbox import LoopMailbox
 from kernelbridge.plain_text import printable
 from kernelbridge.protocol import frames
@@ -76,6 +79,8 @@ _LOG = logging.getLogger(__name__)
 STOP_SECONDS = 30.0
 # How long a relay that was never joined may take to say who holds it, before its container is removed.
 OWNER_ASK_SECONDS = 5.0
+# How long the last results of a workspace may take.
+RESULTS_SECONDS = 30.0
 # Of a line of progress; what is longer is cut.
 PROGRESS_LENGTH = 1000
 
@@ -146,6 +151,10 @@ class Kernel:
             limits=services.limits,
         )
         self.channels.guess_widgets(self.placement.image.record.widgets)
+        # Fetches the last of the workspace; None as long as the kernel is held.
+        self._parting: asyncio.Task[None] | None = None
+        voice = Voice(say=self._say, tell=self.channels.tell_next_cell)
+        self._workspace = KernelWorkspace(data_folder=services.records.folder, link_of=self._link_of, voice=voice)
 
     def _owner(self) -> ProxyOwner:
         return ProxyOwner(
@@ -155,12 +164,16 @@ class Kernel:
             widgets_learned=self.widgets_learned,
             cell_asked=self.cell_asked,
             only_own=self.request.only_own,
+            paths=debug_paths(self.request.project),
         )
 
     @cached_property
     def forwards(self) -> PortForwards:
         """The container's ports on this machine; they listen while there is a container, and it is ours."""
         return PortForwards(self.request.display_name, self._reach)
+
+    async def _link_of(self, host: Host) -> AnyLink:
+        return (await self._services.backend(host)).link
 
     def __repr__(self) -> str:
         return f"<Kernel {self.request.kernel_id[:8]} {self.state} on {self.host.name}>"
@@ -319,6 +332,7 @@ class Kernel:
             await self._removed()
 
     async def _say_goodbye(self, *, end: bool, claim: str, acknowledge: bool) -> None:
+        await self._close_workspace()
         client = self._pop_client()
         is_heard = client is None or await client.goodbye(end=end, claim=claim, acknowledge=acknowledge)
         self._workload.forget()
@@ -395,6 +409,7 @@ class Kernel:
                 self.forwards.close()
                 self._logins.close()
                 self.channels.close()
+                self._parting = self._spawn(self._workspace.aclose(finishes=True))
             case _:
                 assert_never(action)
 
@@ -534,6 +549,7 @@ class Kernel:
         self.placement.image.learn(info=info)
         refuse = failures.debug_refusal(self.request.environment, self.host)
         self.channels.open(launch=number, info=info, refuse_debug=refuse, busy=busy)
+        self._spawn(self._workspace.watch(self.request.project, self.host))
         if self._began_at is not None:
             _LOG.info("%s started in %.1f s", self._log_prefix, time.monotonic() - self._began_at)
             self._began_at = None
@@ -594,6 +610,7 @@ class Kernel:
             say=self._say,
             tell=self.channels.tell_next_cell,
             join=self._join,
+            bring=lambda host: self._workspace.bring(self.request.project, host),
         )
         await launcher.launch()
         self._feed(Launched())
@@ -678,11 +695,17 @@ class Kernel:
             await asyncio.wait(tuple(self._cancelled), timeout=STOP_SECONDS)
         if client is not None:
             await client.aclose()
+        await self._close_workspace()
         if self._is_only_remembered and await self._is_anothers():
             workload.forget()
         is_gone = await workload.remove(host.name, partial(self._services.backend, host))
         self._feed(lifecycle.Removed() if is_gone else lifecycle.NotRemoved(text=workload.trouble))
         return is_gone
+
+    async def _close_workspace(self) -> None:
+        """Wait for the last results of the workspace, but not for ever."""
+        if self._parting is not None:
+            await asyncio.wait([self._parting], timeout=RESULTS_SECONDS)
 
     async def _is_anothers(self) -> bool:
         """Whether the relay hears somebody else: nothing that is remembered here overrides that."""

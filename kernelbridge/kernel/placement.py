@@ -10,11 +10,11 @@ from typing import Any
 from kernelbridge.config.schema import Environment, Host
 from kernelbridge.hosts.docker.images.prepared_image import PreparedImage
 from kernelbridge.hosts.docker.responses import ImageFacts
-from kernelbridge.kernel.preflight import Candidates
 from kernelbridge.kernel.process_mark import Liveness
 from kernelbridge.kernel.recipe import recipe
 from kernelbridge.kernel.records import ImageInfo, KernelRecord
 from kernelbridge.kernel.request import KernelServices, LaunchRequest
+from kernelbridge.kernel.start.preflight import Candidates
 
 
 class Placement:
@@ -162,4 +162,5 @@ def record(
         gpus=gpus or (known.gpus if known else ()),
         recipe=made_of,
         kind=request.command.kind if request.command else "",
+        folder=request.folder,
     )

@@ -96,6 +96,8 @@ class KernelRecord:
     image_id: str = ""
     # See labels.Labels.
     kind: str = ""
+    # The folder here in which it was started, by which its workspace is found again.
+    folder: str = ""
 
     @property
     def holder(self) -> ProcessMark:
@@ -113,6 +115,11 @@ class Records:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+
+    @property
+    def folder(self) -> Path:
+        """Where the files are."""
+        return self._folder
 
     def machine_id(self) -> str:
         """Return the id of this installation, made at the first call."""

@@ -12,6 +12,7 @@ from kernelbridge.channels.rate_limit import Limits
 from kernelbridge.config.container_paths import CACHE_FOLDER
 from kernelbridge.config.schema import CACHE_VARIABLES, Environment, Host
 from kernelbridge.errors import StartTimeout
+from kernelbridge.files.project import Project
 from kernelbridge.hosts import bootstrap
 from kernelbridge.hosts.backend import Backend
 from kernelbridge.hosts.labels import Labels
@@ -72,6 +73,9 @@ class LaunchRequest:
     connection_file: str = ""
     # What runs in the place of a kernel; None: a kernel.
     command: RunCommand | None = None
+    # Its workspace, resolved, and the folder here in which it was started; None where it has none.
+    project: Project | None = None
+    folder: str = ""
 
     def changed(self, *, hosts: tuple[Host, ...] | None = None, persist: bool) -> LaunchRequest:
         """Return it for other hosts, and with another `persist`."""
@@ -144,7 +148,8 @@ def launch_order(request: LaunchRequest, *, launch: int, session: str) -> dict[s
     env = {**_boards(environment), **caches, **environment.env, **passed}
     command = request.command
     setup = {"setup": list(environment.setup), "setup_every": environment.setup_every} if environment.setup else {}
-    folder = (command.folder if command else "") or environment.workdir or ""
+    project_folder = request.project.container_folder if request.project is not None else ""
+    folder = (command.folder if command else "") or environment.workdir or project_folder
     if command is not None:
         window = command.window.to_dict() if command.window else None
         return bootstrap.command_order(

@@ -49,7 +49,7 @@ class CommandOrder(NamedTuple):
     argv: List[str]
     # Variables over those of the kernel.
     env: Dict[str, str]
-    # Where it starts; empty: where the kernel is.
+    # Where it starts; `~`: at home; empty: where the kernel is.
     folder: str
     # Of the terminal that it gets; None: it gets pipes.
     window: Optional[WindowSize]

@@ -6,6 +6,7 @@ import platform
 
 from tests.clients.blocking import started
 from tests.clients.notebook import fleet_closed_after, write_specs
+from tests.clients.terminal import kernelbridge
 from tests.rig.laptop import Laptop
 from tests.rig.whole import Rig
 
@@ -31,3 +32,16 @@ def test_a_kernel_on_this_machines_own_engine_starts_restarts_and_goes_without_s
         assert client.run(HOST_NAME).text == name
     assert rig.engine.kernels() == []
     assert rig.sshd.arrivals == logins
+
+
+def test_the_same_environment_runs_here_and_there(rig: Rig, bridge_env: Laptop) -> None:
+    socket = rig.engine.socket
+    bridge_env.write_config(
+        f'[hosts.local]\nssh = "local"\nsocket = "{socket}"\n\n[hosts.lab]\nssh = "lab"\n\n'
+        f'[environments.test]\nimage = "{rig.image}"\nhosts = ["lab", "local"]\ngpus = {{ wanted = 64, min = 0 }}\n'
+    )
+    for words in (["--host", "local"], ["--host", "lab"], []):
+        ended = kernelbridge(bridge_env, "run", *words, "test", "--", "sh", "-c", "echo here; exit 5")
+        assert (ended.code, ended.out) == (5, "here\n"), ended.err
+    unknown = kernelbridge(bridge_env, "run", "--host", "lib", "test", "--", "true")
+    assert "Did you mean `lab`?" in unknown.err

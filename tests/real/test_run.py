@@ -9,8 +9,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import nbformat
 import pexpect
 import pytest
 
@@ -132,6 +134,54 @@ def test_a_run_on_a_terminal_is_a_real_terminal(bridge_env: Laptop) -> None:
     finally:
         shown.close()
     assert shown.exitstatus == 3
+
+
+def written(path: Path, *sources: str, **tags: str) -> Path:
+    """A notebook of these cells; `tags` by cell number: c0="parameters"."""
+    cells = [
+        nbformat.v4.new_code_cell(source, metadata={"tags": [tags[f"c{at}"]]} if f"c{at}" in tags else {})
+        for at, source in enumerate(sources)
+    ]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), path)
+    return path
+
+
+def printed(path: Path) -> str:
+    cells = nbformat.read(path, as_version=4).cells
+    return "".join(one.get("text", "") for cell in cells for one in cell.get("outputs", []))
+
+
+def test_a_notebook_runs_with_parameters_and_is_saved_also_where_it_fails(
+    rig: Rig, bridge_env: Laptop, tmp_path: Path
+) -> None:
+    source = written(tmp_path / "in.ipynb", "rate = 0", "print(rate * 2, mode)", c0="parameters")
+    made = tmp_path / "out.ipynb"
+    done = kernelbridge(
+        bridge_env, "run", "test", str(source), "-o", str(made), "-p", "rate", "0.5", "-p", "mode", "fast"
+    )
+    assert (done.code, done.err) == (0, "")
+    assert printed(made) == "1.0 fast\n"
+    assert nbformat.read(made, as_version=4).metadata["language_info"]["name"] == "python"
+    failing = written(tmp_path / "failing.ipynb", "print('before')", "1 / 0", "print('after')")
+    failed = kernelbridge(bridge_env, "run", "test", str(failing))
+    assert (failed.code, "A cell failed: ZeroDivisionError" in failed.err) == (1, True)
+    assert printed(failing) == "before\n"
+    assert rig.engine.kernels() == []
+
+
+def test_a_notebook_runs_to_its_end_while_its_client_is_stopped(bridge_env: Laptop, tmp_path: Path) -> None:
+    source = written(tmp_path / "slow.ipynb", *["import time; time.sleep(1); print(time.time())"] * 4)
+    with begin(bridge_env, "run", "test", str(source)) as command:
+        wait_until(lambda: printed(source) != "", "the first cell", 40)
+        command.process.send_signal(signal.SIGSTOP)
+        time.sleep(6)
+        resumed_at = time.time()
+        command.process.send_signal(signal.SIGCONT)
+        ended = command.finish()
+    assert ended.code == 0, ended.err
+    times = [float(line) for line in printed(source).split()]
+    assert len(times) == 4
+    assert times[-1] < resumed_at
 
 
 def test_an_environment_waits_for_commands_and_is_up_once(rig: Rig, bridge_env: Laptop) -> None:

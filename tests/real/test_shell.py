@@ -133,6 +133,34 @@ def test_a_command_hears_of_a_client_that_is_gone(rig: Rig, module_env: Laptop, 
     )
 
 
+def test_files_are_copied_both_ways_with_modes_and_odd_names(
+    rig: Rig, module_env: Laptop, kernel: Client, tmp_path: Path
+) -> None:
+    name = kernel_id(rig)
+    tree = tmp_path / "tree"
+    (tree / "inner").mkdir(parents=True)
+    (tree / "inner" / "öne two\nthree").write_bytes(os.urandom(2_000_000))
+    (tree / "run.sh").write_text("#!/bin/sh\n")
+    (tree / "run.sh").chmod(0o755)
+    (tree / "link").symlink_to("run.sh")
+    assert kernelbridge(module_env, "cp", str(tree), f"{name}:/tmp/copied").err == ""
+    # Into a folder that is there.
+    assert kernelbridge(module_env, "cp", str(tree / "run.sh"), f"{name}:/tmp/copied/inner").err == ""
+    listed = kernel.run("import os; sorted(os.listdir('/tmp/copied/inner'))").result
+    assert listed == repr(["run.sh", "öne two\nthree"])
+    assert kernelbridge(module_env, "cp", f"{name}:/tmp/copied", str(tmp_path / "back")).err == ""
+    back = tmp_path / "back"
+    assert (back / "inner" / "öne two\nthree").read_bytes() == (tree / "inner" / "öne two\nthree").read_bytes()
+    assert (back / "run.sh").stat().st_mode & 0o777 == 0o755
+    assert (back / "link").readlink() == Path("run.sh")
+    missing = kernelbridge(module_env, "cp", f"{name}:/no/such", str(tmp_path))
+    assert (missing.code, "/no/such: No such file or directory" in missing.err) == (1, True)
+    nowhere = kernelbridge(module_env, "cp", str(tmp_path / "none"), f"{name}:/tmp")
+    assert "No such file or directory" in nowhere.err
+    full = kernelbridge(module_env, "cp", str(tree), f"{name}:/no/such/folder")
+    assert "/no/such: No such file or directory" in full.err
+
+
 def test_a_kernel_that_is_not_there_is_a_sentence(module_env: Laptop, kernel: Client) -> None:
     ended = kernelbridge(module_env, "exec", "nonesuch", "--", "true")
     assert ended.code == errors.KernelNotFound.exit_code

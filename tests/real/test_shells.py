@@ -20,7 +20,7 @@ from kernelbridge.hosts.docker.registry_auth import find_login
 from kernelbridge.hosts.gpus.nvidia_smi import Inventory
 from kernelbridge.hosts.transport.ssh import Link, open_link
 from kernelbridge.hosts.transport.stream import Collector, CommandError
-from kernelbridge.kernel.preflight import resolve_mounts
+from kernelbridge.kernel.start.preflight import resolve_mounts
 from tests.clients.notebook import notebook, write_specs
 from tests.clients.refusals import refusal_of_manager
 from tests.real.test_engine_ways import echo

@@ -37,17 +37,23 @@ COMMANDS = {
     "kernelbridge --debug": "tests/unit/cli/test_app.py",
     "kernelbridge --help": "tests/unit/cli/test_app.py",
     "kernelbridge --version": "tests/unit/cli/test_app.py",
-    "kernelbridge config": "tests/unit/cli/test_config.py",
-    "kernelbridge trust": "tests/unit/cli/test_trust.py",
-    "kernelbridge install": "tests/unit/cli/test_install.py",
-    "kernelbridge uninstall": "tests/unit/cli/test_install.py",
-    "kernelbridge pull": "tests/unit/cli/test_pull.py",
-    "kernelbridge ps": "tests/unit/cli/test_kernels.py",
-    "kernelbridge gpus": "tests/unit/cli/test_gpus.py",
-    "kernelbridge stop": "tests/unit/cli/test_kernels.py",
-    "kernelbridge logs": "tests/unit/cli/test_kernels.py",
-    "kernelbridge attach": "tests/unit/cli/test_attach.py",
-    "kernelbridge clean": "tests/unit/cli/test_clean.py",
+    "kernelbridge config": "tests/unit/cli/commands/test_config.py",
+    "kernelbridge trust": "tests/unit/cli/commands/test_trust.py",
+    "kernelbridge install": "tests/unit/cli/commands/test_install.py",
+    "kernelbridge uninstall": "tests/unit/cli/commands/test_install.py",
+    "kernelbridge pull": "tests/unit/cli/commands/test_pull.py",
+    "kernelbridge ps": "tests/unit/cli/commands/test_kernels.py",
+    "kernelbridge gpus": "tests/unit/cli/commands/test_gpus.py",
+    "kernelbridge stop": "tests/unit/cli/commands/test_kernels.py",
+    "kernelbridge logs": "tests/unit/cli/commands/test_kernels.py",
+    "kernelbridge attach": "tests/unit/cli/commands/test_attach.py",
+    "kernelbridge clean": "tests/unit/cli/commands/test_clean.py",
+    "kernelbridge run": "tests/real/test_run.py",
+    "kernelbridge up": "tests/real/test_run.py",
+    "kernelbridge shell": "tests/real/test_shell.py",
+    "kernelbridge exec": "tests/real/test_shell.py",
+    "kernelbridge cp": "tests/real/test_shell.py",
+    "kernelbridge ssh-config": "tests/real/test_ssh_into.py",
     "kernelbridge forward": "tests/unit/cli/commands/test_ports.py",
     "kernelbridge tensorboard": "tests/unit/cli/commands/test_ports.py",
     "kernelbridge snapshot": "tests/real/test_images.py",
@@ -166,13 +172,14 @@ def test_each_settings_file_can_be_read(page: str) -> None:
 
 
 def test_each_command_in_the_pages_exists_and_is_tested() -> None:
-    pattern = re.compile(r"\bkernelbridge (--[a-z]+|[a-z]+)(?= |$)")
+    pattern = re.compile(r"\bkernelbridge (--[a-z]+|[a-z]+(?:-[a-z]+)?)(?= |$)")
     named = {
         f"kernelbridge {word}" for page in PAGES.values() for code in code_of(page) for word in pattern.findall(code)
     }
     assert named == set(COMMANDS)
     group = generate.group()
-    assert set(group.commands) == {command.split()[1] for command in COMMANDS if "--" not in command}
+    shown = {name for name, command in group.commands.items() if not command.hidden}
+    assert shown == {command.split()[1] for command in COMMANDS if "--" not in command}
     for command, test_path in COMMANDS.items():
         word = command.split()[1]
         assert word in set(group.commands) | options_of(group)
@@ -190,6 +197,8 @@ def test_each_option_of_a_command_exists(page: str) -> None:
                     assert word in options_of(command), code
                 elif command is group and word in group.commands:
                     command = group.commands[word]  # type: ignore[assignment]
+                elif command.context_settings.get("allow_interspersed_args") is False:
+                    break  # What follows is another program's.
 
 
 def test_each_script_exists_and_can_be_read_by_bash() -> None:

@@ -149,8 +149,8 @@ def test_a_command_loads_only_what_it_needs(
     assert {name for name in found if name.startswith("kernelbridge.cli.")} <= {
         *("kernelbridge.cli.app", "kernelbridge.cli.output"),
         *(("kernelbridge.cli.context",) if "config" in rooms(found) else ()),
-        *(("kernelbridge.cli.config", "kernelbridge.cli.reference") if words == ["config"] else ()),
-        *(("kernelbridge.cli.kernels",) if words == ["ps"] else ()),
+        *(("kernelbridge.cli.commands.config", "kernelbridge.cli.reference") if words == ["config"] else ()),
+        *(("kernelbridge.cli.commands.kernels",) if words == ["ps"] else ()),
     }
 
 

@@ -11,8 +11,8 @@ from typing import Annotated
 
 import typer
 
+from kernelbridge.cli.commands.kernels import IdArgument
 from kernelbridge.cli.context import CliContext, until_told_to_leave
-from kernelbridge.cli.kernels import IdArgument
 from kernelbridge.config import fields
 from kernelbridge.config.schema import Forward
 from kernelbridge.errors import ForwardFailed

@@ -8,12 +8,14 @@ import signal
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from pathlib import Path
 from types import FrameType
 from typing import Annotated, TypeVar
 
 import typer
 
 from kernelbridge.cli import local_terminal
+from kernelbridge.cli.commands import notebook
 from kernelbridge.cli.commands.terminal import words_of
 from kernelbridge.cli.context import CliContext
 from kernelbridge.cli.local_terminal import OutputWriter
@@ -61,6 +63,11 @@ def run(
     """Carry out `kernelbridge run`."""
     context: CliContext = ctx.obj
     loaded = context.read_config()
+    if notebook.is_notebook(words_of(command)):
+        if detach or host or folder:
+            raise typer.BadParameter("a notebook takes `-o OUTPUT` and `-p NAME VALUE`, behind its name, and no others")
+        notebook.run(context, loaded, environment, words_of(command))
+        return
     has_window = local_terminal.is_terminal() and not detach if wants_window is None else wants_window
     window = local_terminal.window() if has_window else None
     what = RunCommand(argv=words_of(command), folder=folder, window=window)
@@ -102,6 +109,7 @@ def request_for(
         environment,
         kernel_id=str(uuid.uuid4()),
         environ=context.environ,
+        folder=str(Path.cwd()),
         title=printable(shlex.join(what.argv))[:TITLE_LENGTH] or what.kind,
         command=what,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final, Literal
 
@@ -25,6 +25,8 @@ class GpuRequest:
     """The GPUs that a start needs: how many, all, or which; and what each must have."""
 
     number: int | Literal["all"] | tuple[str, ...]
+    # How many are enough where a host has fewer than `number`; None: that many.
+    least: int | None = None
     memory_bytes: int | None = None
     model: str | None = None
     # Whether a GPU on which somebody computes outside of kernelbridge is left alone.
@@ -33,8 +35,10 @@ class GpuRequest:
     @classmethod
     def of_environment(cls, environment: Environment) -> GpuRequest:
         """Read the environment's keys."""
+        asked = environment.gpus
         return cls(
-            number=environment.gpus,
+            number=asked.wanted if isinstance(asked, fields.GpuRange) else asked,
+            least=asked.min if isinstance(asked, fields.GpuRange) else None,
             memory_bytes=environment.gpu_memory,
             model=environment.gpu_model,
             avoids_busy=environment.busy_gpus == "avoid",
@@ -61,6 +65,8 @@ class GpuRequest:
         try:
             number = fields.parse_gpus(told.get("number"))
         except ValueError:
+            return None
+        if isinstance(number, fields.GpuRange):
             return None
         return cls(number=number, memory_bytes=memory, model=model, avoids_busy=not busy)
 
@@ -122,6 +128,9 @@ def pick(
     Raises: GpuUnavailable (the host can never give it), GpusBusy (others have it now).
     """
     board = _board(facts, others, now)
+    request = _fitted(board, request)
+    if request.number == 0:
+        return ()
     suiting = _suiting(board, request, host=host, trouble=facts.trouble or ("" if facts.driver else not_found(host)))
     unfit = {gpu.uuid: _unfit(board, request, gpu) for gpu in suiting}
     kept, waiting = _kept_for(board, others.ahead)
@@ -132,6 +141,14 @@ def pick(
         holders = [f"GPU {gpu.index}: {unfit[gpu.uuid]}" for gpu in suiting if unfit[gpu.uuid]]
         raise GpusBusy(host=host, wanted=str(request), holders=holders, waited=waited)
     return tuple(gpu.uuid for gpu in chosen)
+
+
+def _fitted(board: _Board, request: GpuRequest) -> GpuRequest:
+    """Return the request with as many cards as a host has that suit, where it has fewer than are wanted."""
+    if request.least is None or not isinstance(request.number, int):
+        return request
+    suiting = [gpu for gpu in board.gpus if not _note(board, request, gpu)]
+    return replace(request, number=max(request.least, min(request.number, len(suiting))))
 
 
 def not_found(host: str) -> str:

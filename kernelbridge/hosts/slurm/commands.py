@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import parse_qsl, quote, urlencode
 
+from kernelbridge.config.fields import GpuRange
 from kernelbridge.hosts.labels import LABEL_PREFIX, NAME_PREFIX, USER_LABEL
 from kernelbridge.plain_text import printable
 
@@ -84,13 +85,15 @@ class JobRequest:
         return f"{LOG_FOLDER}/{self.name}.log"
 
 
-def gres_of(*, gpus: int | str | Sequence[str], gres: str | None) -> str:
+def gres_of(*, gpus: int | str | Sequence[str] | GpuRange, gres: str | None) -> str:
     """Write Slurm's words for the GPUs: as the user wrote them, else made of their number, which must be one.
 
     Raises: ValueError.
     """
     if gres is not None:
         return gres
+    if isinstance(gpus, GpuRange):
+        gpus = gpus.wanted
     if not isinstance(gpus, int):
         raise ValueError("Slurm gives GPUs by number; write one, or Slurm's own syntax in `gres`")
     return f"gpu:{gpus}" if gpus else ""

@@ -24,14 +24,17 @@ from kernelbridge.errors import (
     KernelOfOtherVersion,
     LinkLost,
 )
+from kernelbridge.files.one_pass import Voice
 from kernelbridge.hosts.backend import Exited, Missing, Over
 from kernelbridge.hosts.relay_query import relay_address
+from kernelbridge.hosts.transport.stream import AnyLink
 from kernelbridge.kernel import failures
-from kernelbridge.kernel.launch import Launcher, WorkloadHandle
 from kernelbridge.kernel.placement import Placement
-from kernelbridge.kernel.preflight import Preflight
 from kernelbridge.kernel.relay_client import RelayClient, RelayListener
 from kernelbridge.kernel.request import KernelServices, LaunchRequest, launch_order
+from kernelbridge.kernel.start.launch import Launcher, WorkloadHandle
+from kernelbridge.kernel.start.preflight import Preflight
+from kernelbridge.kernel.workspace import KernelWorkspace
 from kernelbridge.protocol import frames, terminal
 from kernelbridge.protocol.handshake import (
     DroppedEvent,
@@ -93,6 +96,11 @@ class CommandRun:
         self._may_send = asyncio.Event()
         self._may_send.set()
         self._is_lost = False
+        voice = Voice(say=self._say, tell=output.tell)
+        self._workspace = KernelWorkspace(data_folder=services.records.folder, link_of=self._link_of, voice=voice)
+
+    async def _link_of(self, host: Host) -> AnyLink:
+        return (await self._services.backend(host)).link
 
     def __repr__(self) -> str:
         return f"<CommandRun {self.request.kernel_id[:8]} on {self.host.name}>"
@@ -140,8 +148,10 @@ class CommandRun:
             say=self._say,
             tell=self._output.tell,
             join=self._join,
+            bring=lambda host: self._workspace.bring(request.project, host),
         )
         await launcher.launch()
+        await self._workspace.watch(request.project, self.host)
 
     def _say(self, text: str, *, host: Host | None = None) -> None:
         self._output.progress(f"{(host or self.host).name}: {text}")
@@ -196,6 +206,7 @@ class CommandRun:
 
     async def detach(self) -> None:
         """Leave it running: its output waits for whoever attaches."""
+        await self._workspace.aclose()
         client, self._client = self._client, None
         if client is not None:
             await client.goodbye(end=False, acknowledge=not self._output.is_congested())
@@ -204,6 +215,7 @@ class CommandRun:
 
     async def remove(self) -> bool:
         """Remove its container or job; whether that is gone. A host that cannot be reached does so later."""
+        await self._workspace.aclose(finishes=self._ended.done())
         client, self._client = self._client, None
         if client is not None:
             await client.aclose()

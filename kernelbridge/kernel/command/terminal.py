@@ -33,7 +33,7 @@ class CommandRequest:
 
     # Empty: a shell.
     argv: tuple[str, ...] = ()
-    # Where it starts; empty: where the kernel is.
+    # Where it starts; `~`: at home; empty: where the kernel is.
     folder: str = ""
     # Of the terminal that it gets; None: pipes.
     window: WindowSize | None = None

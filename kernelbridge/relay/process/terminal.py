@@ -218,7 +218,8 @@ def serve(line: Line, order: CommandOrder, folder: str) -> None:
     signal.signal(signal.SIGTERM, lambda *_: line.end())
     signal.set_wakeup_fd(ringer.fileno(), warn_on_full_buffer=False)
     try:
-        popen = start(argv, order.folder or start_folder, environment, pipes)
+        folder = environment.get("HOME", "/") if order.folder == "~" else order.folder
+        popen = start(argv, folder or start_folder, environment, pipes)
     except OSError as exc:
         line.write(frames.frame(terminal.FAILED, why_not(argv, order.folder, exc).encode("utf-8", "replace")))
         line.finish()

@@ -5,11 +5,9 @@ from typing import Any
 
 import pytest
 
-from kernelbridge.channels.debug_paths import DEFAULT_CELL_PREFIX, DebugPaths, PathPair
+from kernelbridge.channels.debug_paths import DEFAULT_CELL_PREFIX, DebugPaths
 from kernelbridge.channels.messages import Request
 from kernelbridge.protocol.frames import CONTROL, DELIMITER
-
-PAIR = PathPair(local="/home/ann/proj", container="/workspace")
 
 
 def to_local(path: str) -> str | None:
@@ -17,8 +15,8 @@ def to_local(path: str) -> str | None:
 
 
 def paths(*, is_windows: bool = False) -> DebugPaths:
-    pair = PathPair(local=r"c:\Users\ann\proj", container="/workspace") if is_windows else PAIR
-    return DebugPaths([pair], to_local=to_local, is_windows=is_windows)
+    local = r"c:\Users\ann\proj" if is_windows else "/home/ann/proj"
+    return DebugPaths([{"localRoot": local, "remoteRoot": "/workspace"}], to_local=to_local, is_windows=is_windows)
 
 
 def asked(command: str, *, client: bytes = b"one", message: str = "m1", **arguments: Any) -> Request:

@@ -45,7 +45,11 @@ def test_what_stands_before_the_programs_own_paths_is_its_prefix() -> None:
 
 
 def test_a_pass_opens_one_port_of_one_kernel_of_one_server() -> None:
-    others = {pass_of(b"k" * 32, "aabb1112", 6006), pass_of(b"k" * 32, "aabb1111", 6007), pass_of(b"l" * 32, "aabb1111", 6006)}
+    others = {
+        pass_of(b"k" * 32, "aabb1112", 6006),
+        pass_of(b"k" * 32, "aabb1111", 6007),
+        pass_of(b"l" * 32, "aabb1111", 6006),
+    }
     assert len(others | {PASS}) == 4
     assert pass_of(b"k" * 32, "aabb1111", 6006) == PASS
 

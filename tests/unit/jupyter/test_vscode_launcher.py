@@ -12,7 +12,7 @@ import pytest
 
 from kernelbridge.hosts.docker.client import CALL_SECONDS
 from kernelbridge.jupyter.vscode_launcher import LAUNCHER_STOP_SECONDS, ParentWatcher
-from kernelbridge.kernel.launch import REMOVE_SECONDS
+from kernelbridge.kernel.start.launch import REMOVE_SECONDS
 
 # How many lines of Python a wait runs through, at most.
 MOST_STEPS = 25

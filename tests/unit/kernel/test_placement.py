@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from kernelbridge.kernel.placement import Placement
-from kernelbridge.kernel.preflight import Candidates
 from kernelbridge.kernel.process_mark import own_mark
 from kernelbridge.kernel.records import ImageRecord, KernelRecord, Records, SessionRecord
 from kernelbridge.kernel.request import KernelServices, LaunchRequest
+from kernelbridge.kernel.start.preflight import Candidates
 from kernelbridge.protocol.handshake import Owner
 from tests.made_engines import LAB, MINE, TWO, image, launch_request
 

@@ -19,7 +19,7 @@ from kernelbridge.hosts.slurm.commands import JobRequest
 from kernelbridge.hosts.slurm.job_ending import JobEnding
 from kernelbridge.hosts.transport.facts import HostFacts
 from kernelbridge.hosts.transport.stream import AnyLink, Completed, Receiver, Stream
-from kernelbridge.kernel.preflight import CHECK_SECONDS
+from kernelbridge.kernel.start.preflight import CHECK_SECONDS
 from tests.made_clock import MadeClock
 
 SAMPLES = Path(__file__).parents[2] / "samples/slurm"

@@ -1,0 +1,249 @@
+"""Serve `kernelbridge cp`: copy files and folders between this machine and a kernel's container."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import queue
+import re
+import tarfile
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO, Annotated, NamedTuple, cast
+
+import typer
+
+from kernelbridge.cli.context import CliContext
+from kernelbridge.cli.tables import console
+from kernelbridge.errors import KernelBridgeError
+from kernelbridge.fleet.fleet import Fleet
+from kernelbridge.fleet.kernel_listing import LIST_SECONDS
+from kernelbridge.hosts import bootstrap
+from kernelbridge.hosts.relay_query import RelayAddress
+from kernelbridge.kernel.command.terminal import START_SECONDS, CommandRequest, Terminal, open_terminal
+from kernelbridge.protocol import terminal
+
+MODULE = "process.archive"
+# More than this of what comes waits here only while the link brings no more.
+MOST_QUEUED_BYTES = 8 << 20
+CLOSE_SECONDS = 5.0
+_PIECE_BYTES = 256 << 10
+
+
+class Place(NamedTuple):
+    """One side of a copy: a path here, or in a kernel's container."""
+
+    kernel: str
+    path: str
+
+
+def place_of(text: str) -> Place:
+    """Read a side as `docker cp` and `scp` do: `KERNEL:PATH`, else a path here; a drive's letter is no kernel."""
+    found = re.match(r"^([A-Za-z0-9][A-Za-z0-9_.-]+):(.*)$", text, re.DOTALL)
+    return Place(found[1], found[2] or ".") if found else Place("", text)
+
+
+def copy(
+    ctx: typer.Context,
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="A path here, or KERNEL:PATH.")],
+    target: Annotated[str, typer.Argument(metavar="TARGET", help="A path here, or KERNEL:PATH.")],
+) -> None:
+    """Carry out `kernelbridge cp`."""
+    context: CliContext = ctx.obj
+    here, there = place_of(source), place_of(target)
+    if bool(here.kernel) == bool(there.kernel):
+        raise typer.BadParameter("one of the two must be in a kernel's container: KERNEL:PATH")
+    kernel = here.kernel or there.kernel
+    with context.fleet(context.read_config()) as fleet, _progress() as moved:
+        address = context.wait(fleet, fleet.address_of(kernel), seconds=LIST_SECONDS)
+        try:
+            if there.kernel:
+                _send(context, fleet, address, Path(source), there.path, moved)
+            else:
+                _receive(context, fleet, address, here.path, Path(target), moved)
+        except (OSError, tarfile.TarError) as exc:
+            raise KernelBridgeError(f"It could not be copied: {exc}.", "Check the path here.") from exc
+
+
+@contextlib.contextmanager
+def _progress() -> Iterator[Callable[[int], None]]:
+    """Show on a terminal how much has been copied."""
+    shown, total = console(of_stderr=True), 0
+    if not shown.is_terminal:
+        yield lambda size: None
+        return
+    with shown.status("connecting") as status:
+
+        def moved(size: int) -> None:
+            nonlocal total
+            total += size
+            status.update(f"{total / 1e6:.1f} MB")
+
+        yield moved
+
+
+def _open(
+    context: CliContext,
+    fleet: Fleet,
+    address: RelayAddress,
+    words: tuple[str, str],
+    output: Callable[[int, bytes], None],
+) -> Terminal:
+    async def opened() -> Terminal:
+        argv = (*bootstrap.beside_argv(address.python, MODULE), *words)
+        return await open_terminal(
+            await address.workload(), CommandRequest(argv=argv), host=address.host, output=output
+        )
+
+    return context.wait(fleet, opened(), seconds=START_SECONDS)
+
+
+def _send(
+    context: CliContext, fleet: Fleet, address: RelayAddress, source: Path, target: str, moved: Callable[[int], None]
+) -> None:
+    """Copy from here. Raises OSError, tarfile.TarError and KernelBridgeError."""
+    source.lstat()
+    said = bytearray()
+    opened = _open(context, fleet, address, ("unpack", target), lambda kind, data: said.extend(data))
+    try:
+
+        class Sink(io.RawIOBase):
+            def writable(self) -> bool:
+                return True
+
+            def write(self, data: object) -> int:
+                piece = bytes(cast(bytes, data))
+                fleet.run(opened.send(piece))
+                moved(len(piece))
+                return len(piece)
+
+        name = source.name or source.resolve().name
+        with tarfile.open(
+            fileobj=cast(IO[bytes], Sink()), mode="w|", format=tarfile.PAX_FORMAT, bufsize=_PIECE_BYTES
+        ) as archive:
+            archive.add(source, arcname=name)
+        fleet.run(_end_input(opened))
+        _check(fleet.run(opened.wait()), said, address)
+    finally:
+        fleet.run(opened.aclose(), CLOSE_SECONDS)
+
+
+async def _end_input(opened: Terminal) -> None:
+    opened.end_input()
+
+
+class _Arriving(io.RawIOBase):
+    """What comes from the container, for tarfile to read on this thread."""
+
+    def __init__(self, congested: Callable[[bool], None], moved: Callable[[int], None]) -> None:
+        self._pieces: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+        self._congested = congested
+        self._moved = moved
+        self._lock = threading.Lock()
+        self._waiting_bytes = 0
+        self._rest = b""
+        self._is_over = False
+        self._is_dropped = False
+        self.said = bytearray()
+
+    def put(self, kind: int, data: bytes) -> None:
+        """Take a piece; called on the loop. Empty: the end."""
+        if kind == terminal.ERRORS:
+            self.said += data
+            return
+        if self._is_dropped:
+            return
+        with self._lock:
+            self._waiting_bytes += len(data)
+            is_full = self._waiting_bytes > MOST_QUEUED_BYTES
+        self._pieces.put(data)
+        if is_full:
+            self._congested(True)
+
+    def drop_rest(self) -> None:
+        """Keep nothing more: the other end is to come to its own."""
+        self._is_dropped = True
+        self._congested(False)
+
+    def readable(self) -> bool:
+        """Asked by io."""
+        return True
+
+    def readinto(self, buffer: object) -> int:
+        """Called by io."""
+        view = memoryview(cast(bytearray, buffer))
+        while not self._rest and not self._is_over:
+            self._rest = self._pieces.get()
+            self._is_over = not self._rest
+            with self._lock:
+                self._waiting_bytes -= len(self._rest)
+                is_short = self._waiting_bytes < MOST_QUEUED_BYTES // 2
+            self._moved(len(self._rest))
+            if is_short:
+                self._congested(False)
+        size = min(len(view), len(self._rest))
+        view[:size] = self._rest[:size]
+        self._rest = self._rest[size:]
+        return size
+
+
+def _receive(
+    context: CliContext, fleet: Fleet, address: RelayAddress, source: str, target: Path, moved: Callable[[int], None]
+) -> None:
+    """Copy to here. Raises OSError, tarfile.TarError and KernelBridgeError."""
+    opened: Terminal | None = None
+
+    async def pause(is_paused: bool) -> None:
+        if opened is not None:
+            (opened.stream.pause_reading if is_paused else opened.stream.resume_reading)()
+
+    def congested(is_congested: bool) -> None:
+        fleet.submit(pause(is_congested))
+
+    arriving = _Arriving(congested, moved)
+    opened = _open(context, fleet, address, ("pack", source), arriving.put)
+    try:
+        waiting = fleet.submit(opened.wait())
+        waiting.add_done_callback(lambda done: arriving.put(terminal.OUTPUT, b""))
+        failure: Exception | None = None
+        try:
+            unpack(cast(IO[bytes], io.BufferedReader(arriving, _PIECE_BYTES)), target)
+        except (OSError, tarfile.TarError) as exc:
+            failure = exc
+        if isinstance(failure, OSError):
+            raise failure
+        arriving.drop_rest()
+        _check(waiting.result(), arriving.said, address)
+        if failure is not None:
+            raise failure
+    finally:
+        fleet.run(opened.aclose(), CLOSE_SECONDS)
+
+
+def unpack(source: IO[bytes], target: Path) -> None:
+    """Write what an archive of the container's has: into a folder that is there, else under this path.
+
+    Nothing of it gets anywhere else, whatever the container says. Raises OSError and tarfile.TarError.
+    """
+    folder, new_name = (target, "") if target.is_dir() else (target.parent, target.name)
+    if not folder.is_dir():
+        raise FileNotFoundError(2, os.strerror(2), str(folder))
+    with tarfile.open(fileobj=source, mode="r|", bufsize=_PIECE_BYTES) as archive:
+        for member in archive:
+            _, mark, rest = member.name.partition("/")
+            if new_name:
+                member = member.replace(name=f"{new_name}{mark}{rest}", deep=False)
+                if member.islnk():
+                    linked = member.linkname.partition("/")
+                    member = member.replace(linkname=f"{new_name}{linked[1]}{linked[2]}", deep=False)
+            archive.extract(member, folder, filter="data")
+
+
+def _check(code: int, said: bytes | bytearray, address: RelayAddress) -> None:
+    if code:
+        reason = bytes(said).decode("utf-8", "replace").strip() or f"exit code {code}"
+        raise KernelBridgeError(
+            f"{address.kernel[:12]} on {address.host}: {reason}.", "Check the path in the container."
+        )

@@ -1,0 +1,71 @@
+"""Serve `kernelbridge snapshot` and `images`: the images that kernelbridge made."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+
+from kernelbridge.cli.commands.kernels import IdArgument, JsonOption
+from kernelbridge.cli.context import CliContext, moment
+from kernelbridge.fleet.images import ImageListing, ImageRow
+from kernelbridge.fleet.kernel_listing import LIST_SECONDS
+
+# A commit copies what a kernel has written; tens of gigabytes take minutes.
+SNAPSHOT_SECONDS = 1000.0
+_COLUMNS = ("IMAGE", "HOST", "KIND", "SIZE", "LAST USED", "NEEDED BY", "MADE OF")
+
+
+def snapshot(
+    ctx: typer.Context,
+    kernel_id: IdArgument,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The image's name, with or without a tag.")],
+) -> None:
+    """Carry out `kernelbridge snapshot`."""
+    context: CliContext = ctx.obj
+    with context.fleet(context.read_config()) as fleet:
+        row = context.wait(fleet, fleet.snapshot(kernel_id, name), seconds=SNAPSHOT_SECONDS)
+    context.say(f'Made {name} of {row.kernel_id} on {row.host}: `image = "{name}"` starts it there.')
+
+
+def list_all(ctx: typer.Context, as_json: JsonOption = False) -> None:
+    """Carry out `kernelbridge images`."""
+    context: CliContext = ctx.obj
+    with context.fleet(context.read_config()) as fleet:
+        listing = context.wait(fleet, fleet.list_images(), seconds=LIST_SECONDS)
+    tell(context, listing, as_json=as_json, empty="No images.")
+    if listing.problems and not listing.images:
+        raise typer.Exit(listing.problems[0].exit_code)
+
+
+def tell(context: CliContext, listing: ImageListing, *, as_json: bool, empty: str, last: str = "") -> None:
+    """Print images and what went wrong; `last` stands below the images."""
+    if as_json:
+        rows, kept = ([row.to_json() for row in rows] for rows in (listing.images, listing.kept))
+        problems = [error.to_json() for error in listing.problems]
+        print(json.dumps({"images": rows, "kept": kept, "problems": problems}, indent=1))
+        return
+    if listing.images:
+        context.show_table(_COLUMNS, [_cells(row) for row in listing.images])
+        if last:
+            context.say(last)
+    elif not listing.problems and not listing.kept:
+        context.say(empty)
+    if listing.kept:
+        names = ", ".join(row.name for row in listing.kept)
+        context.say(f"Snapshots that no environment is made of: {names}. `--discard` removes them too.")
+    for error in listing.problems:
+        context.complain_of(error)
+
+
+def _cells(row: ImageRow) -> tuple[str, ...]:
+    return (
+        row.name,
+        row.host,
+        row.kind,
+        f"{row.size_bytes / 1e9:.2f} GB",
+        "now" if row.is_in_use else moment(row.last_used),
+        ", ".join(row.environments) or "-",
+        row.base or "-",
+    )

@@ -1,0 +1,185 @@
+"""Serve `kernelbridge ps`, `stop` and `logs`: the kernels on all hosts."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from typing import Annotated
+
+import typer
+
+from kernelbridge.cli.context import CliContext, moment
+from kernelbridge.errors import KernelBridgeError, SpecsUnwritable
+from kernelbridge.fleet.fleet import Fleet
+from kernelbridge.fleet.kernel_listing import LIST_SECONDS, KernelListing, KernelRow
+from kernelbridge.jupyter import running_kernelspecs
+from kernelbridge.kernel.state import KernelState
+from kernelbridge.plain_text import last_lines, printable_lines
+
+STOP_ALL_SECONDS = 120.0
+SHOWN_ID_LENGTH = 12
+LOG_LINES = 200
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+IdArgument = Annotated[str, typer.Argument(metavar="ID", help="The kernel's id, or its beginning.")]
+
+
+def list_all(ctx: typer.Context, as_json: JsonOption = False) -> None:
+    """Carry out `kernelbridge ps`."""
+    context: CliContext = ctx.obj
+    loaded = context.read_config()
+    with context.fleet(loaded) as fleet:
+        listing = context.wait(fleet, fleet.list_kernels(), seconds=LIST_SECONDS)
+        offer(context, fleet)
+    tell(context, listing, as_json=as_json, empty="No kernels.")
+    if len(listing.problems) >= len(loaded.hosts) and not listing.kernels:
+        raise typer.Exit(listing.problems[0].exit_code)
+
+
+def stop(
+    ctx: typer.Context,
+    ids: Annotated[list[str] | None, typer.Argument(metavar="ID", help="Kernel ids, or their beginnings.")] = None,
+    every: Annotated[bool, typer.Option("--all", help="Stop all kernels that this machine started.")] = False,
+) -> None:
+    """Carry out `kernelbridge stop`."""
+    if bool(ids) == every:
+        raise typer.BadParameter("name the kernels to stop, or write --all")
+    context: CliContext = ctx.obj
+    errors: list[KernelBridgeError] = []
+    with context.fleet(context.read_config()) as fleet:
+        wanted = ids or []
+        if every:
+            listing = context.wait(fleet, fleet.list_kernels(), seconds=LIST_SECONDS)
+            wanted = [row.kernel_id for row in listing.kernels if row.is_ours and not row.is_elsewhere]
+            errors += listing.problems
+        for kernel_id in wanted:
+            try:
+                row = context.wait(fleet, fleet.stop_by_id(kernel_id), seconds=STOP_ALL_SECONDS)
+            except KernelBridgeError as error:
+                # The others are stopped all the same.
+                errors.append(error)
+            else:
+                context.say(f"Stopped {row.kernel_id} ({row.environment} on {row.host}).")
+    if not wanted and not errors:
+        context.say("No kernels.")
+    for other in errors[1:]:
+        context.complain_of(other)
+    if errors:
+        raise errors[0]
+
+
+def logs(
+    ctx: typer.Context,
+    kernel_id: IdArgument,
+    tail_lines: Annotated[
+        int | None, typer.Option("--tail", metavar="N", help="How many lines; 200 of a log.", min=1)
+    ] = None,
+    output: Annotated[
+        bool, typer.Option("--output", help="Instead, the output of cells that no client has shown yet; it stays.")
+    ] = False,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as it grows, until the process ends.")] = False,
+    raw: Annotated[
+        bool, typer.Option("--raw", help="With what the program wrote to control a terminal: colours, and all else.")
+    ] = False,
+) -> None:
+    """Carry out `kernelbridge logs`."""
+    context: CliContext = ctx.obj
+    if follow:
+        _follow(context, kernel_id, raw=raw)
+        return
+    with context.fleet(context.read_config()) as fleet:
+        asked = fleet.left_output(kernel_id) if output else fleet.logs(kernel_id, tail_lines=tail_lines or LOG_LINES)
+        text = context.wait(fleet, asked, seconds=LIST_SECONDS)
+    if output and not text:
+        context.say("No output waits.")
+        return
+    if not raw:
+        # Each step of a progress bar is a line then.
+        text = printable_lines(text)
+    lines = tail_lines if output else tail_lines or LOG_LINES
+    if lines:
+        text = last_lines(text, lines)
+    typer.echo(text, nl=not text.endswith("\n"), color=raw or None)
+
+
+def _follow(context: CliContext, kernel_id: str, *, raw: bool) -> None:
+    def show(text: str) -> None:
+        typer.echo(text if raw else printable_lines(text), nl=False, color=raw or None)
+        sys.stdout.flush()
+
+    with context.fleet(context.read_config()) as fleet, contextlib.suppress(KeyboardInterrupt):
+        fleet.run(fleet.follow_log(kernel_id, show))
+
+
+def tell(
+    context: CliContext, listing: KernelListing, *, as_json: bool, empty: str, last: str = "", **also: object
+) -> None:
+    """Print the kernels and what went wrong; `last` stands below the kernels, `also` in the JSON."""
+    if as_json:
+        rows = [row.to_json() for row in listing.kernels]
+        problems = [error.to_json() for error in listing.problems]
+        print(json.dumps({**also, "kernels": rows, "problems": problems}, indent=1))
+        return
+    # Where a host did not answer nobody knows that there are none.
+    if listing.kernels or not listing.problems:
+        show(context, listing.kernels, empty=empty)
+    if listing.kernels and last:
+        context.say(last)
+    for error in listing.problems:
+        context.complain_of(error)
+
+
+def show(context: CliContext, rows: tuple[KernelRow, ...], *, empty: str) -> None:
+    """Print kernels as a table."""
+    if not rows:
+        context.say(empty)
+        return
+    columns = ("KERNEL", "ENVIRONMENT", "NOTEBOOK", "HOST", "STATE", "ENDS", "GPUS", "OWNER", "CREATED", "IMAGE")
+    context.show_table(columns, [_cells(row) for row in sorted(rows, key=lambda row: (row.host, row.created))])
+
+
+def _cells(row: KernelRow) -> tuple[str, ...]:
+    return (
+        row.kernel_id[:SHOWN_ID_LENGTH],
+        row.environment,
+        row.title or "-",
+        row.host,
+        state_text(row),
+        f"{moment(row.deadline)} ({row.deadline_key})" if row.deadline else "-",
+        ",".join(gpu_id[:SHOWN_ID_LENGTH] for gpu_id in row.gpus.split(",")) or "-",
+        row.owner or "-",
+        f"{row.created.astimezone():%Y-%m-%d %H:%M}",
+        row.image,
+    )
+
+
+def state_text(row: KernelRow) -> str:
+    """Say a kernel's state and why, who holds it or since when nobody does, and what output waits."""
+    said = [row.state]
+    if row.state == KernelState.EXITED and row.why:
+        said = [f"exited ({row.why})"]
+    elif row.state == KernelState.STOPPING and row.why:
+        said += [f"{row.host} cannot be reached"]
+    if row.link == KernelState.HELD and (row.is_elsewhere or row.held_by != row.owner):
+        said += [f"held by {row.held_by}"]
+    elif row.link and row.link != KernelState.HELD:
+        said += [f"{row.link} since {moment(row.since)}" if row.since else row.link]
+    if row.undelivered_bytes and row.link != KernelState.HELD:
+        size = row.undelivered_bytes
+        said += [f"{size / 1e6:.1f} MB of output wait" if size > 5e5 else f"{max(1, size // 1000)} kB of output wait"]
+    if row.is_unsafe:
+        said += ["unsafe"]
+    if row.is_orphan:
+        said += ["orphan"]
+    elif row.is_elsewhere and row.link != KernelState.HELD:
+        said += ["of another machine"]
+    return ", ".join(said)
+
+
+def offer(context: CliContext, fleet: Fleet) -> None:
+    """Let VS Code's picker show the kernels that run and that nobody holds, as they are now."""
+    try:
+        running_kernelspecs.offer(fleet.records, fleet.config)
+    except SpecsUnwritable as error:
+        context.complain(f"Warning: {error}")

@@ -1,0 +1,1 @@
+"""One start: where it can be, its GPUs, its container or job."""

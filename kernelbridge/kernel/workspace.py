@@ -1,0 +1,105 @@
+"""Have a kernel's workspace on its host, in its container, and in step for as long as the kernel is held here."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from pathlib import Path
+
+from kernelbridge.channels.debug_paths import DebugPaths
+from kernelbridge.config.schema import Host
+from kernelbridge.errors import KernelBridgeError
+from kernelbridge.files.one_pass import Voice
+from kernelbridge.files.project import Project
+from kernelbridge.files.sync import WorkspaceSync
+from kernelbridge.hosts.transport.stream import AnyLink
+from kernelbridge.kernel.request import LaunchRequest
+
+_LOG = logging.getLogger(__name__)
+
+
+def with_workspace(request: LaunchRequest, host: Host, host_home: str) -> LaunchRequest:
+    """Return a request whose environment mounts the workspace as it is on a host."""
+    project, environment = request.project, request.environment
+    if project is None:
+        return request
+    mounts = (*environment.mounts, project.mount(host, host_home))
+    return replace(request, environment=environment.model_copy(update={"mounts": mounts}))
+
+
+def debug_paths(project: Project | None) -> DebugPaths | None:
+    """Return what an editor is told of paths; None where files are called the same here and there, or are not there."""
+    if project is None or str(project.local_root) == project.container_root:
+        return None
+    paths = project.path_map()
+    return DebugPaths(paths.path_mappings(), to_local=paths.to_local, is_windows=paths.is_windows)
+
+
+class KernelWorkspace:
+    """The workspace of one kernel; does nothing where it has none, or its host has the folder by itself."""
+
+    def __init__(self, *, data_folder: Path, link_of: Callable[[Host], Awaitable[AnyLink]], voice: Voice) -> None:
+        """`link_of` returns the link to a host at this moment, and raises why there is none."""
+        self._data_folder = data_folder
+        self._link_of = link_of
+        self._voice = voice
+        # Of the host that has the kernel, or will; replaced where that is another one.
+        self._sync: WorkspaceSync | None = None
+        self._host = ""
+        self._watching: asyncio.Task[None] | None = None
+
+    def __repr__(self) -> str:
+        return f"<KernelWorkspace {self._sync!r}{', watched' if self._watching else ''}>"
+
+    async def bring(self, project: Project | None, host: Host) -> bool:
+        """Have the copy on a host in step; whether there was anything to do. Raises KernelBridgeError."""
+        sync = await self._of(project, host)
+        if sync is None:
+            return False
+        await sync.bring()
+        return True
+
+    async def _of(self, project: Project | None, host: Host) -> WorkspaceSync | None:
+        if project is None or not project.is_copied(host):
+            return None
+        if self._sync is None or self._host != host.name:
+            await self.aclose()
+            self._host = host.name
+            self._sync = WorkspaceSync(
+                project,
+                host,
+                data_folder=self._data_folder,
+                link=lambda: self._link_of(host),
+                voice=self._voice,
+            )
+        return self._sync
+
+    async def watch(self, project: Project | None, host: Host) -> None:
+        """Bring each change from now on, until aclose(). Safe to call twice."""
+        sync = await self._of(project, host)
+        if sync is not None and self._watching is None:
+            self._watching = asyncio.create_task(self._watch(sync))
+
+    async def _watch(self, sync: WorkspaceSync) -> None:
+        try:
+            await sync.watch()
+        except Exception as exc:
+            # The edge of the task: the kernel runs on without.
+            _LOG.exception("a workspace is not watched any more")
+            self._voice.tell(f"The workspace is not kept in step any more ({type(exc).__name__}: {exc}).")
+
+    async def aclose(self, *, finishes: bool = False) -> None:
+        """Watch no more; with `finishes` what the kernel has made last is fetched. Safe to call twice."""
+        watching, self._watching = self._watching, None
+        if watching is not None:
+            watching.cancel()
+            await asyncio.wait([watching])
+        sync, self._sync = self._sync, None
+        if sync is not None:
+            if finishes:
+                with contextlib.suppress(KernelBridgeError):
+                    await sync.finish()
+            await sync.aclose()
