@@ -20,7 +20,17 @@ from tornado.iostream import IOStream, StreamClosedError
 from tornado.tcpclient import TCPClient
 
 from kernelbridge.jupyter import forwarded_http
-from kernelbridge.jupyter.forwarded_http import NULL_ORIGIN, SANDBOX, Headers, PageAddress, page_address, pass_of
+from kernelbridge.jupyter.forwarded_http import (
+    NULL_ORIGIN,
+    SANDBOX,
+    STORAGE_PATH,
+    STORAGE_SCRIPT,
+    Headers,
+    PageAddress,
+    ScriptInsert,
+    page_address,
+    pass_of,
+)
 
 LOOPBACK = "127.0.0.1"
 _CHUNK_BYTES = 64 * 1024
@@ -41,9 +51,7 @@ class _Answer(HTTPMessageDelegate):
         self.has_begun = self.is_whole = False
         self.tunnel: IOStream | None = None
 
-    async def headers_received(
-        self, start_line: RequestStartLine | ResponseStartLine, headers: HTTPHeaders
-    ) -> None:
+    async def headers_received(self, start_line: RequestStartLine | ResponseStartLine, headers: HTTPHeaders) -> None:
         """Called by tornado, for what comes before the answer too."""
         assert isinstance(start_line, ResponseStartLine)
         fields = [(name, str(value)) for name, value in headers.get_all()]
@@ -57,8 +65,7 @@ class _Answer(HTTPMessageDelegate):
     async def data_received(self, chunk: bytes) -> None:
         """Called by tornado; the program waits until the browser has taken it."""
         try:
-            self._page.write(chunk)
-            await self._page.flush()
+            await self._page.pass_on(chunk)
         except StreamClosedError:
             self._upstream.close()
 
@@ -84,6 +91,8 @@ class ForwardedPage(JupyterHandler):
         self._address: PageAddress
         self._authority = ""
         self._upstream: HTTP1Connection | None = None
+        # Of a page: what stands in for the storage that a sandbox has not.
+        self._insert: ScriptInsert | None = None
         # The browser's own connection, once it is a web socket's.
         self._browser: IOStream | None = None
 
@@ -113,6 +122,9 @@ class ForwardedPage(JupyterHandler):
             self._lead_to_page(address, wanted)
         elif self._is_preflight:
             self._answer_preflight()
+        elif address.path == STORAGE_PATH:
+            self.set_header("Content-Type", "text/javascript")
+            self.finish(STORAGE_SCRIPT)
         else:
             await self._send_head(found[1])
 
@@ -194,6 +206,9 @@ class ForwardedPage(JupyterHandler):
         request = self.request
         headers = HTTPHeaders()
         given = [(name, str(value)) for name, value in request.headers.get_all()]
+        if forwarded_http.is_for_page(request.headers):
+            # A script is put into it.
+            given = [(name, value) for name, value in given if name.lower() != "accept-encoding"]
         for name, value in forwarded_http.to_container(
             given, self._address, authority=self._authority, host=request.host, protocol=request.protocol
         ):
@@ -225,7 +240,7 @@ class ForwardedPage(JupyterHandler):
         elif not answer.has_begun:
             raise web.HTTPError(502, "The program in the container ended the connection without an answer.")
         elif answer.is_whole:
-            self.finish()
+            self.finish(self._insert.rest() if self._insert is not None else None)
         else:
             # The browser must not take what it has for the whole.
             self.detach().close()
@@ -249,10 +264,25 @@ class ForwardedPage(JupyterHandler):
         self.set_status(start_line.code, start_line.reason or None)
         for name in ("Server", "Content-Type", "Date", "Content-Security-Policy", "Referrer-Policy"):
             self.clear_header(name)
-        for name, value in self._for_browser(fields):
+        told = self._for_browser(fields)
+        if self._is_insertable(start_line, {name.lower(): value for name, value in told}):
+            self._insert = ScriptInsert(self._address)
+            told = [(name, value) for name, value in told if name.lower() != "content-length"]
+        for name, value in told:
             self.add_header(name, value)
         with suppress(StreamClosedError):
             await self.flush()
+
+    def _is_insertable(self, start_line: ResponseStartLine, told: dict[str, str]) -> bool:
+        """Whether an answer is a page, as a whole and not packed."""
+        is_page = told.get("content-type", "").lower().startswith("text/html") and "content-encoding" not in told
+        is_whole = start_line.code not in (204, 206, 304) and self.request.method != "HEAD"
+        return is_page and is_whole and forwarded_http.is_for_page(self.request.headers)
+
+    async def pass_on(self, chunk: bytes) -> None:
+        """Pass on a piece of the answer. Raises StreamClosedError."""
+        self.write(chunk if self._insert is None else self._insert.feed(chunk))
+        await self.flush()
 
     async def become_tunnel(self, fields: Headers) -> None:
         """Pass on that the connection is a web socket's from now on."""

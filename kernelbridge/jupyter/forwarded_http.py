@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import base64
 import hmac
+import html
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from urllib.parse import unquote_plus, urlsplit
 
@@ -40,6 +41,48 @@ _NOT_TO_BROWSER = frozenset(
 )
 
 Headers = list[tuple[str, str]]
+
+# Below a page's prefix: stands in for what the sandbox takes away, and many programs cannot do without.
+STORAGE_PATH = "/.kernelbridge/storage.js"
+STORAGE_SCRIPT = """\
+(() => {
+  const made = () => {
+    const kept = new Map();
+    const methods = {
+      getItem: (key) => kept.get(String(key)) ?? null,
+      setItem: (key, value) => void kept.set(String(key), String(value)),
+      removeItem: (key) => void kept.delete(String(key)),
+      clear: () => kept.clear(),
+      key: (index) => [...kept.keys()][index] ?? null,
+    };
+    return new Proxy(methods, {
+      get: (target, name) => (name === "length" ? kept.size : name in target ? target[name] : kept.get(name)),
+      set: (target, name, value) => (kept.set(String(name), String(value)), true),
+      deleteProperty: (target, name) => (kept.delete(name), true),
+      ownKeys: () => [...kept.keys()],
+      getOwnPropertyDescriptor: (target, name) =>
+        kept.has(name) ? { value: kept.get(name), enumerable: true, configurable: true, writable: true } : undefined,
+    });
+  };
+  for (const name of ["localStorage", "sessionStorage"]) {
+    try {
+      window[name];
+    } catch {
+      Object.defineProperty(window, name, { value: made(), configurable: true });
+    }
+  }
+  try {
+    document.cookie;
+  } catch {
+    Object.defineProperty(document, "cookie", { get: () => "", set: () => {}, configurable: true });
+  }
+})();
+"""
+_HEAD_TAG = re.compile(rb"<head(?:\s[^>]*)?>", re.IGNORECASE)
+_DOCTYPE = re.compile(rb"<!doctype[^>]*>", re.IGNORECASE)
+# A page that has no head until then has none.
+_MOST_BEFORE_HEAD = 16 * 1024
+_PAGE_DESTINATIONS = ("document", "iframe", "frame")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,3 +185,33 @@ def rewritten_location(location: str, address: PageAddress, authority: str) -> s
         return location
     below = parts._replace(scheme="", netloc="").geturl()
     return address.prefix + (below if below.startswith("/") else f"/{below}")
+
+
+def is_for_page(headers: Mapping[str, str]) -> bool:
+    """Whether a request is for a page that a browser shows, as far as it says."""
+    destination = headers.get("Sec-Fetch-Dest")
+    return destination in _PAGE_DESTINATIONS if destination else "text/html" in headers.get("Accept", "")
+
+
+class ScriptInsert:
+    """Puts the storage's script before all others of a page, as that passes by."""
+
+    def __init__(self, address: PageAddress) -> None:
+        self._tag = f'<script src="{html.escape(address.prefix + STORAGE_PATH)}"></script>'.encode()
+        # The page's beginning; None once the script is in.
+        self._held: bytes | None = b""
+
+    def feed(self, chunk: bytes) -> bytes:
+        """Return what of the page may go on."""
+        if self._held is None:
+            return chunk
+        self._held += chunk
+        if _HEAD_TAG.search(self._held) is None and len(self._held) < _MOST_BEFORE_HEAD:
+            return b""
+        return self.rest()
+
+    def rest(self) -> bytes:
+        """Return what is held still, at the page's end; a page with neither head nor doctype stays as it is."""
+        held, self._held = self._held or b"", None
+        found = _HEAD_TAG.search(held) or _DOCTYPE.search(held)
+        return held if found is None else held[: found.end()] + self._tag + held[found.end() :]

@@ -21,7 +21,7 @@ fetch(root + "api/terminals", {method: "POST", credentials: "include"})
 try { say("cookie", "cookies " + document.cookie) } catch (error) { say("cookie", error.name) }
 """
 
-CELL = '''
+CELL = """
 import asyncio, threading, tornado.httpserver, tornado.web, tornado.websocket
 PAGE, SCRIPT = %(page)r, %(script)r
 seen = []
@@ -75,7 +75,7 @@ def serve():
     asyncio.get_event_loop().run_forever()
 threading.Thread(target=serve, daemon=True).start()
 import time; time.sleep(1)
-'''
+"""
 
 
 def cell(port: int, *, base: str) -> str:

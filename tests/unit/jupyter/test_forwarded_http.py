@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from kernelbridge.jupyter import forwarded_http
-from kernelbridge.jupyter.forwarded_http import SANDBOX, PageAddress, page_address, pass_of
+from kernelbridge.jupyter.forwarded_http import SANDBOX, PageAddress, ScriptInsert, page_address, pass_of
 
 PASS = pass_of(b"k" * 32, "aabb1111", 6006)
 ADDRESS = page_address(f"/lab/kernelbridge/forward/aabb/6006/~{PASS}/x", "/lab/")
@@ -141,3 +141,43 @@ def test_a_page_in_the_sandbox_may_read_what_it_asks_for() -> None:
 def test_a_redirect_stays_below_the_programs_address(location: str, rewritten: str) -> None:
     found = forwarded_http.rewritten_location(location, address(), AUTHORITY)
     assert found == rewritten.replace("PREFIX", address().prefix)
+
+
+TAG = f'<script src="{address().prefix}/.kernelbridge/storage.js"></script>'
+
+
+@pytest.mark.parametrize(
+    ("page", "shown"),
+    [
+        ("<!doctype html><html><HEAD lang=en><script>", f"<!doctype html><html><HEAD lang=en>{TAG}<script>"),
+        ("<!DOCTYPE html><title>x</title>", f"<!DOCTYPE html>{TAG}<title>x</title>"),
+        ("<header>no head</header>", "<header>no head</header>"),
+        ("", ""),
+    ],
+)
+@pytest.mark.parametrize("size", [1, 7, 1000])
+def test_a_page_gets_a_storage_before_its_own_scripts_however_it_was_cut(page: str, shown: str, size: int) -> None:
+    insert = ScriptInsert(address())
+    pieces = [page.encode()[at : at + size] for at in range(0, len(page), size)]
+    assert b"".join([*map(insert.feed, pieces), insert.rest()]).decode() == shown
+
+
+def test_a_page_without_a_head_is_not_held_for_ever() -> None:
+    insert = ScriptInsert(address())
+    assert insert.feed(b"x" * 20_000) == b"x" * 20_000
+    assert insert.feed(b"<head>") == b"<head>"
+
+
+@pytest.mark.parametrize(
+    ("headers", "is_page"),
+    [
+        ({"Sec-Fetch-Dest": "document"}, True),
+        ({"Sec-Fetch-Dest": "iframe"}, True),
+        ({"Sec-Fetch-Dest": "empty", "Accept": "text/html"}, False),
+        ({"Accept": "text/html,*/*"}, True),
+        ({"Accept": "*/*"}, False),
+        ({}, False),
+    ],
+)
+def test_a_browser_says_whether_it_wants_a_page(headers: dict[str, str], is_page: bool) -> None:
+    assert forwarded_http.is_for_page(headers) is is_page
