@@ -73,6 +73,12 @@ COMMANDS: Final[Mapping[str, Command]] = {
         "ssh", "write_config", "Let ssh, and editors that use it, reach into containers as `kb-NAME`."
     ),
     "ssh-proxy": Command("ssh", "proxy", "Carry one ssh connection into a container.", False, True),
+    "forward": Command("ports", "forward", "Bring ports of a kernel's container to this machine, until Ctrl-C."),
+    "tensorboard": Command(
+        "ports",
+        "tensorboard",
+        "Run TensorBoard in a kernel's container and open it in the browser, until Ctrl-C.",
+    ),
     "snapshot": Command(
         "images", "snapshot", "Make an image of a kernel's container as it is now, without its secrets."
     ),

@@ -32,6 +32,7 @@ from kernelbridge.fleet.left_kernels import left_running, of_notebook
 from kernelbridge.fleet.loop import LoopThread
 from kernelbridge.hosts.docker.images import unfinished_image
 from kernelbridge.hosts.docker.images.built_image import is_up_to_date
+from kernelbridge.hosts.forwards.port_forwards import PortForwards
 from kernelbridge.hosts.labels import Labels, config_mark
 from kernelbridge.hosts.pool import BackendPool
 from kernelbridge.hosts.relay_query import RelayAddress
@@ -64,6 +65,8 @@ NOTEBOOK_SECONDS = 10.0
 IMAGE_SECONDS = 5.0
 # How long links and backends may take to close.
 CLOSE_SECONDS = 10.0
+# Of a kernel's id, as people are shown it.
+SHORT_ID_LENGTH = 12
 
 _T = TypeVar("_T")
 Observer = Callable[[str, KernelState, str], None]
@@ -500,6 +503,18 @@ class Fleet:
 
         address = await self._finder.running(self.config, prefix)
         return await open_terminal(await address.workload(), request, host=address.host, output=output)
+
+    async def forwards(self, prefix: str) -> PortForwards:
+        """Return what brings ports of a kernel here, whoever holds it; nothing listens yet. Raises KernelNotFound."""
+        address = await self._finder.running(self.config, prefix)
+        return PortForwards(f"{address.kernel[:SHORT_ID_LENGTH]} on {address.host}", address.workload)
+
+    async def board(self, prefix: str, folder: str, *, port: int, ready: Callable[[str], None]) -> None:
+        """Run TensorBoard beside a kernel until cancelled; see Board.run(). Raises BoardFailed, KernelNotFound."""
+        from kernelbridge.fleet.boards import Board
+
+        address = await self._finder.running(self.config, prefix)
+        await Board(await self.forwards(address.kernel), address, folder=folder).run(port, ready)
 
     async def address_of(self, name: str) -> RelayAddress:
         """Return where a kernel's relay is, by the beginning of its id, or by its environment's name.

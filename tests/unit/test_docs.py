@@ -54,6 +54,8 @@ COMMANDS = {
     "kernelbridge exec": "tests/real/test_shell.py",
     "kernelbridge cp": "tests/real/test_shell.py",
     "kernelbridge ssh-config": "tests/real/test_ssh_into.py",
+    "kernelbridge forward": "tests/unit/cli/commands/test_ports.py",
+    "kernelbridge tensorboard": "tests/unit/cli/commands/test_ports.py",
     "kernelbridge snapshot": "tests/real/test_images.py",
     "kernelbridge images": "tests/real/test_images.py",
 }

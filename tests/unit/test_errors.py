@@ -9,6 +9,7 @@ import pytest
 from kernelbridge import errors
 from kernelbridge.cli import reference
 from kernelbridge.errors import (
+    BoardFailed,
     BuildFailed,
     CacheFailed,
     CommandNotRun,
@@ -22,6 +23,7 @@ from kernelbridge.errors import (
     EngineFailed,
     EngineMissing,
     EngineTooOld,
+    ForwardFailed,
     ForwardingForbidden,
     GpuToolkitMissing,
     GpuUnavailable,
@@ -455,6 +457,18 @@ TABLE: list[tuple[KernelBridgeError, int, str, str]] = [
         93,
         "lab: the command could not be run: its container was started by an older kernelbridge, or has just ended.",
         "Start the kernel anew, and try again.",
+    ),
+    (
+        BoardFailed(kernel="aabb1111 on lab", reason="No module named tensorboard"),
+        95,
+        "TensorBoard in the container of the kernel aabb1111 on lab ended (No module named tensorboard).",
+        'If it is missing, write `packages = ["tensorboard"]` in the environment and restart the kernel.',
+    ),
+    (
+        ForwardFailed(kernel="aabb1111", reason="lab does not answer"),
+        94,
+        "The ports of the kernel aabb1111 cannot be reached (lab does not answer).",
+        "Try again; `kernelbridge ps` says whether the kernel runs and its host answers.",
     ),
     (
         KernelTaken(environment="pytorch", host="lab", who="ada@desk"),

@@ -23,6 +23,7 @@ COVERED_BY: dict[str, str] = {
     "hosts/docker/engine.py": "tests/real/test_engine.py",
     "hosts/docker/images/workshop.py": "tests/real/test_any_image.py",
     "hosts/transport/local.py": "tests/real/test_local.py",
+    "jupyter/forward_pages.py": "tests/real/test_forwards.py",
     "kernel/state.py": "tests/unit/kernel/test_lifecycle.py",
     "relay/__main__.py": "tests/unit/relay/test_gpu_lock.py",
 }
