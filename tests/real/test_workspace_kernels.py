@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.clients.driver import NodeClient
+from tests.clients.notebook import notebook
 from tests.clients.specs import installed_spec
 from tests.clients.terminal import Ended
 from tests.rig.daemon import SLOW, wait_until
@@ -120,3 +121,32 @@ def test_a_run_takes_a_branch_as_it_is_there_and_leaves_the_project_alone(
     unknown = kernelbridge_in(project, bridge_env, "run", "--git", "nonesuch", "test", "--", "true")
     assert "has no git revision 'nonesuch'" in unknown.err
     assert list((bridge_env.data_dir / "kernelbridge" / "checkouts").iterdir()) == []
+
+
+def test_jupyterlabs_debugger_stops_in_the_projects_module_under_the_containers_path(
+    rig: Rig, bridge_env: Laptop, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bridge_env.write_environment(rig.image, workspace=".")
+    monkeypatch.chdir(project)
+    module = "/workspace/pkg/model.py"
+    with notebook(bridge_env) as kernel:
+        assert kernel.value("__import__('os').getcwd()") == "/workspace"
+        kernel.debug("initialize", clientID="jupyterlab", adapterID="", pathFormat="path")
+        assert kernel.debug("attach")["success"]
+        bound = kernel.debug("setBreakpoints", source={"path": module}, breakpoints=[{"line": 3}])
+        assert bound["body"]["breakpoints"][0]["verified"], bound
+        assert kernel.debug("configurationDone")["success"]
+        kernel.client.execute("import debugpy; debugpy.debug_this_thread(); import pkg.model; pkg.model.answer()")
+
+        def is_stopped() -> bool:
+            message = kernel.client.get_iopub_msg(timeout=20 * SLOW)
+            return message["msg_type"] == "debug_event" and message["content"]["event"] == "stopped"
+
+        wait_until(is_stopped, "the stop", 20)
+        thread = kernel.debug("threads")["body"]["threads"][0]["id"]
+        top = kernel.debug("stackTrace", threadId=thread)["body"]["stackFrames"][0]
+        assert (top["source"]["path"], top["line"]) == (module, 3)
+        # Lab shows the text that the kernel gives for that path.
+        assert "value = 41" in kernel.debug("source", source={"path": module})["body"]["content"]
+        kernel.debug("continue", threadId=thread)
+        kernel.debug("disconnect", restart=False)
