@@ -69,6 +69,7 @@ COMMANDS: Final[Mapping[str, Command]] = {
     "shell": Command("terminal", "shell", "Open a shell in a kernel's container."),
     "exec": Command("terminal", "exec_command", "Run a command in a kernel's container.", True),
     "cp": Command("cp", "copy", "Copy files between this machine and a kernel's container."),
+    "files": Command("files", "files", "Push, pull or compare a workspace's copy on a host, without a kernel."),
     "ssh-config": Command(
         "ssh", "write_config", "Let ssh, and editors that use it, reach into containers as `kb-NAME`."
     ),

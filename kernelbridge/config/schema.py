@@ -735,6 +735,12 @@ class Config(Frozen):
     def _never_empty(cls, hosts: Mapping[str, Host]) -> Mapping[str, Host]:
         return hosts or {LOCAL: Host(name=LOCAL, ssh=LOCAL)}
 
+    def with_local(self) -> Config:
+        """Return it with this machine's own engine as one more host, if it has none of that name."""
+        if LOCAL in self.hosts:
+            return self
+        return self.model_copy(update={"hosts": {**self.hosts, LOCAL: Host(name=LOCAL, ssh=LOCAL)}})
+
     def environment(self, name: str) -> Environment:
         """Return the environment of this name. Raises: UnknownEnvironment."""
         if name not in self.environments:

@@ -22,9 +22,9 @@ from kernelbridge import __version__
 from kernelbridge.channels.endpoints import Endpoints
 from kernelbridge.channels.rate_limit import Limits
 from kernelbridge.config.load import display_names
-from kernelbridge.config.schema import Config, Host
+from kernelbridge.config.schema import LOCAL, Config, Host
 from kernelbridge.errors import KernelBridgeError, KernelNotFound, WorkspaceRefused
-from kernelbridge.files.project import find_project
+from kernelbridge.files.project import Project, find_project
 from kernelbridge.fleet import images, left_kernels, open_files
 from kernelbridge.fleet.images import ImageListing
 from kernelbridge.fleet.kernel_listing import KernelFinder, KernelListing, KernelRow
@@ -40,6 +40,7 @@ from kernelbridge.hosts.transport import host_keys
 from kernelbridge.hosts.transport.host_keys import HostKey
 from kernelbridge.hosts.transport.lazy import fetch_host_key
 from kernelbridge.hosts.transport.retry import delays
+from kernelbridge.hosts.transport.stream import AnyLink
 from kernelbridge.kernel.process_mark import own_mark, owner_has_ended, owner_text
 from kernelbridge.kernel.records import KernelRecord, Records, default_folder
 from kernelbridge.kernel.request import KernelServices, LaunchRequest
@@ -50,6 +51,8 @@ from kernelbridge.protocol.handshake import Owner
 
 if TYPE_CHECKING:
     from kernelbridge.channels.poller import ZmqPoller  # loads pyzmq: see bind
+    from kernelbridge.files.plan import Action
+    from kernelbridge.files.sync import WorkspaceSync  # loads watchfiles
     from kernelbridge.fleet.gpu_listing import GpuListing  # loads what speaks to Slurm
     from kernelbridge.kernel.command.run import CommandRun, RunOutput  # loads pyzmq
     from kernelbridge.kernel.command.terminal import CommandRequest, Terminal
@@ -80,8 +83,11 @@ class Fleet:
 
         `limits` is what Jupyter Server lets through to its pages.
         """
-        self.config = config
         self.records = Records(folder or default_folder())
+        # What runs on this machine's own engine by `--host local` is to be found again.
+        records = self.records.kernels()
+        is_used = any(record.host == LOCAL and record.config == str(config.path) for record in records)
+        self.config = config.with_local() if is_used else config
         self.limits = limits
         self._kernels: dict[str, Kernel] = {}
         self._observers: list[Observer] = []
@@ -515,6 +521,35 @@ class Fleet:
 
         address = await self._finder.running(self.config, prefix)
         await Board(await self.forwards(address.kernel), address, folder=folder).run(port, ready)
+
+    async def sync_workspace(
+        self, project: Project, host: Host, *, say: Callable[[str], None], tell: Callable[[str], None]
+    ) -> bool:
+        """Have a workspace's copy on a host in step; False where a kernel's process of this machine does that already.
+
+        Raises KernelBridgeError.
+        """
+        async with self._workspace_sync(project, host, say=say, tell=tell) as sync:
+            await sync.bring()
+            return sync.is_holder
+
+    async def workspace_status(self, project: Project, host: Host) -> list[Action]:
+        """Return what a pass over a workspace would do. Raises KernelBridgeError."""
+        nothing: Callable[[str], None] = lambda text: None  # noqa: E731
+        async with self._workspace_sync(project, host, say=nothing, tell=nothing) as sync:
+            return await sync.pending()
+
+    def _workspace_sync(
+        self, project: Project, host: Host, *, say: Callable[[str], None], tell: Callable[[str], None]
+    ) -> WorkspaceSync:
+        # Here and not above: few commands need them, and they load watchfiles and pathspec.
+        from kernelbridge.files.one_pass import Voice
+        from kernelbridge.files.sync import WorkspaceSync
+
+        async def link() -> AnyLink:
+            return (await self._backends.backend(host)).link
+
+        return WorkspaceSync(project, host, data_folder=self.records.folder, link=link, voice=Voice(say=say, tell=tell))
 
     async def address_of(self, name: str) -> RelayAddress:
         """Return where a kernel's relay is, by the beginning of its id, or by its environment's name.

@@ -346,8 +346,9 @@ class CommandRun:
             self._output.tell(f"{error.sentence} The command runs on; its output comes when the host can be reached.")
 
     def _join_failed(self, error: KernelBridgeError, may_pass: bool) -> None:
-        if not may_pass:
-            self._output.tell(str(error))
+        if not may_pass and str(error) != self._trouble:
+            self._trouble = str(error)
+            self._output.tell(self._trouble)
 
     def _paused(self, is_paused: bool) -> None:
         if is_paused:
