@@ -14,7 +14,7 @@ KernelBridgeError
     5x  the kernel: KernelDied, KernelOutOfMemory, KernelNotFound, StartTimeout, StartCancelled, KernelEnded,
         KernelHeld, KernelTaken, KernelExpired, OutputUndelivered
     6x  GPUs: GpusBusy, DriverTooOld, GpuMismatch, GpuLost
-    8x  files on the host: CacheFailed
+    8x  files on the host: CacheFailed, WorkspaceRefused, WorkspaceBig, WorkspaceFailed
     9x  more of the kernel and its image: KernelOfOtherVersion, PackagesFailed, BuildFailed
 """
 
@@ -767,4 +767,37 @@ class CacheFailed(KernelBridgeError, exit_code=80):
         super().__init__(
             f"{host}: {path} cannot be made ({reason}).",
             "Make room for it in your home there, or set `cache = false`.",
+        )
+
+
+class WorkspaceRefused(KernelBridgeError, exit_code=81):
+    """`workspace` names a folder of this machine that cannot be one."""
+
+    def __init__(self, *, path: str, reason: str, remedy: str = "") -> None:
+        super().__init__(
+            f"This machine: {path} cannot be the workspace, {reason}.",
+            remedy or "Set `local` of `workspace` to your project's folder.",
+        )
+
+
+class WorkspaceBig(KernelBridgeError, exit_code=82):
+    """A copy of the workspace would have files beyond `big_files`, and nobody has said what becomes of them."""
+
+    def __init__(self, *, host: str, files: Sequence[str], limit: str) -> None:
+        """`files` are names with sizes, the biggest first; `limit` is the value of `big_files` that lets them all."""
+        super().__init__(
+            f"{host}: the workspace has big files that are not there yet: {', '.join(files)}.",
+            f'To copy them set `big_files = "{limit}"` of `workspace`; to leave them out name them in its `ignore`, or '
+            "in .gitignore.",
+        )
+
+
+class WorkspaceFailed(KernelBridgeError, exit_code=83):
+    """The workspace, or a file of it, cannot be brought to the host or back."""
+
+    def __init__(self, *, host: str, reason: str, remedy: str = "") -> None:
+        self.reason = reason
+        super().__init__(
+            f"{host}: the workspace cannot be copied ({reason}).",
+            remedy or "What was copied stays; start the kernel again to go on from there.",
         )

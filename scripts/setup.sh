@@ -114,7 +114,7 @@ install_quietly() {
 # What the made machine of tests/rig is made of, and what its browser tests need; for `need`.
 # shellcheck disable=SC2034  # the scripts that source this use them
 machine=(dockerd:docker.io docker:docker.io iptables:iptables ip:iproute2 unshare:util-linux mount:mount
-    sshd:openssh-server ssh:openssh-client sudo:sudo debootstrap:debootstrap ensurepip:python3-venv
+    sshd:openssh-server ssh:openssh-client rsync:rsync sudo:sudo debootstrap:debootstrap ensurepip:python3-venv
     munged:munge slurmctld:slurmctld slurmd:slurmd sbatch:slurm-client podman:podman crun:crun newuidmap:uidmap
     tcsh:tcsh fish:fish zsh:zsh ksh:ksh mksh:mksh elvish:elvish busybox:busybox)
 # shellcheck disable=SC2034

@@ -24,7 +24,7 @@ from pydantic import (
     model_validator,
 )
 
-from kernelbridge.config import diagnostics, engine_options, fields
+from kernelbridge.config import diagnostics, engine_options, fields, workspace_keys
 from kernelbridge.config.container_paths import CACHE_FOLDER
 from kernelbridge.config.fields import Duration, Gpus, Size, SlurmName, Ulimit, Variable, Variables, Words, as_tuple
 from kernelbridge.errors import UnknownEnvironment, UnknownHost
@@ -163,6 +163,31 @@ class Build(Frozen):
         """The context where it is a folder of the host, as it was written; else empty."""
         is_on_host = self.context is not None and self.context.startswith(fields.HOST_CONTEXT)
         return (self.context or "").removeprefix(fields.HOST_CONTEXT) if is_on_host else ""
+
+
+class Workspace(Frozen):
+    """The user's project folder: where it is here, there and in the container, and what of it is copied."""
+
+    local: Annotated[str, AfterValidator(workspace_keys.check_local)] = "."
+    host: Annotated[str, AfterValidator(fields.check_mount_source)] | None = None
+    container: Annotated[str, AfterValidator(workspace_keys.check_container)] = "/workspace"
+    sync: Literal["push", "both"] = "push"
+    ignore: Words = ()
+    pull: Annotated[Words, AfterValidator(workspace_keys.check_patterns)] = ()
+    big_files: Size = 1 << 30
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_text(cls, value: object) -> object:
+        return workspace_keys.as_table(value)
+
+
+def _beside_all_mounts(workspace: Workspace | None, info: ValidationInfo) -> Workspace | None:
+    if workspace is not None:
+        taken = [mount.target for mount in info.data.get("mounts", ())]
+        taken += [fields.parse_tmpfs(folder)[0] for folder in info.data.get("tmpfs", ())]
+        workspace_keys.check_free(workspace.container, taken)
+    return workspace
 
 
 class Environment(Frozen):
@@ -341,6 +366,21 @@ class Environment(Frozen):
         title='list of "/path[:SIZE]"',
         description='Folders of the container that are in memory, for example `"/scratch:8g"`: empty at each new '
         "container, and counted to `memory`. Without a size it is half of the host's memory.",
+    )
+    workspace: Annotated[
+        Workspace | None, AfterValidator(_beside_all_mounts), WithJsonSchema(workspace_keys.SCHEMA)
+    ] = Field(
+        default=None,
+        title="path, or a table",
+        description='Your project\'s folder, brought into the container, where the kernel starts: `"."` is the folder '
+        "in which the notebook is, or the nearest one above it that has `.git` or `pyproject.toml`. It is copied to "
+        "the host, each change too while a kernel runs, and kept there for your next kernels; `.gitignore`, "
+        "`.dockerignore` and `ignore` say what is left out. What was changed over there is never overwritten. A table "
+        'has `local`, the folder; `container`, its place, `"/workspace"` if not set, or `"same"` for the path that it '
+        'has here; `sync`, `"push"` or `"both"`, which also brings back what matches `pull`, for example '
+        '`["runs/**"]`; `ignore`, a list of lines as in .gitignore; `big_files`, a size, `"1g"` if not set: you are '
+        "asked before a bigger file is copied, or more than ten times as much at once; or `host`, where the host has "
+        "the folder by itself (NFS, sshfs): nothing is copied then.",
     )
     cache: bool = Field(
         default=False,

@@ -58,6 +58,9 @@ from kernelbridge.errors import (
     UlimitRefused,
     UnknownEnvironment,
     UnknownHost,
+    WorkspaceBig,
+    WorkspaceFailed,
+    WorkspaceRefused,
 )
 from tests.gpu_error_rows import GPU_ERRORS
 
@@ -116,6 +119,25 @@ TABLE: list[tuple[KernelBridgeError, int, str, str]] = [
         80,
         "lab: /home/ada/.cache/x cannot be made (Disk quota exceeded).",
         "Make room for it in your home there, or set `cache = false`.",
+    ),
+    (
+        WorkspaceRefused(path="/home/ada", reason="it is your whole home folder"),
+        81,
+        "This machine: /home/ada cannot be the workspace, it is your whole home folder.",
+        "Set `local` of `workspace` to your project's folder.",
+    ),
+    (
+        WorkspaceBig(host="lab", files=["data/train.bin (20.0 GB)", "model.pt (3.0 GB)"], limit="20g"),
+        82,
+        "lab: the workspace has big files that are not there yet: data/train.bin (20.0 GB), model.pt (3.0 GB).",
+        'To copy them set `big_files = "20g"` of `workspace`; to leave them out name them in its `ignore`, or in '
+        ".gitignore.",
+    ),
+    (
+        WorkspaceFailed(host="lab", reason="a.bin: No space left on device"),
+        83,
+        "lab: the workspace cannot be copied (a.bin: No space left on device).",
+        "What was copied stays; start the kernel again to go on from there.",
     ),
     (
         ConnectionFileInvalid(path="/run/kernel-1.json", reason="no key"),

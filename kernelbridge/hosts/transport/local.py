@@ -8,7 +8,7 @@ import getpass
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kernelbridge.errors import SshFailed, StartTimeout
 from kernelbridge.hosts.transport import shell
@@ -24,6 +24,9 @@ from kernelbridge.hosts.transport.stream import (
     Receiver,
     Stream,
 )
+
+if TYPE_CHECKING:
+    from kernelbridge.hosts.transport.sftp import Sftp  # loads asyncssh
 
 # Docker Desktop's. Not tried by us on Windows.
 WINDOWS_PIPE = r"\\.\pipe\docker_engine"
@@ -294,6 +297,10 @@ class LocalLink:
                     host=self.name, reason=reason, remedy="Run `id` in a terminal here: it has to say who you are."
                 ) from exc
         return self.facts
+
+    async def open_sftp(self) -> Sftp:
+        """See AnyLink. Raises: SshFailed, always."""
+        raise SshFailed(host=self.name, reason="this machine's files need no SFTP")
 
     async def ask_login_shell(self) -> bool:
         """See AnyLink."""

@@ -36,6 +36,7 @@ from kernelbridge.hosts.transport.facts import (
     parse_socket,
 )
 from kernelbridge.hosts.transport.login_stage import report
+from kernelbridge.hosts.transport.sftp import Sftp
 from kernelbridge.hosts.transport.shell import FramedStream
 from kernelbridge.hosts.transport.single_flight import ShieldedTasks
 from kernelbridge.hosts.transport.stream import (
@@ -55,6 +56,8 @@ _LOG = logging.getLogger(__name__)
 SHELL_SECONDS = 60.0
 # So much later than the login's usual it is looked whether it is the command's open stdin that they wait for.
 STDIN_SECONDS = 4.0
+# How long an SFTP server may take to begin, beside the login's start-up files.
+SFTP_SECONDS = 20.0
 FREED_SECONDS = 0.05
 
 
@@ -387,6 +390,28 @@ class Link:
             stream.close()
             raise
         self._streams.add(stream)
+
+    async def open_sftp(self) -> Sftp:
+        """Open a session that reads and writes files, as SFTP. Raises: SshFailed: the host has none, LinkLost."""
+        try:
+            # What a start-up file prints would be taken for the answer, and the true one be waited for without end.
+            async with asyncio.timeout(SFTP_SECONDS + self.shell_seconds):
+                opening = self._opening.start(self._sftp_client())
+                client = await asyncio.shield(opening)
+                assert isinstance(client, asyncssh.SFTPClient)
+        except asyncssh.ChannelOpenError as exc:
+            if not self.is_open:
+                raise self.lost() from exc
+            if self._has_run:
+                return await (await self._overflow()).open_sftp()
+            raise SshFailed(host=self.name, reason=f"no channel for SFTP: {exc}") from exc
+        except (asyncssh.Error, OSError, ValueError) as exc:
+            reason = f"it has no SFTP: {str(exc) or 'no answer'}"
+            raise (SshFailed(host=self.name, reason=reason) if self.is_open else self.lost()) from exc
+        return Sftp(client, name=self.name, lost=lambda: None if self.is_open else self.lost())
+
+    async def _sftp_client(self) -> asyncssh.SFTPClient:
+        return await self._connection.start_sftp_client()
 
     def _why_not(self, found: SocketFacts) -> Exception:
         """Say why sshd did not connect to a socket. It says the same (code 2) for all of these."""

@@ -9,9 +9,12 @@ import asyncio
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from kernelbridge.hosts.transport.facts import HostFacts
+
+if TYPE_CHECKING:
+    from kernelbridge.hosts.transport.sftp import Sftp  # loads asyncssh
 
 _LOG = logging.getLogger(__name__)
 
@@ -110,6 +113,12 @@ class AnyLink(Protocol):
         """Run a command and join its stdin and stdout to a stream; closed() gets CommandError on an exit code.
 
         Returns when it runs, however long a login shell's start-up files take. Where it raises, closed() is not called.
+        """
+
+    async def open_sftp(self) -> Sftp:
+        """Open a session that reads and writes files of the host.
+
+        Raises: SshFailed: it has no SFTP, LinkLost.
         """
 
     async def ask_login_shell(self) -> bool:

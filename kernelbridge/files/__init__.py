@@ -1,0 +1,1 @@
+"""Bring the user's project folder to a host, and keep both copies in step: the workspace."""
