@@ -129,6 +129,14 @@ class OnePass:
         for words in sorted(self.lasting.difference(told)):
             self._voice.tell(words)
 
+    async def look(self) -> list[Action]:
+        """Return what a whole pass would do, and do nothing of it. Raises as run()."""
+        local = await asyncio.to_thread(scan, self._side.root, self.ignore)
+        host = await self._copy.listing(self.ignore)
+        is_known = self._copy.facts.copy_id == self._manifest.copy_id
+        actions = await self._decide(local, host, self._manifest.known if is_known else {})
+        return [action for action in actions if action.deed is not Deed.REMEMBER]
+
     async def _begin(self) -> None:
         facts = self._copy.facts
         if facts.copy_id != self._manifest.copy_id:

@@ -26,6 +26,7 @@ from kernelbridge.files.ignore import Ignore
 from kernelbridge.files.listing import Kind, look_here
 from kernelbridge.files.manifest import Manifest
 from kernelbridge.files.one_pass import FEW_FILES, OnePass, Side, WorkspaceVoice
+from kernelbridge.files.plan import Action
 from kernelbridge.files.project import HOST_WORKSPACES, Project
 from kernelbridge.hosts.transport.retry import delays, is_transient
 from kernelbridge.hosts.transport.stream import AnyLink
@@ -154,6 +155,16 @@ class WorkspaceSync:
                 is_said = True
             await asyncio.sleep(_WAIT_SECONDS)
         await self._pass(None, asked=None)
+
+    async def pending(self) -> list[Action]:
+        """Return what a pass would do; whoever holds the workspace is not disturbed. Raises as bring()."""
+        try:
+            manifest = await asyncio.to_thread(Manifest, self._manifest_path)
+            copy = await self._opened()
+            assert self._side is not None
+            return await OnePass(self._side, copy, manifest, self._voice).look()
+        except OSError as exc:
+            raise _of_this_machine(exc) from exc
 
     def _take(self) -> bool:
         if self._holder.is_held:

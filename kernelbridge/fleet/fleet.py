@@ -543,13 +543,15 @@ class Fleet:
         self, project: Project, host: Host, *, say: Callable[[str], None], tell: Callable[[str], None]
     ) -> WorkspaceSync:
         # Here and not above: few commands need them, and they load watchfiles and pathspec.
-        from kernelbridge.files.one_pass import Voice
+        from kernelbridge.files.one_pass import WorkspaceVoice
         from kernelbridge.files.sync import WorkspaceSync
 
         async def link() -> AnyLink:
             return (await self._backends.backend(host)).link
 
-        return WorkspaceSync(project, host, data_folder=self.records.folder, link=link, voice=Voice(say=say, tell=tell))
+        return WorkspaceSync(
+            project, host, data_folder=self.records.folder, link=link, voice=WorkspaceVoice(say=say, tell=tell)
+        )
 
     async def address_of(self, name: str) -> RelayAddress:
         """Return where a kernel's relay is, by the beginning of its id, or by its environment's name.
