@@ -275,7 +275,8 @@ class ForwardedPage(JupyterHandler):
 
     def _is_insertable(self, start_line: ResponseStartLine, told: dict[str, str]) -> bool:
         """Whether an answer is a page, as a whole and not packed."""
-        is_page = told.get("content-type", "").lower().startswith("text/html") and "content-encoding" not in told
+        is_packed = told.get("content-encoding", "identity") != "identity"
+        is_page = told.get("content-type", "").lower().startswith("text/html") and not is_packed
         is_whole = start_line.code not in (204, 206, 304) and self.request.method != "HEAD"
         return is_page and is_whole and forwarded_http.is_for_page(self.request.headers)
 
