@@ -26,6 +26,7 @@ LAYERS = {
     "jupyter": "asked by Jupyter or an editor",
     "fleet": "all kernels of this process",
     "kernel": "one kernel's life",
+    "files": "the workspace, here and there",
     "hosts": "one machine: SSH, Docker, Slurm, GPUs",
     "config": "what the user wrote",
     "channels": "five ZMQ sockets",

@@ -62,7 +62,7 @@ class InMadeJob:
     cluster: MadeCluster
     name: str
 
-    async def reach(self, command: list[str], receiver: Receiver) -> Way:
+    async def open_command(self, command: list[str], receiver: Receiver) -> Way:
         await asyncio.sleep(0)
         if self.cluster.reach_failures:
             raise self.cluster.reach_failures.pop(0)

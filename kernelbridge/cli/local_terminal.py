@@ -32,10 +32,10 @@ MOST_QUEUED_BYTES = 1 << 20
 # How often a size is looked at where no signal tells of a change.
 SIZE_LOOK_SECONDS = 0.5
 # Of the command's last output: how long whoever reads it may take for each piece.
-DRAIN_SECONDS = 600.0
+SLOW_READER_SECONDS = 600.0
 
 
-class Joined(Protocol):
+class JoinedCommand(Protocol):
     """What is joined to this terminal. Its methods may be called from any thread."""
 
     def send(self, data: bytes) -> None:
@@ -98,12 +98,15 @@ class OutputWriter:
     """Writes a command's output to this process's own, on a thread: whoever reads it may be slow."""
 
     def __init__(self, congested: Callable[[bool], None]) -> None:
+        """`congested` is told that whoever reads is slow, and that no more, on any thread; it must not block."""
         self._congested = congested
         self._queue: queue.SimpleQueue[tuple[int, bytes] | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         # Bytes that wait, and whether that was told to be too many; both under the lock.
         self._waiting_bytes = 0
         self._is_congested = False
+        # Set by the first begin().
+        self._has_begun = False
         # Set when nobody reads any more.
         self.is_broken = False
         self._thread = threading.Thread(target=self._run, name="kernelbridge-output", daemon=True)
@@ -123,9 +126,10 @@ class OutputWriter:
     def _look(self) -> None:
         with self._lock:
             is_congested = self._waiting_bytes > (MOST_QUEUED_BYTES // 2 if self._is_congested else MOST_QUEUED_BYTES)
-            has_changed, self._is_congested = is_congested is not self._is_congested, is_congested
-        if has_changed:
-            self._congested(is_congested)
+            if is_congested is not self._is_congested:
+                self._is_congested = is_congested
+                # Under the lock: what two threads tell comes in order.
+                self._congested(is_congested)
 
     def _run(self) -> None:
         while (piece := self._queue.get()) is not None:
@@ -141,14 +145,15 @@ class OutputWriter:
 
     def begin(self) -> None:
         """Write from now on, and what was queued before. Safe to call twice."""
-        if self._thread.ident is None:
+        if not self._has_begun:
+            self._has_begun = True
             self._thread.start()
 
     def close(self) -> None:
         """Return when all is written."""
         self.begin()
         self._queue.put(None)
-        self._thread.join(DRAIN_SECONDS)
+        self._thread.join(SLOW_READER_SECONDS)
 
 
 def _write_all(descriptor: int, data: bytes) -> None:
@@ -162,7 +167,7 @@ def _write_all(descriptor: int, data: bytes) -> None:
 
 
 @contextlib.contextmanager
-def joined(command: Joined, *, has_window: bool, reads_input: bool = True) -> Iterator[None]:
+def joined(command: JoinedCommand, *, has_window: bool, reads_input: bool = True) -> Iterator[None]:
     """Give this process's input, size and signals to a command while the block runs."""
     with contextlib.ExitStack() as stack:
         if has_window:
@@ -174,10 +179,10 @@ def joined(command: Joined, *, has_window: bool, reads_input: bool = True) -> It
         yield
 
 
-def _read_input(command: Joined) -> None:
+def _read_input(command: JoinedCommand) -> None:
     """Pass input on until its end; ends with the process, which may not wait for a key."""
     try:
-        descriptor = sys.stdin.fileno()
+        descriptor = -1 if sys.stdin is None else sys.stdin.fileno()
         while piece := os.read(descriptor, _PIECE_BYTES):
             command.send(piece)
         command.send(b"")
@@ -190,7 +195,7 @@ def _read_input(command: Joined) -> None:
 
 
 @contextlib.contextmanager
-def _sizes(command: Joined) -> Iterator[None]:
+def _sizes(command: JoinedCommand) -> Iterator[None]:
     over = threading.Event()
     if sys.platform != "win32":
         before = signal.signal(signal.SIGWINCH, lambda *_: command.resize(window()))
@@ -215,7 +220,7 @@ def _sizes(command: Joined) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _signals(command: Joined) -> Iterator[None]:
+def _signals(command: JoinedCommand) -> Iterator[None]:
     """Pass Ctrl-C on; in a raw terminal it comes as a key."""
 
     def pass_on(number: int, frame: FrameType | None) -> None:

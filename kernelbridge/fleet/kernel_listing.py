@@ -1,4 +1,7 @@
-"""Find the kernels on all hosts, whoever started them, by their labels; ask how they are, and stop them."""
+"""Find the kernels on all hosts, whoever started them, by their labels; ask how they are, and stop them.
+
+It is one thing: all of it finds containers by their labels, and asks the relays in them.
+"""
 
 from __future__ import annotations
 

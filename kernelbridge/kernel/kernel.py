@@ -31,7 +31,6 @@ from kernelbridge.errors import (
     StartCancelled,
     StartTimeout,
 )
-from kernelbridge.files.one_pass import Voice
 from kernelbridge.hosts.backend import Exited, Missing, Over, Workload
 from kernelbridge.hosts.forwards.port_forwards import PortForwards
 from kernelbridge.hosts.relay_query import RelayAddress, ask_status, relay_address
@@ -136,12 +135,7 @@ class Kernel:
         self._renewed: Callable[[], LaunchRequest] = lambda: self.request
         self._claim = ""
         self._cells = _Cells()
-        self.placement = Placement(
-            request,
-            services,
-            session=self._session,
-            image_known=lambda info, widgets: self.channels.set_kernel_info(info, widgets),
-        )
+        self.placement = Placement(request, services, session=self._session, image_known=self._image_known)
         self.channels = proxy(
             services.poller,
             endpoints,
@@ -153,8 +147,11 @@ class Kernel:
         self.channels.guess_widgets(self.placement.image.record.widgets)
         # Fetches the last of the workspace; None as long as the kernel is held.
         self._parting: asyncio.Task[None] | None = None
-        voice = Voice(say=self._say, tell=self.channels.tell_next_cell)
-        self._workspace = KernelWorkspace(data_folder=services.records.folder, link_of=self._link_of, voice=voice)
+        folder, tell = services.records.folder, self.channels.tell_next_cell
+        self._workspace = KernelWorkspace(data_folder=folder, link_of=self._link_of, say=self._say, tell=tell)
+
+    def _image_known(self, info: dict[str, Any], widgets: str | None) -> None:
+        self.channels.set_kernel_info(info, widgets)
 
     def _owner(self) -> ProxyOwner:
         return ProxyOwner(

@@ -21,7 +21,7 @@ from kernelbridge.kernel.process_mark import ProcessMark
 from kernelbridge.kernel.records import Records
 from kernelbridge.kernel.state import KernelState
 from kernelbridge.protocol.handshake import Owner
-from kernelbridge.protocol.terminal import WindowSize
+from kernelbridge.protocol.terminal import USUAL_TERM, WindowSize
 
 if TYPE_CHECKING:
     from kernelbridge.channels.poller import ZmqPoller  # loads pyzmq
@@ -145,8 +145,10 @@ def launch_order(request: LaunchRequest, *, launch: int, session: str) -> dict[s
     names = (*ALWAYS_PASSED, *environment.pass_env, *environment.secrets)
     passed = {name: request.environ[name] for name in names if name in request.environ}
     caches = {name: f"{CACHE_FOLDER}/{folder}" for name, folder in CACHE_VARIABLES.items() if environment.cache}
-    env = {**_boards(environment), **caches, **environment.env, **passed}
     command = request.command
+    has_window = command is not None and command.window is not None
+    shown = {"TERM": request.environ.get("TERM", USUAL_TERM)} if has_window else {}
+    env = {**_boards(environment), **caches, **shown, **environment.env, **passed}
     setup = {"setup": list(environment.setup), "setup_every": environment.setup_every} if environment.setup else {}
     project_folder = request.project.container_folder if request.project is not None else ""
     folder = (command.folder if command else "") or environment.workdir or project_folder

@@ -8,15 +8,17 @@ import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from kernelbridge.channels.debug_paths import DebugPaths
 from kernelbridge.config.schema import Host
 from kernelbridge.errors import KernelBridgeError
-from kernelbridge.files.one_pass import Voice
 from kernelbridge.files.project import Project
-from kernelbridge.files.sync import WorkspaceSync
 from kernelbridge.hosts.transport.stream import AnyLink
 from kernelbridge.kernel.request import LaunchRequest
+
+if TYPE_CHECKING:
+    from kernelbridge.files.sync import WorkspaceSync  # loads watchfiles
 
 _LOG = logging.getLogger(__name__)
 
@@ -41,11 +43,21 @@ def debug_paths(project: Project | None) -> DebugPaths | None:
 class KernelWorkspace:
     """The workspace of one kernel; does nothing where it has none, or its host has the folder by itself."""
 
-    def __init__(self, *, data_folder: Path, link_of: Callable[[Host], Awaitable[AnyLink]], voice: Voice) -> None:
-        """`link_of` returns the link to a host at this moment, and raises why there is none."""
+    def __init__(
+        self,
+        *,
+        data_folder: Path,
+        link_of: Callable[[Host], Awaitable[AnyLink]],
+        say: Callable[[str], None],
+        tell: Callable[[str], None],
+    ) -> None:
+        """`link_of` returns the link to a host at this moment, and raises why there is none.
+
+        `say` takes how far a copy is, `tell` what the user has to know.
+        """
         self._data_folder = data_folder
         self._link_of = link_of
-        self._voice = voice
+        self._say, self._tell = say, tell
         # Of the host that has the kernel, or will; replaced where that is another one.
         self._sync: WorkspaceSync | None = None
         self._host = ""
@@ -65,6 +77,10 @@ class KernelWorkspace:
     async def _of(self, project: Project | None, host: Host) -> WorkspaceSync | None:
         if project is None or not project.is_copied(host):
             return None
+        # Here and not above: most kernels have no workspace, and it loads watchfiles and pathspec.
+        from kernelbridge.files.one_pass import Voice
+        from kernelbridge.files.sync import WorkspaceSync
+
         if self._sync is None or self._host != host.name:
             await self.aclose()
             self._host = host.name
@@ -73,7 +89,7 @@ class KernelWorkspace:
                 host,
                 data_folder=self._data_folder,
                 link=lambda: self._link_of(host),
-                voice=self._voice,
+                voice=Voice(say=self._say, tell=self._tell),
             )
         return self._sync
 
@@ -89,7 +105,7 @@ class KernelWorkspace:
         except Exception as exc:
             # The edge of the task: the kernel runs on without.
             _LOG.exception("a workspace is not watched any more")
-            self._voice.tell(f"The workspace is not kept in step any more ({type(exc).__name__}: {exc}).")
+            self._tell(f"The workspace is not kept in step any more ({type(exc).__name__}: {exc}).")
 
     async def aclose(self, *, finishes: bool = False) -> None:
         """Watch no more; with `finishes` what the kernel has made last is fetched. Safe to call twice."""

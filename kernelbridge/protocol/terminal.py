@@ -19,7 +19,9 @@ STARTED, OUTPUT, ERRORS, EXIT, FAILED = range(48, 53)
 KEEP_ALIVE = 64
 KEEP_ALIVE_SECONDS = 5.0
 # No frame is longer: what comes from a keyboard is short, what comes from a file is cut into such pieces.
-PIECE_BYTES = 64 * 1024
+TERMINAL_PIECE_BYTES = 64 * 1024
+# What programs draw by, where this side does not say.
+USUAL_TERM = "xterm-256color"
 # Of a window, in characters.
 MOST_CELLS_WIDE = 10_000
 
@@ -104,7 +106,9 @@ def ended(wait_status: int) -> CommandEnd:
 
 def pieces(kind: int, data: bytes) -> List[bytes]:
     """Return the frames for some bytes."""
-    return [frames.frame(kind, data[at : at + PIECE_BYTES]) for at in range(0, len(data), PIECE_BYTES)]
+    return [
+        frames.frame(kind, data[at : at + TERMINAL_PIECE_BYTES]) for at in range(0, len(data), TERMINAL_PIECE_BYTES)
+    ]
 
 
 def window_of(size: Tuple[int, int]) -> WindowSize:

@@ -562,8 +562,8 @@ class Supervisor:
         if wanted != self._polled:
             self._polled = wanted
             self.poller = zmq.Poller() if zmq is not None else PlainPoller()
-            for source, mask in wanted:
-                self.poller.register(source, mask)
+            for source in dict(wanted):  # A terminal is one descriptor for both ways.
+                self.poller.register(source, sum(mask for one, mask in wanted if one == source))
         return self.poller
 
     def _process_descriptors(self) -> Tuple[List[int], List[int]]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.clients.blocking import Client, connected
+from tests.clients.driver import NodeClient
+from tests.clients.specs import installed_spec
 from tests.clients.terminal import Ended
 from tests.rig.daemon import SLOW, wait_until
 from tests.rig.laptop import Laptop
@@ -49,9 +51,7 @@ def kernelbridge_in(folder: Path, laptop: Laptop, *words: str) -> Ended:
     return Ended(code=done.returncode, out=done.stdout, err=done.stderr)
 
 
-def test_a_command_runs_in_the_project_and_its_results_come_back(
-    rig: Rig, bridge_env: Laptop, project: Path
-) -> None:
+def test_a_command_runs_in_the_project_and_its_results_come_back(rig: Rig, bridge_env: Laptop, project: Path) -> None:
     bridge_env.write_environment(rig.image, workspace={"local": ".", "sync": "both", "pull": ["runs/**"]})
     script = "import pkg.model, os; os.makedirs('runs'); open('runs/out', 'w').write(str(pkg.model.answer())); print(os.getcwd())"
     ended = kernelbridge_in(project, bridge_env, "run", "test", "--", "python", "-c", script)
@@ -59,3 +59,64 @@ def test_a_command_runs_in_the_project_and_its_results_come_back(
     assert (project / "runs" / "out").read_text() == "42"
     below = kernelbridge_in(project / "notebooks", bridge_env, "run", "test", "--", "pwd")
     assert below.out == "/workspace/notebooks\n", below.err
+
+
+def test_vscode_stops_in_the_projects_own_module_steps_into_it_and_sees_edits(
+    rig: Rig, bridge_env: Laptop, project: Path
+) -> None:
+    bridge_env.write_environment(rig.image, workspace=".")
+    settings = installed_spec(bridge_env).settings(cwd=str(project / "notebooks"))
+    module = str(project / "pkg" / "model.py")
+    cell = "import pkg.model\nfound = pkg.model.answer()\nprint(found)"
+    with NodeClient("vscode_raw.mjs", settings) as code:
+        code.ask("start")
+        assert code.execute("import os, sys; sys.path.insert(0, os.path.abspath('..')); print(os.getcwd())")[
+            "screen"
+        ] == ("/workspace/notebooks\n")
+        # A breakpoint in the file here, and one in the cell.
+        hit = code.ask("debug", cells=["x = 1", cell], debug=1, lines=[2], files={module: [3]}, just_my_code=True)
+        assert all(one["verified"] for one in hit["breakpoints"]), hit["breakpoints"]
+        assert (hit["reason"], hit["line"]) == ("breakpoint", 2)
+        assert hit["cell_uri"].endswith("#cell-1")
+        assert not hit["source"].get("sourceReference")
+        stepped = code.ask("stepIn")
+        assert (stepped["source"]["path"], stepped["line"]) == (module, 2)
+        assert not stepped["source"].get("sourceReference")
+        went_on = code.ask("continue")
+        assert (went_on["source"]["path"], went_on["line"], went_on["variables"]["value"]) == (module, 3, "41")
+        assert code.ask("continue")["cell"]["screen"] == "42\n"
+        code.ask("disconnect")
+        assert code.execute("print(pkg.model.__file__)")["screen"] == "/workspace/pkg/model.py\n"
+        # An edit is there within a second, as a cell sees it.
+        (project / "pkg" / "model.py").write_text("def answer():\n    raise ValueError('from here')\n")
+        began = time.monotonic()
+        read = "print(open('/workspace/pkg/model.py').read().count('from here'))"
+        wait_until(lambda: code.execute(read)["screen"] == "1\n", "the edit", 10)
+        assert time.monotonic() - began < 1.0 * SLOW
+        # The traceback names the file here, of which VS Code makes a link.
+        failed = code.execute("import importlib; importlib.reload(pkg.model).answer()")
+        assert module in failed["screen"], failed
+
+
+def test_a_run_takes_a_branch_as_it_is_there_and_leaves_the_project_alone(
+    rig: Rig, bridge_env: Laptop, project: Path
+) -> None:
+    bridge_env.write_environment(rig.image, workspace=".")
+
+    def git(*words: str) -> str:
+        who = ["-c", "user.name=ann", "-c", "user.email=ann@example.org"]
+        return subprocess.run(["git", "-C", project, *who, *words], capture_output=True, text=True, check=True).stdout
+
+    git("init", "-q", "-b", "main")
+    git("add", "-A")
+    git("commit", "-qm", "one")
+    (project / "pkg" / "model.py").write_text("def answer():\n    return 'not committed'\n")
+    before = git("status", "--porcelain")
+    words = ["python", "-c", "import pkg.model; print(pkg.model.answer())"]
+    ended = kernelbridge_in(project, bridge_env, "run", "--git", "main", "test", "--", *words)
+    assert (ended.code, ended.out) == (0, "42\n"), ended.err
+    assert kernelbridge_in(project, bridge_env, "run", "test", "--", *words).out == "not committed\n"
+    assert git("status", "--porcelain") == before
+    unknown = kernelbridge_in(project, bridge_env, "run", "--git", "nonesuch", "test", "--", "true")
+    assert "has no git revision 'nonesuch'" in unknown.err
+    assert list((bridge_env.data_dir / "kernelbridge" / "checkouts").iterdir()) == []

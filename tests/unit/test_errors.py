@@ -12,6 +12,7 @@ from kernelbridge.errors import (
     BoardFailed,
     BuildFailed,
     CacheFailed,
+    CommandNotRun,
     ConfigInvalid,
     ConfigMissing,
     ConnectionFileInvalid,
@@ -456,6 +457,18 @@ TABLE: list[tuple[KernelBridgeError, int, str, str]] = [
         94,
         "The ports of the kernel aabb1111 cannot be reached (lab does not answer).",
         "Try again; `kernelbridge ps` says whether the kernel runs and its host answers.",
+    ),
+    (
+        CommandNotRun(host="lab", reason="pythno: No such file or directory"),
+        93,
+        "lab: the command could not be run: pythno: No such file or directory.",
+        "Check the command's name and the folder; `kernelbridge shell` shows what the container has.",
+    ),
+    (
+        CommandNotRun.of_old_relay(host="lab"),
+        93,
+        "lab: the command could not be run: its container was started by an older kernelbridge, or has just ended.",
+        "Start the kernel anew, and try again.",
     ),
     (
         KernelTaken(environment="pytorch", host="lab", who="ada@desk"),

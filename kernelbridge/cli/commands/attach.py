@@ -103,7 +103,8 @@ def _chosen(context: CliContext, fleet: Fleet, prefix: str | None, *, takes: boo
             raise KernelNotFound(kernel=prefix, hosts=list(fleet.config.hosts), count=len(found))
     else:
         left = (KernelState.DETACHED, KernelState.LINK_LOST)
-        found = [row for row in listing.kernels if row.is_ours and not row.is_elsewhere and row.link in left]
+        joinable = [row for row in listing.kernels if row.kind != "up" and not row.is_elsewhere]
+        found = [row for row in joinable if row.is_ours and row.link in left]
         if len(found) != 1:
             kernels.show(context, tuple(found) or listing.kernels, empty="No kernels.")
             how_many = f"{len(found)} kernels of this machine run" if found else "No kernel of this machine runs"

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shlex
+import shutil
 import signal
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, TypeVar
@@ -22,6 +25,7 @@ from kernelbridge.cli.local_terminal import OutputWriter
 from kernelbridge.cli.tables import console
 from kernelbridge.config.schema import LOCAL, Config, Host
 from kernelbridge.errors import KernelBridgeError
+from kernelbridge.files.git_checkout import check_out
 from kernelbridge.fleet.fleet import Fleet
 from kernelbridge.fleet.kernel_listing import LIST_SECONDS, KernelRow
 from kernelbridge.kernel.command.run import UNDO_SECONDS, CommandRun, RunOutput
@@ -58,23 +62,28 @@ def run(
     detach: DetachOption = False,
     host: HostOption = "",
     folder: FolderOption = "",
+    revision: Annotated[
+        str, typer.Option("--git", metavar="REVISION", help="Take the workspace as it is in this branch or commit.")
+    ] = "",
     wants_window: WindowOption = None,
 ) -> None:
     """Carry out `kernelbridge run`."""
     context: CliContext = ctx.obj
     loaded = context.read_config()
     if notebook.is_notebook(words_of(command)):
-        if detach or host or folder:
+        if detach or host or folder or revision:
             raise typer.BadParameter("a notebook takes `-o OUTPUT` and `-p NAME VALUE`, behind its name, and no others")
         notebook.run(context, loaded, environment, words_of(command))
         return
     has_window = local_terminal.is_terminal() and not detach if wants_window is None else wants_window
     window = local_terminal.window() if has_window else None
     what = RunCommand(argv=words_of(command), folder=folder, window=window)
-    with context.fleet(loaded) as fleet:
+    with context.fleet(loaded) as fleet, contextlib.ExitStack() as stack:
         request = request_for(context, fleet, loaded, environment, what, host)
+        if revision:
+            request = stack.enter_context(checked_out(request, revision, fleet.records.folder))
         if detach:
-            context.say(_start_and_leave(context, fleet, request))
+            context.say(_start_and_leave(fleet, request))
         else:
             raise typer.Exit(_run(context, fleet, request))
 
@@ -89,7 +98,7 @@ def up(ctx: typer.Context, environment: EnvironmentArgument, host: HostOption = 
         found = [row for row in listing.kernels if is_up(row, environment, host)]
         if not found:
             request = request_for(context, fleet, loaded, environment, RunCommand(), host)
-            context.say(_start_and_leave(context, fleet, request))
+            context.say(_start_and_leave(fleet, request))
             return
     context.complain(f"{environment} is up on {found[0].host} already.")
     context.say(found[0].kernel_id)
@@ -117,6 +126,25 @@ def request_for(
     return made.changed(hosts=(host_named(loaded, host),) if host else made.hosts, persist=True)
 
 
+@contextlib.contextmanager
+def checked_out(request: LaunchRequest, revision: str, data_folder: Path) -> Iterator[LaunchRequest]:
+    """Return a request whose workspace is a git revision of the project; it is here while the block runs."""
+    project = request.project
+    if project is None:
+        raise KernelBridgeError(
+            f"{request.environment.name} has no workspace, of which `--git` could take a revision.",
+            'Set `workspace = "."` of the environment.',
+        )
+    root = data_folder / "checkouts" / f"{project.name}-{os.getpid()}"
+    try:
+        commit = check_out(project.local_root, revision, root)
+        # Each commit has a copy of its own on the host: files are not to change under whoever runs there.
+        name = f"{project.name}-{commit[:12]}"
+        yield replace(request, project=replace(project, local_root=root, name=name))
+    finally:
+        shutil.rmtree(root, ignore_errors=True)
+
+
 def host_named(loaded: Config, name: str) -> Host:
     """Return a host by its name; this machine's own engine needs none in the config. Raises UnknownHost."""
     if name == LOCAL and name not in loaded.hosts:
@@ -127,8 +155,7 @@ def host_named(loaded: Config, name: str) -> Host:
 class RunScreen:
     """This terminal while a command starts and runs: progress first, then what it writes."""
 
-    def __init__(self, context: CliContext) -> None:
-        self._context = context
+    def __init__(self) -> None:
         self._console = console(of_stderr=True)
         # Of the start; None once that is over, or where nobody watches.
         self._status = self._console.status("connecting") if self._console.is_terminal else None
@@ -142,7 +169,7 @@ class RunScreen:
             write=self.writer.write,
             is_congested=lambda: self.writer.is_congested,
             progress=self._progress,
-            tell=lambda text: self._tell(text),
+            tell=self._tell,
         )
 
     def _progress(self, text: str) -> None:
@@ -150,8 +177,9 @@ class RunScreen:
             self._status.update(printable(text))
 
     def _tell(self, text: str) -> None:
+        line = printable(f"kernelbridge: {text}")
         # A raw terminal needs the return, too.
-        self._context.complain(f"kernelbridge: {text}\r" if self._status is not None else f"kernelbridge: {text}")
+        typer.echo(f"{line}\r" if self._status is not None else line, err=True)
 
     def end_progress(self) -> None:
         """Take the progress away."""
@@ -169,9 +197,9 @@ class _Left(BaseException):
 
 
 @contextlib.contextmanager
-def screen(context: CliContext) -> Iterator[RunScreen]:
+def screen() -> Iterator[RunScreen]:
     """Have the terminal for a run while the block runs."""
-    made = RunScreen(context)
+    made = RunScreen()
     try:
         yield made
     finally:
@@ -181,11 +209,13 @@ def screen(context: CliContext) -> Iterator[RunScreen]:
 def _start(fleet: Fleet, request: LaunchRequest, shown: RunScreen) -> CommandRun:
     """Start a run; one that is interrupted leaves nothing."""
     made = fleet.run(fleet.make_run(request, shown.output()))
-    starting = fleet.submit(made.start())
+    starting: Future[None] | None = None
     try:
+        starting = fleet.submit(made.start())
         result(starting)
     except KeyboardInterrupt:
-        starting.cancel()
+        if starting is not None:
+            starting.cancel()
         fleet.run(made.remove(), UNDO_SECONDS)
         raise typer.Exit(128 + signal.SIGINT) from None
     finally:
@@ -193,15 +223,15 @@ def _start(fleet: Fleet, request: LaunchRequest, shown: RunScreen) -> CommandRun
     return made
 
 
-def _start_and_leave(context: CliContext, fleet: Fleet, request: LaunchRequest) -> str:
-    with screen(context) as shown:
+def _start_and_leave(fleet: Fleet, request: LaunchRequest) -> str:
+    with screen() as shown:
         made = _start(fleet, request, shown)
         fleet.run(made.detach(), LEAVE_SECONDS)
     return request.kernel_id
 
 
 def _run(context: CliContext, fleet: Fleet, request: LaunchRequest) -> int:
-    with screen(context) as shown:
+    with screen() as shown:
         return stay(context, fleet, _start(fleet, request, shown), shown)
 
 
@@ -217,7 +247,7 @@ def attach(context: CliContext, fleet: Fleet, row: KernelRow, *, takes: bool) ->
     request = fleet.launch_request(
         row.environment, kernel_id=row.kernel_id, environ=context.environ, title=row.title, command=what
     ).changed(persist=True)
-    with screen(context) as shown:
+    with screen() as shown:
         made = fleet.run(fleet.make_run(request, shown.output()))
         fleet.run(_joined(made, fleet.config.host(row.host), takes))
         try:
@@ -240,9 +270,9 @@ def stay(context: CliContext, fleet: Fleet, made: CommandRun, shown: RunScreen) 
     has_window = window is not None and local_terminal.is_terminal()
     if has_window:
         joined.resize(local_terminal.window())
+    shown.writer.begin()  # Before a signal may come: a start of a thread cannot be broken off.
     try:
         with _told_to_leave(), local_terminal.joined(joined, has_window=has_window):
-            shown.writer.begin()
             code = result(fleet.submit(made.wait()))
     except _Left:
         fleet.run(made.detach(), LEAVE_SECONDS)
@@ -292,15 +322,15 @@ class _Joined:
         self._run = made
 
     def send(self, data: bytes) -> None:
-        """See local_terminal.Joined."""
+        """See local_terminal.JoinedCommand."""
         self._fleet.run(self._run.send(data))
 
     def resize(self, window: WindowSize) -> None:
-        """See local_terminal.Joined."""
+        """See local_terminal.JoinedCommand."""
         self._fleet.submit(_called(lambda: self._run.resize(window)))
 
     def signal(self, number: int) -> None:
-        """See local_terminal.Joined."""
+        """See local_terminal.JoinedCommand."""
         self._fleet.submit(_called(lambda: self._run.signal(number)))
 
 

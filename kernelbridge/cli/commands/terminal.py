@@ -14,14 +14,14 @@ from kernelbridge.cli.local_terminal import OutputWriter
 from kernelbridge.fleet.fleet import Fleet
 from kernelbridge.fleet.kernel_listing import LIST_SECONDS
 from kernelbridge.kernel.command.terminal import START_SECONDS, CommandRequest, Terminal
-from kernelbridge.protocol.terminal import WindowSize
+from kernelbridge.protocol.terminal import USUAL_TERM, WindowSize
 
 KernelArgument = Annotated[str, typer.Argument(metavar="KERNEL", help="The kernel's id, or its beginning.")]
 FolderOption = Annotated[
     str,
     typer.Option("--workdir", "-w", metavar="PATH", help="Where in the container it starts; else where the kernel is."),
 ]
-CLOSE_SECONDS = 5.0
+TERMINAL_CLOSE_SECONDS = 5.0
 
 
 def shell(ctx: typer.Context, kernel: KernelArgument, folder: FolderOption = "") -> None:
@@ -58,7 +58,7 @@ def _run(context: CliContext, kernel: str, argv: tuple[str, ...], folder: str, *
 
 def request_of(argv: tuple[str, ...], folder: str, *, wants_window: bool) -> CommandRequest:
     """Return the request for a command on a terminal like this one, or on pipes."""
-    env = {"TERM": os.environ.get("TERM", "xterm-256color")} if wants_window else {}
+    env = {"TERM": os.environ.get("TERM", USUAL_TERM)} if wants_window else {}
     window = local_terminal.window() if wants_window else None
     return CommandRequest(argv=argv, folder=folder, window=window, env=env)
 
@@ -76,7 +76,7 @@ def run_beside(context: CliContext, fleet: Fleet, kernel: str, request: CommandR
                 writer.begin()
                 return fleet.run(opened.wait())
         finally:
-            fleet.run(opened.aclose(), CLOSE_SECONDS)
+            fleet.run(opened.aclose(), TERMINAL_CLOSE_SECONDS)
     finally:
         writer.close()
 
@@ -94,19 +94,19 @@ class _Beside:
         self.opened: Terminal | None = None
 
     def send(self, data: bytes) -> None:
-        """See Joined."""
+        """See JoinedCommand."""
         opened = self.opened
         if opened is not None:
             self._fleet.run(opened.send(data) if data else _called(opened.end_input))
 
     def resize(self, window: WindowSize) -> None:
-        """See Joined."""
+        """See JoinedCommand."""
         opened = self.opened
         if opened is not None:
             self._fleet.submit(_called(lambda: opened.resize(window)))
 
     def signal(self, number: int) -> None:
-        """See Joined."""
+        """See JoinedCommand."""
         opened = self.opened
         if opened is not None:
             self._fleet.submit(_called(lambda: opened.signal(number)))
@@ -115,5 +115,4 @@ class _Beside:
         """Take in that whoever reads its output is slow, or reads again."""
         opened = self.opened
         if opened is not None:
-            stream = opened.stream
-            self._fleet.submit(_called(stream.pause_reading if is_congested else stream.resume_reading))
+            self._fleet.submit(_called(opened.pause if is_congested else opened.resume))

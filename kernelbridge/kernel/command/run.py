@@ -7,7 +7,7 @@ this process goes.
 from __future__ import annotations
 
 import asyncio
-import logging
+import contextlib
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,7 +24,6 @@ from kernelbridge.errors import (
     KernelOfOtherVersion,
     LinkLost,
 )
-from kernelbridge.files.one_pass import Voice
 from kernelbridge.hosts.backend import Exited, Missing, Over
 from kernelbridge.hosts.relay_query import relay_address
 from kernelbridge.hosts.transport.stream import AnyLink
@@ -49,8 +48,6 @@ from kernelbridge.protocol.handshake import (
     Welcome,
 )
 from kernelbridge.protocol.terminal import WindowSize
-
-_LOG = logging.getLogger(__name__)
 
 # Of a command's input that it has not taken.
 MOST_INPUT_BYTES = 1 << 20
@@ -93,11 +90,14 @@ class CommandRun:
         self._ended: asyncio.Future[int] = loop.create_future()
         # Of its input: sent, and taken by it; changed by send() and by the relay's word.
         self._sent_bytes = self._taken_bytes = 0
+        # What another process had given it before, as far as is known.
+        self._given_before_bytes = 0
         self._may_send = asyncio.Event()
         self._may_send.set()
         self._is_lost = False
-        voice = Voice(say=self._say, tell=output.tell)
-        self._workspace = KernelWorkspace(data_folder=services.records.folder, link_of=self._link_of, voice=voice)
+        self._workspace = KernelWorkspace(
+            data_folder=services.records.folder, link_of=self._link_of, say=self._say, tell=output.tell
+        )
 
     async def _link_of(self, host: Host) -> AnyLink:
         return (await self._services.backend(host)).link
@@ -110,10 +110,6 @@ class CommandRun:
         """The host that has it, or will."""
         return self.placement.host
 
-    @property
-    def _names(self) -> str:
-        return f"[{self.host.name} k={self.request.kernel_id[:4]}]"
-
     # -- asked by front-ends
 
     async def start(self) -> None:
@@ -122,8 +118,9 @@ class CommandRun:
             await self._start()
             await self._began
         except BaseException as exc:
-            async with asyncio.timeout(UNDO_SECONDS):
-                await asyncio.shield(self.remove())
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(UNDO_SECONDS):
+                    await asyncio.shield(self.remove())
             if isinstance(exc, Exception):
                 raise failures.broken_start(self.request, self.host, exc, entrypoint=self.placement.entrypoint) from exc
             raise
@@ -168,7 +165,9 @@ class CommandRun:
         self._workload.adopt()
         self._client = self._make_client(takes=takes)
         self._client.keep_joining()
-        self.placement.remember()
+        # Whoever holds it would be forgotten if we are refused.
+        if takes or not self.placement.is_held:
+            self.placement.remember()
 
     async def wait(self) -> int:
         """Return the command's exit code once it has ended: 128 and the number of the signal that ended it.
@@ -207,7 +206,7 @@ class CommandRun:
     async def detach(self) -> None:
         """Leave it running: its output waits for whoever attaches."""
         await self._workspace.aclose()
-        client, self._client = self._client, None
+        client = self._let_go()
         if client is not None:
             await client.goodbye(end=False, acknowledge=not self._output.is_congested())
         self._workload.forget()
@@ -216,7 +215,7 @@ class CommandRun:
     async def remove(self) -> bool:
         """Remove its container or job; whether that is gone. A host that cannot be reached does so later."""
         await self._workspace.aclose(finishes=self._ended.done())
-        client, self._client = self._client, None
+        client = self._let_go()
         if client is not None:
             await client.aclose()
         is_gone = await self._workload.remove(self.host.name, partial(self._services.backend, self.host))
@@ -225,6 +224,12 @@ class CommandRun:
         else:
             self.placement.record_stop_wanted()
         return is_gone
+
+    def _let_go(self) -> RelayClient | None:
+        """Have no client from now on, and return it, to be closed; nobody waits to send."""
+        client, self._client = self._client, None
+        self._may_send.set()
+        return client
 
     # -- the stream
 
@@ -276,13 +281,17 @@ class CommandRun:
             case NoticeEvent():
                 self._show_notice(event)
             case InputEvent(taken_bytes=taken):
-                self._taken_bytes = taken
-                if self._sent_bytes - taken <= MOST_INPUT_BYTES:
-                    self._may_send.set()
+                self._set_taken(taken)
             case LeftOutputEvent():
                 pass  # A command has no cells.
             case _:
                 assert_never(event)
+
+    def _set_taken(self, taken_bytes: int) -> None:
+        self._given_before_bytes = max(self._given_before_bytes, taken_bytes - self._sent_bytes)
+        self._taken_bytes = taken_bytes - self._given_before_bytes
+        if self._sent_bytes - self._taken_bytes <= MOST_INPUT_BYTES:
+            self._may_send.set()
 
     def _show_notice(self, event: NoticeEvent) -> None:
         if text := failures.setup_text(event):
@@ -321,6 +330,7 @@ class CommandRun:
     def _joined(self, welcome: Welcome) -> None:
         status = welcome.status
         self.placement.gpu_ids = tuple(status.gpus.ids)
+        self.placement.remember()
         if self._is_lost:
             self._is_lost = False
             self._output.tell(f"{self.host.name} can be reached again.")

@@ -56,6 +56,8 @@ class Terminal:
         self._started: asyncio.Future[None] = loop.create_future()
         self._ended: asyncio.Future[int] = loop.create_future()
         self._heard_at = loop.time()
+        # Whether nothing is taken, by pause() and resume(): then silence is no sign.
+        self._is_paused = False
         # Set by open_terminal() before anybody else sees it.
         self.stream: Stream
         self._pulse: asyncio.Task[None] | None = None
@@ -112,7 +114,7 @@ class Terminal:
         loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(terminal.KEEP_ALIVE_SECONDS)
-            if loop.time() - self._heard_at > SILENT_SECONDS:
+            if not self._is_paused and loop.time() - self._heard_at > SILENT_SECONDS:
                 self._fail(LinkLost(host=self._host))
                 self.stream.close()
                 return
@@ -140,6 +142,16 @@ class Terminal:
         """Send a signal to the command and its process group."""
         self.stream.write(frames.frame(terminal.SIGNAL, json.dumps(number).encode()))
 
+    def pause(self) -> None:
+        """Take nothing of what it writes until resume()."""
+        self._is_paused = True
+        self.stream.pause_reading()
+
+    def resume(self) -> None:
+        """Take what it writes again."""
+        self._is_paused, self._heard_at = False, asyncio.get_running_loop().time()
+        self.stream.resume_reading()
+
     async def aclose(self) -> None:
         """End the line; a command that runs hears SIGHUP. Safe to call twice."""
         if self._pulse is not None:
@@ -155,8 +167,8 @@ async def open_terminal(
     """Run a command beside the relay of a workload, and return when it runs. Raises CommandNotRun and others."""
     opened = Terminal(host, output)
     opened.stream = await workload.open_command(bootstrap.beside_argv(workload.python, MODULE), opened)
-    opened.stream.write(request.order().frame())
     try:
+        opened.stream.write(request.order().frame())
         await opened.started()
     except BaseException:
         await opened.aclose()

@@ -20,6 +20,8 @@ from .setup_runner import STATE_NAME
 from .terminal import PID_NAME
 
 RING_BYTES = 256 * 1024
+# What the pipes of a process that has ended may hold: Linux lets each have 1 MiB.
+MOST_LAST_BYTES = 2 * 1024 * 1024
 # How much of a setup that failed is told.
 LAST_LINES = 5
 # The kernel, never the relay, is chosen when memory runs out.
@@ -126,24 +128,33 @@ class KernelProcess:
         # Of a user's command: its input and output; None of a kernel. And what takes a piece of the latter.
         self.pipes = _pipes(order["command"]) if "command" in order else None
         self.written: Callable[[int, bytes], None] = drop_output
-        self.popen: Any = subprocess.Popen(
+        self.popen = self._started(
             self._argv(order["argv"], python),
             cwd=start_folder or None,
             env=environment,
-            start_new_session=True,
             pass_fds=locks,
-            **(_KERNEL_PIPES if self.pipes is None else self.pipes.arguments()),
         )
-        if self.pipes is not None:
-            self.pipes.opened(self.popen)
-        else:
-            os.set_blocking(self.outputs[0], False)
         self._write_number(folder)
         try:
             with open("/proc/%d/oom_score_adj" % self.popen.pid, "w") as file:
                 file.write(str(OOM_SCORE_ADJ))
         except OSError:
             pass  # It ended already, or /proc is read-only: the host then chooses by size, which is the kernel too.
+
+    def _started(self, argv: List[str], **more: Any) -> Any:
+        """Return the process, with this side of its output. Raises OSError."""
+        more["start_new_session"] = True
+        if self.pipes is None:
+            popen: Any = subprocess.Popen(argv, **more, **_KERNEL_PIPES)
+            os.set_blocking(popen.stdout.fileno(), False)
+            return popen
+        try:
+            popen = subprocess.Popen(argv, **more, **self.pipes.arguments())
+        except OSError:
+            self.pipes.close()
+            raise
+        self.pipes.opened(popen)
+        return popen
 
     def _write_number(self, folder: str) -> None:
         """Say which process it is, for terminals beside it, which have its variables."""
@@ -281,8 +292,9 @@ class KernelProcess:
         )
 
     def drain(self) -> None:
-        """Read what is there of its output."""
-        while self.read_output() and self._has_output():
+        """Read what is there of its output, and no more: what it left behind may write for ever."""
+        end_bytes = self.ring.added_bytes + MOST_LAST_BYTES
+        while self.read_output() and self._has_output() and self.ring.added_bytes < end_bytes:
             pass
 
     def close(self) -> None:

@@ -138,4 +138,6 @@ class Pipes:
         for descriptor in [*self.outputs, *([self._master] if self._master not in (None, *self.outputs) else [])]:
             assert descriptor is not None
             os.close(descriptor)
-        self.outputs, self._input, self._master = {}, None, None
+        if self._slave is not None:  # The command was never started.
+            os.close(self._slave)
+        self.outputs, self._input, self._master, self._slave = {}, None, None, None

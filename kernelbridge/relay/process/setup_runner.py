@@ -30,7 +30,8 @@ def run(command: str, folder: str) -> int:
         script.seek(0)
         number = script.fileno()
         words = ["sh", "/proc/self/fd/%d" % number]
-        return subprocess.call(words, stdin=subprocess.DEVNULL, pass_fds=[number])
+        # A kernel has one pipe for both; of a user's command stdout is its own.
+        return subprocess.call(words, stdin=subprocess.DEVNULL, stdout=sys.stderr, pass_fds=[number])
 
 
 def main(path: str, kernel: List[str]) -> None:
@@ -42,13 +43,17 @@ def main(path: str, kernel: List[str]) -> None:
         try:
             code = run(command, os.path.dirname(path))
         except OSError as exc:
-            print("sh: %s" % (exc.strerror or exc), flush=True)
+            print("sh: %s" % (exc.strerror or exc), file=sys.stderr, flush=True)
             code = 127
         if code:
             write_state(path, {"command": command, "code": code})
             sys.exit(1)
     os.unlink(path)
-    os.execvp(kernel[0], kernel)  # noqa: S606 - as the environment or its user says
+    try:
+        os.execvp(kernel[0], kernel)  # noqa: S606 - as the environment or its user says
+    except OSError as exc:
+        print("%s: %s" % (kernel[0], exc.strerror), file=sys.stderr, flush=True)
+        sys.exit(127 if isinstance(exc, FileNotFoundError) else 126)  # As shells do.
 
 
 if __name__ == "__main__":

@@ -26,9 +26,10 @@ from .pipes import MOST_WAITING_BYTES, PIPE_CHUNK_BYTES, Pipes
 
 # Where each program of this kind has a file that it holds a lock on: so the relay knows that somebody works here.
 TERMINALS_NAME = "terminals"
+_UNLOCKED = ".new"
 # The kernel process's number, written by the relay.
 PID_NAME = "kernel.pid"
-SILENCE_SECONDS = 15.0
+LINE_SILENCE_SECONDS = 15.0
 # What the other end has not taken; beyond it the command waits.
 MOST_UNSENT_BYTES = 1024 * 1024
 # After the command's own end its output may go on for so long: what it left behind may hold its pipes for ever.
@@ -44,13 +45,13 @@ def main() -> None:
     """Run what the first frame says."""
     folder = relay_folder()
     lock = hold_lock(folder)
-    line = Line()
+    line = FrameLine()
     try:
         order = line.first()
         if order is not None:
             serve(line, order, folder)
     finally:
-        if lock is not None:
+        if lock is not None and os.path.exists(lock[1]):
             os.unlink(lock[1])
 
 
@@ -68,8 +69,9 @@ def hold_lock(folder: str) -> Optional[Tuple[int, str]]:
         own = os.path.join(folder, TERMINALS_NAME)
         os.makedirs(own, 0o700, exist_ok=True)
         path = os.path.join(own, str(os.getpid()))
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        descriptor = os.open(path + _UNLOCKED, os.O_RDWR | os.O_CREAT, 0o600)
         fcntl.flock(descriptor, fcntl.LOCK_EX)
+        os.rename(path + _UNLOCKED, path)  # Under this name it is never seen without its lock.
     except OSError:
         return None
     return descriptor, path
@@ -82,7 +84,7 @@ def is_any_open(folder: str) -> bool:
         names = os.listdir(own)
     except OSError:
         return False
-    return any(_is_locked(os.path.join(own, name)) for name in names)
+    return any(_is_locked(os.path.join(own, name)) for name in names if not name.endswith(_UNLOCKED))
 
 
 def _is_locked(path: str) -> bool:
@@ -102,7 +104,7 @@ def _is_locked(path: str) -> bool:
     return False
 
 
-class Line:
+class FrameLine:
     """This process's own stdio as frames, both ways, never blocking."""
 
     def __init__(self, source: int = 0, sink: int = 1) -> None:
@@ -110,7 +112,9 @@ class Line:
         self._decoder = frames.Decoder()
         self._unsent = bytearray()
         self.is_over = False
-        self.heard_at = time.monotonic()
+        self.heard_at = self._said_at = time.monotonic()
+        # What came in one piece with the order, behind it; set by first().
+        self.early: List[frames.Frame] = []
         for descriptor in (source, sink):
             os.set_blocking(descriptor, False)
 
@@ -126,15 +130,16 @@ class Line:
     def first(self) -> Optional[CommandOrder]:
         """Return what is to be run; None if the line ends before, or brings something else."""
         while not self.is_over:
-            if not select.select([self.source], [], [], SILENCE_SECONDS)[0]:
+            if not select.select([self.source], [], [], LINE_SILENCE_SECONDS)[0]:
                 return None
-            for frame in self.read():
-                if frame.kind != terminal.START:
-                    return None
-                try:
-                    return CommandOrder.from_dict(parse_object(frame.payload))
-                except frames.WireError:
-                    return None
+            came = self.read()
+            if not came:
+                continue
+            self.early = came[1:]
+            try:
+                return CommandOrder.from_dict(parse_object(came[0].payload)) if came[0].kind == terminal.START else None
+            except frames.WireError:
+                return None
         return None
 
     def read(self) -> List[frames.Frame]:
@@ -157,6 +162,7 @@ class Line:
         """Queue frames, and write what is taken."""
         for one in framed:
             self._unsent += one
+        self._said_at = time.monotonic()
         self.flush()
 
     def flush(self) -> None:
@@ -170,11 +176,21 @@ class Line:
                 self.is_over = True
                 self._unsent.clear()
 
+    def hold(self) -> None:
+        """Live on without reading: say so, and notice an end that stands behind what is not read."""
+        if time.monotonic() - self._said_at > terminal.KEEP_ALIVE_SECONDS:
+            self.write(frames.frame(terminal.KEEP_ALIVE))
+        poller = select.poll()
+        poller.register(self.source, 0)  # An end is told unasked.
+        self.is_over = self.is_over or bool(poller.poll(0))
+
     def finish(self) -> None:
-        """Write all, as long as somebody reads it."""
-        until = time.monotonic() + SILENCE_SECONDS
-        while self._unsent and time.monotonic() < until:
-            select.select([], [self.sink], [], 1.0)
+        """Write all, as long as somebody is there, who may read slowly."""
+        while self._unsent and not self.is_over:
+            if select.select([self.source], [self.sink], [], 1.0)[0]:
+                self.read()
+            elif time.monotonic() - self.heard_at > LINE_SILENCE_SECONDS:
+                self.is_over = True
             self.flush()
 
 
@@ -185,6 +201,8 @@ def kernel_facts(folder: str) -> Tuple[Dict[str, str], str]:
             process = "/proc/%d" % int(file.read())
         with open(process + "/environ", "rb") as binary:
             written = binary.read()
+        if not written:
+            raise ValueError("it begins just now, or has ended")
         variables = (os.fsdecode(one).partition("=") for one in written.split(b"\0") if b"=" in one)
         environment = {name: value for name, _, value in variables if name not in _KERNELS_OWN}
         return environment, os.readlink(process + "/cwd")
@@ -204,10 +222,11 @@ def shell_argv(environment: Mapping[str, str]) -> List[str]:
     return next(([path] for path in found if path and os.access(path, os.X_OK)), [])
 
 
-def serve(line: Line, order: CommandOrder, folder: str) -> None:
+def serve(line: FrameLine, order: CommandOrder, folder: str) -> None:
     """Run the command to its end, or until the line ends."""
     environment, start_folder = kernel_facts(folder)
     environment.update(order.env)
+    start_folder = environment.get("HOME", "/") if order.folder == "~" else order.folder or start_folder
     argv = order.argv or shell_argv(environment)
     pipes = Pipes(order.window)
     wake, ringer = socket.socketpair()
@@ -218,10 +237,9 @@ def serve(line: Line, order: CommandOrder, folder: str) -> None:
     signal.signal(signal.SIGTERM, lambda *_: line.end())
     signal.set_wakeup_fd(ringer.fileno(), warn_on_full_buffer=False)
     try:
-        folder = environment.get("HOME", "/") if order.folder == "~" else order.folder
-        popen = start(argv, folder or start_folder, environment, pipes)
+        popen = start(argv, start_folder, environment, pipes)
     except OSError as exc:
-        line.write(frames.frame(terminal.FAILED, why_not(argv, order.folder, exc).encode("utf-8", "replace")))
+        line.write(frames.frame(terminal.FAILED, why_not(argv, start_folder, exc).encode("utf-8", "replace")))
         line.finish()
         return
     line.write(frames.frame(terminal.STARTED))
@@ -239,7 +257,7 @@ def start(argv: Sequence[str], folder: str, environment: Mapping[str, str], pipe
 
 def why_not(argv: Sequence[str], folder: str, exc: OSError) -> str:
     """Return why a command was not started, as a part of a sentence."""
-    if folder and exc.filename == folder:
+    if exc.filename == folder:
         return "%s: %s" % (folder, exc.strerror)
     return "%s: %s" % (argv[0], exc.strerror) if argv else str(exc.strerror)
 
@@ -247,7 +265,7 @@ def why_not(argv: Sequence[str], folder: str, exc: OSError) -> str:
 class Exchange:
     """Moves bytes between a line and a command until one of both ends."""
 
-    def __init__(self, line: Line, pipes: Pipes, popen: Any, wake: socket.socket) -> None:
+    def __init__(self, line: FrameLine, pipes: Pipes, popen: Any, wake: socket.socket) -> None:
         self._line = line
         self._pipes = pipes
         self._popen = popen
@@ -257,6 +275,8 @@ class Exchange:
 
     def run(self) -> None:
         """Go on until the command has ended and its output is out, or the line ends."""
+        for frame in self._line.early:
+            self._take(frame)
         while not self._line.is_over and not self._is_done():
             self._step()
         if self._line.is_over:
@@ -279,6 +299,9 @@ class Exchange:
             return False
         if not self._pipes.outputs:
             return True
+        if self._line.waiting_bytes >= MOST_UNSENT_BYTES:
+            self._quiet_since = None  # Nothing is read from it meanwhile.
+            return False
         now = time.monotonic()
         self._quiet_since = self._quiet_since or now
         return now - self._quiet_since > LAST_OUTPUT_SECONDS
@@ -302,7 +325,9 @@ class Exchange:
         if line.source in ready:
             for frame in line.read():
                 self._take(frame)
-        elif takes_input and time.monotonic() - line.heard_at > SILENCE_SECONDS:
+        elif not takes_input:
+            line.hold()
+        elif time.monotonic() - line.heard_at > LINE_SILENCE_SECONDS:
             line.is_over = True
         if pipes.input in may_write:
             pipes.push()
@@ -320,7 +345,7 @@ class Exchange:
                 self._pipes.resize(WindowSize.from_dict(parse_object(frame.payload)))
             elif frame.kind == terminal.SIGNAL:
                 send_signal(self._popen, int(json.loads(bytes(frame.payload))))
-        except (frames.WireError, ValueError, TypeError):
+        except (frames.WireError, ValueError, TypeError, OverflowError, RecursionError):
             return
 
 

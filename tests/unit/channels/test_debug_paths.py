@@ -1,3 +1,5 @@
+"""channels/debug_paths.py: what an editor is told of paths, and who is not; links in tracebacks; cells on Windows."""
+
 from __future__ import annotations
 
 import json

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from kernelbridge.cli import app
 from kernelbridge.errors import HostRefused, HostUnreachable
 from tests.fakes import FakeFleet
 from tests.printed import docs_line
@@ -39,6 +40,13 @@ def test_a_call_that_makes_no_sense_ends_with_code_2(call: Call, arguments: tupl
     assert ended.code == 2
     assert "Traceback" not in ended.err
     assert "Usage: kernelbridge" in ended.err
+
+
+def test_only_what_runs_another_command_leaves_its_options_to_it(call: Call) -> None:
+    assert [name for name, command in app.COMMANDS.items() if command.runs_another] == ["run", "exec"]
+    assert call("stop", "zz", "--no-such-option").code == 2
+    for name in ("run", "exec", "shell", "up"):
+        assert f"Usage: kernelbridge {name} [OPTIONS]" in call(name, "--help").out
 
 
 def test_the_config_can_be_named_before_the_command(call: Call, tmp_path: Path) -> None:

@@ -51,6 +51,8 @@ def record(kernel_id: str = "aabb1111-0000-4000-8000-000000000001", **facts: Any
         ({"server": "/home/ada"}, False),
         ({"stop_wanted": True}, False),
         ({"is_ending": True}, False),
+        ({"kind": "run"}, False),
+        ({"kind": "up"}, False),
         ({"environment": "gone"}, False),
         ({"host": "gone"}, False),
         ({"config": "/other.toml"}, False),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import io
 import json
+import signal
 import subprocess
 import sys
 import token
@@ -14,17 +15,18 @@ from pathlib import Path
 import pytest
 
 from kernelbridge.hosts import bootstrap
+from kernelbridge.kernel.command.terminal import MODULE
 from kernelbridge.protocol.exit_codes import EXIT_OLD_PYTHON, OLD_PYTHON_SAYS
+from tests.made_relay import moved
 
 
 def test_no_word_of_a_user_stands_in_the_commands_that_the_host_can_see() -> None:
     assert bootstrap.boot_argv("python3")[:2] == ["python3", "-c"]
     assert bootstrap.bridge_argv("/opt/py")[:4] == ["/opt/py", "-I", "-S", "-c"]
-    for argv in (
-        bootstrap.boot_argv("python3"),
-        bootstrap.bridge_argv("python3"),
-        bootstrap.forward_argv("python3"),
-    ):
+    beside = bootstrap.beside_argv("/opt/py", "process.terminal")
+    assert beside[:4] == ["/opt/py", "-I", "-S", "-c"]
+    forward = bootstrap.forward_argv("python3")
+    for argv in (bootstrap.boot_argv("python3"), bootstrap.bridge_argv("python3"), beside, forward):
         compile(argv[argv.index("-c") + 1], "<argv>", "exec")
 
 
@@ -129,3 +131,37 @@ def test_an_order_names_gpus_and_what_ends_it_only_where_it_is_said() -> None:
     cards = {"ids": ["GPU-a"], "locks": "/locks"}
     said = json.loads(bootstrap.order_line("k1", spawn, {}, {}, gpus=cards, ends_with_stdin=True, environ={"A": "b"}))
     assert (said["gpus"], said["ends_with_stdin"], said["environ"]) == (cards, True, {"A": "b"})
+
+
+def test_a_program_beside_a_relay_is_one_of_the_relays_own_and_an_older_relay_has_none(tmp_path: Path) -> None:
+    (tmp_path / "kernelbridge_relay").symlink_to(Path(bootstrap.__file__).parents[1])
+    for module, has_ended_well in ((MODULE, True), ("process.of_tomorrow", False)):
+        words = moved(bootstrap.beside_argv(sys.executable, module), tmp_path)
+        ended = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True)
+        assert (ended.returncode == 0, ended.stdout) == (has_ended_well, b"")
+
+
+def test_an_order_for_a_users_command_has_its_words_as_they_are() -> None:
+    window = {"columns": 80, "rows": 24}
+    order = bootstrap.command_order(
+        launch=2, session="s", env={"A": "b"}, cwd="/w", argv=("sh", "-c", "{python}"), window=window, setup=["make"]
+    )
+    assert order == {
+        "do": "spawn",
+        "launch": 2,
+        "session": "s",
+        "argv": ["sh", "-c", "{python}"],
+        "env": {"A": "b"},
+        "cwd": "/w",
+        "needs": [],
+        "command": {"window": window, "waits": False},
+        "setup": ["make"],
+    }
+
+
+def test_without_a_command_the_container_waits_until_it_is_ended() -> None:
+    order = bootstrap.command_order(launch=1, session="s", env={}, cwd="", argv=(), window=None)
+    assert order["command"] == {"window": None, "waits": True}
+    *words, code = (word.replace("{python}", sys.executable) for word in order["argv"])
+    alarm = "import signal; signal.setitimer(signal.ITIMER_REAL, 0.02)\n"
+    assert subprocess.run([*words, alarm + code], timeout=20).returncode == -signal.SIGALRM

@@ -25,18 +25,22 @@ def test_all_our_label_keys_are_written_the_empty_ones_too() -> None:
         "kernelbridge.gpus": "",
         "kernelbridge.keep_exited": "",
         "kernelbridge.unsafe": "",
+        "kernelbridge.kind": "",
     }
 
 
 def test_labels_are_read_back_as_they_were_written() -> None:
-    whole = replace(LABELS, process="12@99", image="sha256:1", version="0.1", config="ab", gpus="GPU-1,GPU-2")
+    whole = replace(
+        LABELS, process="12@99", image="sha256:1", version="0.1", config="ab", gpus="GPU-1,GPU-2", kind="run"
+    )
     for name in (container_name(KERNEL_ID), f"/{container_name(KERNEL_ID)}"):
         assert parse_labels(name, {"team": "vision", **whole.to_dict()}) == whole
 
 
 def test_a_container_of_the_first_release_is_ours_without_what_came_later() -> None:
     name, labels = container_name(KERNEL_ID), LABELS.to_dict()
-    del labels["kernelbridge.birth"], labels["kernelbridge.python"], labels["kernelbridge.unsafe"]
+    for later in ("birth", "python", "unsafe", "kind"):
+        del labels[f"kernelbridge.{later}"]
     assert parse_labels(name, labels) == LABELS
     for key in set(labels) - {"kernelbridge.kernel"}:
         assert parse_labels(name, {other: value for other, value in labels.items() if other != key}) is None

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from kernelbridge.config.schema import Forward
 from kernelbridge.errors import LinkLost, StartTimeout
-from kernelbridge.kernel.request import ALWAYS_PASSED, deadline, launch_order
+from kernelbridge.kernel.request import ALWAYS_PASSED, RunCommand, deadline, launch_order
+from kernelbridge.protocol.terminal import WindowSize
 from tests.made_clock import MadeClock
-from tests.made_engines import launch_request
+from tests.made_engines import LAB, TWO, launch_request
 
 HERE = {"TOKEN": "hunter2", "LANG": "de", "PATH": "/bin", "HOME": "/home/ada", "AWS_KEY": "not asked for"}
 
@@ -102,3 +104,41 @@ def test_a_cell_finds_its_board_on_this_machine_where_its_port_has_the_same_numb
     assert env_of(forwards=(Forward(here=80, there=6006), Forward(here=5, there=5, is_raw=True))) == {}
     written = {"TENSORBOARD_PROXY_URL": "https://boards.lab/%PORT%/"}
     assert env_of(forwards=(Forward(here=6006, there=6006),), env=written) == written
+
+
+# -- a command in the place of a kernel
+
+
+def command_order(command: RunCommand, **keys: Any) -> dict[str, Any]:
+    return launch_order(replace(launch_request(**keys), command=command), launch=1, session="s")
+
+
+def test_a_command_is_ordered_with_its_words_its_folder_and_all_that_a_kernel_would_have() -> None:
+    order = command_order(RunCommand(argv=("ls", "-l")), workdir="/work", env={"A": "b"}, setup=("make it",))
+    assert (order["argv"], order["cwd"], order["env"], order["needs"]) == (["ls", "-l"], "/work", {"A": "b"}, [])
+    assert (order["setup"], order["command"]) == (["make it"], {"window": None, "waits": False})
+    assert command_order(RunCommand(argv=("ls",), folder="/mine"), workdir="/work")["cwd"] == "/mine"
+
+
+def test_a_container_that_waits_is_ordered_as_such() -> None:
+    assert command_order(RunCommand(), workdir="/work")["command"] == {"window": None, "waits": True}
+    assert [RunCommand().kind, RunCommand(argv=("ls",)).kind] == ["up", "run"]
+
+
+def test_a_command_on_a_terminal_is_told_its_size_and_kind_unless_the_environment_says_another() -> None:
+    shown = RunCommand(argv=("vim",), window=WindowSize(80, 24))
+    order = command_order(shown, environ={"TERM": "xterm-kitty"})
+    assert order["command"]["window"] == {"columns": 80, "rows": 24}
+    assert order["env"] == {"TERM": "xterm-kitty"}
+    assert command_order(shown, environ={"A": "b"})["env"] == {"TERM": "xterm-256color"}
+    assert command_order(shown, env={"TERM": "dumb"})["env"] == {"TERM": "dumb"}
+    assert command_order(RunCommand(argv=("ls",)), environ={"TERM": "xterm-kitty"})["env"] == {}
+
+
+def test_a_request_can_be_for_other_hosts_and_last_and_is_else_as_it_was() -> None:
+    asked = launch_request(workdir="/work")
+    changed = asked.changed(hosts=(TWO,), persist=True)
+    assert (changed.hosts, changed.environment.persist, changed.environment.workdir) == ((TWO,), True, "/work")
+    assert asked.changed(persist=True).hosts == (LAB,)
+    assert not asked.environment.persist
+    assert asked.changed(persist=False) == asked

@@ -17,6 +17,7 @@ from kernelbridge.protocol.handshake import (
     GpuLostEvent,
     GpuStatus,
     Hello,
+    InputEvent,
     LeftOutputEvent,
     MismatchedGpus,
     NoticeEvent,
@@ -75,6 +76,7 @@ EVENTS: list[tuple[RelayEvent, dict[str, Any]]] = [
         NoticeEvent(1, "refused", "/data", "Permission denied"),
         {"event": "notice", "launch": 1, "kind": "refused", "path": "/data", "reason": "Permission denied"},
     ),
+    (InputEvent(3, 1 << 40), {"event": "input", "launch": 3, "taken_bytes": 1 << 40}),
     (LeftOutputEvent(3, {"m1": [3, "x = 1"]}), {"event": "left_output", "launch": 3, "cells": {"m1": [3, "x = 1"]}}),
     (
         DroppedEvent(3, {}, 2, 70),

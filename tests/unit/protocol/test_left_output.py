@@ -147,3 +147,8 @@ def test_a_terminal_shows_the_text_and_names_the_rest() -> None:
     shown = (TITLE % "a cell") + "no end of line\n<Figure> (image/png)\nsomething to display (image/svg+xml)\n"
     assert plain(left.flush()) == shown
     assert plain([]) == ""
+
+
+def test_what_a_command_wrote_as_bytes_is_shown_behind_the_text() -> None:
+    parts = [*printed("text "), b"bytes \xff", b" and more\n"]
+    assert flushed(parts)[1:] == [stream("text bytes \N{REPLACEMENT CHARACTER} and more\n")]

@@ -1,11 +1,13 @@
 """relay/supervisor.py: what a relay says of its kernel, what it does when told, and what it ends with.
 
 In this process, with kernel processes that say nothing. Whole relays: test_gpu_lock.py, tests/real/test_comeback.py.
+Over 600 lines because it is one thing: each test is a script for the same relay.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -16,7 +18,7 @@ import pytest
 
 from kernelbridge.protocol import frames
 from kernelbridge.protocol.exit_codes import CLAIM_SECONDS, EXIT_CODES, UNJOINED_SECONDS, UNUSED_SECONDS
-from kernelbridge.protocol.frames import COMMAND, ORDERED, SHELL, Message
+from kernelbridge.protocol.frames import COMMAND, ORDERED, SHELL, STDIN, Message
 from kernelbridge.protocol.handshake import (
     ExitedEvent,
     FailedEvent,
@@ -29,6 +31,8 @@ from kernelbridge.protocol.handshake import (
 )
 from kernelbridge.relay import supervisor as supervisor_module
 from kernelbridge.relay.gpu_lock import GpuLocks
+from kernelbridge.relay.process import terminal
+from kernelbridge.relay.process.command_client import MOST_UNTAKEN_BYTES, CommandClient
 from kernelbridge.relay.supervisor import Supervisor
 from tests.rig.daemon import SLOW
 
@@ -48,7 +52,7 @@ class Scene:
         self.awake = 1000.0
         locks = GpuLocks(())
         locks.take()
-        self.relay = Supervisor({"kernel": "k1", "folder": str(folder), **more}, locks)
+        self.relay = Supervisor({"kernel": "k1", "folder": str(folder), "spawn": order(), **more}, locks)
 
     def close(self) -> None:
         if self.relay.process is not None:
@@ -68,6 +72,22 @@ class Scene:
             assert (lane, message.channel) == (ORDERED, frames.EVENT)
             found.append(event_from(json.loads(bytes(message.parts[0]))))
         return found
+
+    def outputs(self) -> list[Any]:
+        """What a command wrote since the last time, by topic, and the events between, in order."""
+        found: list[Any] = []
+        for lane, message in self._said():
+            assert lane == ORDERED
+            if message.channel == frames.EVENT:
+                found.append(event_from(json.loads(bytes(message.parts[0]))))
+            else:
+                found.append((bytes(message.parts[0]), bytes(message.parts[-1])))
+        return found
+
+    def deliver(self) -> None:
+        """Whoever is joined has taken all that was ever said."""
+        (said,) = frames.Decoder().feed(frames.acknowledgement(0, len(self._said())))
+        self.relay.stream.accept(said, time.monotonic())
 
     def _said(self) -> list[tuple[int, Message]]:
         came = frames.Decoder().feed(b"".join(self.relay.stream.outgoing(time.monotonic())))
@@ -443,3 +463,141 @@ def test_a_restart_while_the_entrypoint_runs_runs_it_anew_and_an_end_ends_it(mak
     assert scene.relay._own_children() == []
     scene.relay.step()
     assert scene.relay.process is None
+
+
+# -- a user's command in the place of a kernel
+
+
+def command(text: str, *, window: Any = None, waits: bool = False, **more: Any) -> dict[str, Any]:
+    return order(argv=["sh", "-c", text], command={"window": window, "waits": waits}, **more)
+
+
+def begun(make: Make, text: str, *, terms: Any = None, **more: Any) -> Scene:
+    """A relay that runs a command, and that somebody has joined."""
+    spawn = command(text, **more)
+    scene = make(spawn=spawn, terms=terms or {"persist": True})
+    scene.relay.spawn(spawn)
+    scene.relay.joined()
+    return scene
+
+
+def wrote(told: list[Any], topic: bytes = b"stream.stdout") -> bytes:
+    return b"".join(one[1] for one in told if one[0] == topic)
+
+
+def said(scene: Scene, data: bytes) -> None:
+    scene.relay.obey(Message(STDIN, 1, [data]))
+
+
+def test_a_commands_output_and_then_its_end_are_told_in_order(make: Make) -> None:
+    scene = begun(make, "echo one; echo two; exit 3")
+    assert (scene.relay.status().ready, scene.relay.status().state) == (True, "busy")
+    scene.step_until(lambda: scene.relay.process is None)
+    first, *between, last = scene.outputs()
+    assert first == ReadyEvent(1, {})
+    assert wrote(between) == b"one\ntwo\n"
+    assert isinstance(last, ExitedEvent)
+    assert (last.code, scene.relay.status().state) == (3, "exited")
+
+
+def test_a_command_gets_input_and_its_end(make: Make) -> None:
+    scene = begun(make, "cat; echo over")
+    said(scene, b"words ")
+    said(scene, b"")
+    scene.step_until(lambda: scene.relay.process is None)
+    assert wrote(scene.outputs()) == b"words over\n"
+
+
+def test_a_terminal_is_read_also_while_it_takes_no_input(make: Make) -> None:
+    size = {"columns": 80, "rows": 24}
+    scene = begun(make, "stty raw -echo; echo up; head -c 300000 /dev/zero; head -c 200000 | wc -c", window=size)
+    scene.step_until(lambda: "up" in scene.relay.log_text())
+    said(scene, b"x" * 200_000)
+    scene.step_until(lambda: scene.relay.process is None)
+    assert scene.relay.log_text().rstrip().endswith("200000")
+
+
+def test_a_command_hears_of_another_size_and_of_signals(make: Make) -> None:
+    size = {"columns": 80, "rows": 24}
+    text = "trap 'stty size' WINCH; trap 'exit 9' INT; echo up; while :; do sleep 0.01; done"
+    scene = begun(make, text, window=size)
+    scene.step_until(lambda: "up" in scene.relay.log_text())
+    scene.command(do="resize", window={"columns": 99, "rows": 11})
+    scene.step_until(lambda: "11 99" in scene.relay.log_text())
+    scene.command(do="signal", number=int(signal.SIGINT))
+    scene.step_until(lambda: scene.relay.process is None)
+    assert scene.relay.outcome is not None
+    assert scene.relay.outcome.code == 9
+    scene.command(do="resize", window={"columns": 99, "rows": 11})  # There is nothing to resize.
+
+
+def test_a_size_is_nothing_to_a_kernel(make: Make) -> None:
+    scene = make()
+    scene.relay.spawn(order())
+    scene.command(do="resize", window={"columns": 99, "rows": 11})
+    assert scene.relay.process is not None
+
+
+def test_a_command_that_cannot_be_started_says_why(make: Make) -> None:
+    spawn = {**command(""), "argv": ["no-such-command"]}
+    scene = make(spawn=spawn)
+    scene.relay.spawn(spawn)
+    (event,) = scene.events()
+    assert isinstance(event, FailedEvent)
+    assert "No such file or directory: 'no-such-command'" in event.reason
+
+
+def test_how_a_command_ended_is_kept_until_somebody_has_taken_it(make: Make) -> None:
+    scene = begun(make, "exit 5", terms={"lost_grace": 50.0})
+    scene.relay.left()
+    scene.step_until(lambda: scene.relay.process is None)
+    scene.later(100_000)
+    assert scene.relay.exit_code is None
+    assert scene.relay.status().undelivered_bytes > 0
+    scene.relay.joined()
+    scene.deliver()
+    scene.later(0)
+    assert scene.relay.status().undelivered_bytes == 0
+
+
+def test_a_command_waits_while_nobody_takes_its_output_and_is_read_on_when_nobody_is_there(make: Make) -> None:
+    scene = begun(make, "head -c 9000000 /dev/zero; echo over >&2")
+    # Somebody is joined, as far as descriptors tell; see server.py.
+    client = scene.relay.client
+    assert isinstance(client, CommandClient)
+    assert client.outputs(MOST_UNTAKEN_BYTES + 1, is_joined=True) == ([], [])
+    scene.step_until(lambda: scene.relay.process is None)
+    assert "over\n" in scene.relay.log_text()
+
+
+def test_a_container_that_waits_is_idle_until_somebody_works_in_it(make: Make, tmp_path: Path) -> None:
+    scene = begun(make, "sleep 600", waits=True, terms={"persist": True, "idle_timeout": 50.0})
+    assert (scene.relay.status().ready, scene.relay.status().state) == (True, "idle")
+    held = terminal.hold_lock(str(tmp_path))
+    assert held is not None
+    scene.relay.goodbye(Goodbye(end=False))
+    for _ in range(5):
+        scene.later(40)
+    assert scene.relay.process is not None
+    os.close(held[0])
+    for _ in range(3):
+        scene.later(40)
+    assert scene.relay.process is None
+    assert scene.relay.outcome is not None
+    assert scene.relay.outcome.why == "idle_timeout"
+
+
+def test_a_command_counts_as_used_and_runs_on_when_who_started_it_goes(make: Make) -> None:
+    scene = begun(make, "sleep 600")
+    assert scene.relay.status().used
+    scene.relay.left()
+    scene.later(100_000)
+    assert scene.relay.process is not None
+
+
+def test_a_setup_comes_before_a_command_that_is_ready_after_it(make: Make) -> None:
+    scene = begun(make, "echo done", setup=["echo making"])
+    assert not scene.relay.status().ready
+    scene.step_until(lambda: scene.relay.process is None)
+    told = scene.outputs()
+    assert (wrote(told), wrote(told, b"stream.stderr")) == (b"done\n", b"making\n")

@@ -6,9 +6,9 @@ import json
 
 from tests.fakes import FakeFleet, row
 from tests.printed import lines_of
-from tests.unit.cli.conftest import Call, Ended
 from tests.unit.cli.commands.test_images import image_row
 from tests.unit.cli.commands.test_kernels import FIRST, REFUSED, SECOND
+from tests.unit.cli.conftest import Call, Ended
 
 
 def test_clean_removes_what_nobody_uses(call: Call, fleet: FakeFleet) -> None:

@@ -8,8 +8,8 @@ from typing import Any
 
 from kernelbridge.fleet.images import ImageRow
 from tests.fakes import FakeFleet, row
-from tests.unit.cli.conftest import Call, Ended
 from tests.unit.cli.commands.test_kernels import FIRST, REFUSED
+from tests.unit.cli.conftest import Call, Ended
 
 
 def image_row(name: str, **facts: Any) -> ImageRow:

@@ -102,6 +102,7 @@ def test_ps_as_json_has_every_fact(call: Call, fleet: FakeFleet) -> None:
         "container": "",
         "also_on": [],
         "is_unsafe": False,
+        "kind": "",
     }
     assert whole["kernels"][1]["gpus"] == []
     assert whole["problems"] == [{"sentence": REFUSED.sentence, "remedy": REFUSED.remedy, "exit_code": 20}]

@@ -75,6 +75,9 @@ class Start:
         )
         self.placement = Placement(asked, self.services, session="s", image_known=lambda *_: None)
         self.housing = WorkloadHandle(asked, late_seconds=0)
+        # To which hosts the workspace was brought, and whether there is one.
+        self.brought: list[str] = []
+        self.has_workspace = False
 
     def _labels(self, asked: LaunchRequest, gpu_ids: Sequence[str]) -> Labels:
         return Labels(kernel=asked.kernel_id, environment="torch", owner="m", gpus=",".join(gpu_ids))
@@ -103,8 +106,14 @@ class Start:
             say=self.said.append,
             tell=self.said.append,
             join=self.join,
+            bring=self.bring,
         )
         await launcher.launch()
+
+    async def bring(self, host: Host) -> bool:
+        """The workspace; there is none in most tests."""
+        self.brought.append(host.name)
+        return self.has_workspace
 
     @property
     def tries(self) -> list[str]:

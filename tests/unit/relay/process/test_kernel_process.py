@@ -6,11 +6,13 @@ import json
 import os
 import select
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from kernelbridge.protocol import terminal
 from kernelbridge.protocol.handshake import ExitedEvent
 from kernelbridge.relay.process import kernel_process
 from kernelbridge.relay.process.kernel_process import KernelProcess, Ring
@@ -29,7 +31,7 @@ def folder(tmp_path: Path) -> str:
 def ended(process: KernelProcess) -> ExitedEvent:
     """How it ended; the relay's loop reads its output meanwhile."""
     while process.popen.poll() is None:
-        select.select([process.output], [], [], 1)
+        select.select(process.outputs, [], [], 1 if process.outputs else 0.01)
         process.read_output()
     outcome = process.outcome()
     process.close()
@@ -201,3 +203,85 @@ def test_a_folder_that_its_user_may_not_enter_is_named_and_the_home_is_instead(
     ended(process)
     assert process.ring.text().strip() == os.path.realpath(folder)
     assert process.moved == (f"{folder}/gone", folder)
+
+
+# -- a user's command in a kernel's place
+
+
+def command(text: str, *, window: dict[str, int] | None = None, **facts: Any) -> dict[str, Any]:
+    return {"argv": ["sh", "-c", text, "{python}"], "session": "s1", "command": {"window": window}, **facts}
+
+
+def written(process: KernelProcess) -> dict[int, bytes]:
+    """What it writes from now on, by kind."""
+    pieces = {terminal.OUTPUT: b"", terminal.ERRORS: b""}
+
+    def take(kind: int, piece: bytes) -> None:
+        pieces[kind] += piece
+
+    process.written = take
+    return pieces
+
+
+def test_a_commands_words_are_its_users_and_its_outputs_are_told_apart(folder: str) -> None:
+    process = KernelProcess(1, folder, command('echo "$0"; echo trouble >&2; exit 3'), Ring(), scratch=folder)
+    pieces = written(process)
+    assert ended(process).code == 3
+    assert pieces == {terminal.OUTPUT: b"{python}\n", terminal.ERRORS: b"trouble\n"}
+    assert sorted(process.ring.text().split()) == ["trouble", "{python}"]
+
+
+def test_what_waits_is_a_command_of_ours_whose_words_are_filled_in(folder: str) -> None:
+    argv = ["{python}", "-c", "print('waits')"]
+    order = {"argv": argv, "session": "s1", "command": {"window": None, "waits": True}}
+    process = KernelProcess(1, folder, order, Ring(), scratch=folder)
+    assert ended(process).code == 0
+    assert process.ring.text() == "waits\n"
+
+
+def test_a_command_has_a_terminal_where_one_is_asked_for(folder: str) -> None:
+    window = {"columns": 100, "rows": 40}
+    process = KernelProcess(1, folder, command("stty size", window=window), Ring(), scratch=folder)
+    pieces = written(process)
+    assert ended(process).code == 0
+    assert pieces[terminal.OUTPUT] == b"40 100\r\n"
+
+
+def test_a_setup_comes_before_a_command_and_takes_neither_its_input_nor_its_output(folder: str) -> None:
+    order = command("cat", setup=["echo making", "cat"])
+    process = KernelProcess(1, folder, order, Ring(), scratch=folder)
+    pieces = written(process)
+    assert process.pipes is not None
+    process.pipes.feed(b"input")
+    process.pipes.end_input()
+    assert ended(process).code == 0
+    assert pieces == {terminal.OUTPUT: b"input", terminal.ERRORS: b"making\n"}
+
+
+def test_other_programs_find_the_process_by_its_number(folder: str, tmp_path: Path) -> None:
+    for order_of in (command, order):
+        process = KernelProcess(len(list(tmp_path.iterdir())), folder, order_of("exit"), Ring(), scratch=folder)
+        assert (tmp_path / "kernel.pid").read_text() == str(process.popen.pid)
+        ended(process)
+
+
+def test_the_end_of_a_command_is_known_although_what_it_left_writes_for_ever(folder: str) -> None:
+    process = KernelProcess(1, folder, command("yes & exit 4"), Ring(), scratch=folder)
+    # Whoever takes its output has something to do with it: meanwhile there is more.
+    process.written = lambda kind, piece: time.sleep(0.002)
+    process.popen.wait()
+    wait_until(lambda: process.read_output() and process.ring.added_bytes > 0, "what it left behind", 10)
+    before_bytes = process.ring.added_bytes
+    outcome = process.outcome()
+    assert process.ring.added_bytes - before_bytes < kernel_process.MOST_LAST_BYTES + 2 * 65536
+    process.close()
+    assert outcome is not None
+    assert outcome.code == 4
+
+
+def test_a_command_that_cannot_be_started_leaves_nothing_open(folder: str) -> None:
+    before = set(Path("/proc/self/fd").iterdir())
+    order = {**command("", window={"columns": 80, "rows": 24}), "argv": ["/nowhere/command"]}
+    with pytest.raises(FileNotFoundError):
+        KernelProcess(1, folder, order, Ring(), scratch=folder)
+    assert set(Path("/proc/self/fd").iterdir()) == before

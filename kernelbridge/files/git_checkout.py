@@ -1,0 +1,50 @@
+"""Write a git revision of a project into a folder of its own; the project's files, index and HEAD stay as they are."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+from kernelbridge.errors import KernelBridgeError
+
+GIT_SECONDS = 600.0
+
+
+def check_out(root: Path, revision: str, into: Path) -> str:
+    """Write the files of a revision into an empty or missing folder; return its commit. Raises KernelBridgeError."""
+    commit = _git(root, ["rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}"]).strip()
+    if not commit:
+        raise KernelBridgeError(f"{root} has no git revision {revision!r}.", "`git branch --all` lists the branches.")
+    into.mkdir(mode=0o700, parents=True, exist_ok=True)
+    index = into.with_name(f"{into.name}.index")
+    environ = {**os.environ, "GIT_INDEX_FILE": str(index)}
+    try:
+        _git(root, ["read-tree", commit], environ=environ)
+        _git(root, ["checkout-index", "--all", "--force", f"--prefix={into}{os.sep}"], environ=environ)
+    finally:
+        index.unlink(missing_ok=True)
+    return commit
+
+
+def _git(root: Path, words: list[str], *, environ: dict[str, str] | None = None) -> str:
+    """Run git in a project; return what it prints, nothing where it finds no such revision."""
+    remedy = "Run it in a git repository, or without `--git`."
+    try:
+        done = subprocess.run(  # noqa: S603 - the words are ours, and a revision that cannot be an option
+            ["git", "-C", str(root), *words],  # noqa: S607 - the user's own git
+            env=environ,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=GIT_SECONDS,
+            check=False,
+        )
+    except FileNotFoundError as exc:
+        raise KernelBridgeError("There is no git on this machine.", "Install it, or leave `--git` out.") from exc
+    except subprocess.TimeoutExpired as exc:
+        raise KernelBridgeError(f"git in {root} took longer than {GIT_SECONDS:g} s.", remedy) from exc
+    if done.returncode and (done.stderr.strip() or "rev-parse" not in words):
+        raise KernelBridgeError(f"git in {root}: {done.stderr.strip()}.", remedy)
+    return done.stdout

@@ -1,0 +1,334 @@
+"""cli/commands/run.py: a command, or a container that waits, in the place of a kernel; and joining one that runs."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kernelbridge.cli.commands import run
+from kernelbridge.config.schema import Config, Host
+from kernelbridge.errors import CommandNotRun, KernelEnded, KernelHeld, UnknownHost
+from kernelbridge.protocol import terminal
+from kernelbridge.protocol.terminal import WindowSize
+from tests.fakes import row
+from tests.made_runs import RunFleet, Script
+from tests.rig.daemon import wait_until
+from tests.unit.cli.commands.conftest import Feed, Shell
+from tests.unit.cli.conftest import Call
+
+FIRST, SECOND = "aabb1111-0000-4000-8000-000000000001", "ccdd2222-0000-4000-8000-000000000002"
+HELD = KernelHeld(kernel="aabb1111-000", host="lab", who="bob@desk", since="12:00")
+OUTPUT = (terminal.OUTPUT, b"out\n")
+
+
+@pytest.fixture
+def fleet(run_fleet: RunFleet) -> RunFleet:
+    return run_fleet
+
+
+@pytest.fixture
+def call(run_call: Call) -> Call:
+    return run_call
+
+
+@contextmanager
+def meanwhile(claim: Callable[[], bool], act: Callable[[], object]) -> Iterator[None]:
+    """Do something as soon as the call has come so far."""
+
+    def wait_and_act() -> None:
+        wait_until(claim, "the call to come so far", 20)
+        act()
+
+    thread = threading.Thread(target=wait_and_act)
+    thread.start()
+    yield
+    thread.join()
+
+
+def kill(number: int) -> Callable[[], None]:
+    return lambda: os.kill(os.getpid(), number)
+
+
+# -- run
+
+
+def test_a_command_has_both_outputs_and_its_exit_code_and_leaves_nothing(
+    call: Call, fleet: RunFleet, feed: Feed
+) -> None:
+    feed(b"")
+    fleet.script = Script(writes=[OUTPUT, (terminal.ERRORS, b"err\n")], code=3, progress=["lab: pulling"])
+    ended = call("run", "pytorch", "--", "train", "--fast")
+    assert (ended.code, ended.out, ended.err) == (3, "out\n", "err\n")
+    assert fleet.script.steps[0] == "start"
+    assert fleet.script.steps[-1] == "remove"
+    request = fleet.request
+    assert request is not None
+    assert request.command is not None
+    assert (request.command.argv, request.command.window, request.command.folder) == (("train", "--fast"), None, "")
+    assert (request.title, request.environment.persist, request.environ["TERM"]) == ("train --fast", True, "made-up")
+    assert [host.name for host in request.hosts] == ["lab"]
+    assert len(request.kernel_id) == 36
+    assert fleet.is_closed
+
+
+def test_options_behind_the_environment_are_the_commands(call: Call, fleet: RunFleet, feed: Feed) -> None:
+    feed(b"")
+    assert call("run", "-w", "/data", "pytorch", "python", "-d", "--host", "x", "--help").code == 0
+    assert fleet.request is not None
+    assert fleet.request.command is not None
+    assert fleet.request.command.argv == ("python", "-d", "--host", "x", "--help")
+    assert (fleet.request.command.folder, [host.name for host in fleet.request.hosts]) == ("/data", ["lab"])
+
+
+def test_without_a_command_there_is_none_to_run(call: Call, fleet: RunFleet) -> None:
+    for words in (("run", "pytorch"), ("run", "pytorch", "--"), ("run",)):
+        assert call(*words).code == 2
+    assert fleet.request is None
+
+
+def test_an_environment_or_a_host_that_is_not_there_is_named(call: Call, fleet: RunFleet) -> None:
+    assert call("run", "jax", "true").code == 12
+    ended = call("run", "--host", "tow", "pytorch", "true")
+    assert ended.code == UnknownHost.exit_code
+    assert "two" in ended.err
+    assert fleet.request is None
+
+
+def test_a_host_is_taken_by_its_name_and_this_machine_needs_no_entry(call: Call, fleet: RunFleet, feed: Feed) -> None:
+    for name in ("two", "local"):
+        feed(b"")
+        assert call("run", "--host", name, "pytorch", "true").code == 0
+        assert fleet.request is not None
+        assert [host.name for host in fleet.request.hosts] == [name]
+        assert fleet.request.hosts[0].ssh == name
+
+
+def test_a_host_of_the_config_that_is_named_local_is_that_one(tmp_path: Path) -> None:
+    mine = Host(name="local", ssh="lab")
+    loaded = Config(path=tmp_path, hosts={"local": mine}, environments={})
+    assert run.host_named(loaded, "local") is mine
+    with pytest.raises(UnknownHost):
+        run.host_named(loaded, "lab")
+
+
+def test_a_title_is_short_and_harmless(call: Call, fleet: RunFleet, feed: Feed) -> None:
+    feed(b"")
+    assert call("run", "pytorch", "sh", "-c", "\x1b]0;x\x07" + "y" * 100).code == 0
+    assert fleet.request is not None
+    assert len(fleet.request.title) == run.TITLE_LENGTH
+    assert fleet.request.title.isprintable()
+    assert fleet.request.title.startswith("sh -c '?]0;x?yyy")
+
+
+def test_input_goes_to_the_command_with_its_end(call: Call, fleet: RunFleet, feed: Feed) -> None:
+    feed(b"words")
+    fleet.script = Script(code=None, ends_with_input=True)
+    assert call("run", "pytorch", "wc", "-c").code == 5
+    assert fleet.script.inputs == [b"words"]
+
+
+def test_a_start_that_fails_says_why(call: Call, fleet: RunFleet) -> None:
+    fleet.script = Script(start_failure=CommandNotRun(host="lab", reason="trian: No such file or directory"))
+    ended = call("run", "pytorch", "trian")
+    assert (ended.code, ended.out) == (93, "")
+    assert ended.err.startswith("lab: the command could not be run: trian")
+
+
+def test_what_is_said_of_a_run_stands_on_lines_of_stderr(call: Call, fleet: RunFleet, feed: Feed) -> None:
+    feed(b"")
+    fleet.script = Script(tells=["lab can be reached again.", "a \x1b[31mred\x07 word"], writes=[OUTPUT])
+    ended = call("run", "pytorch", "true")
+    assert ended.out == "out\n"
+    assert ended.err == "kernelbridge: lab can be reached again.\nkernelbridge: a ?[31mred? word\n"
+
+
+def test_ctrl_c_while_it_starts_leaves_nothing(call: Call, fleet: RunFleet) -> None:
+    fleet.script = Script(never_starts=True)
+    with meanwhile(lambda: "start" in fleet.script.log, kill(signal.SIGINT)):
+        assert call("run", "pytorch", "true").code == 130
+    assert fleet.script.steps == ["start", "remove"]
+
+
+def test_ctrl_c_is_the_commands_while_it_runs(call: Call, fleet: RunFleet, feed: Feed) -> None:
+    feed(b"")
+    fleet.script = Script(code=None)
+    with meanwhile(lambda: "end of input" in fleet.script.log, kill(signal.SIGINT)):
+        assert call("run", "pytorch", "sleep", "60").code == 130
+    assert "signal 2" in fleet.script.log
+    assert fleet.script.steps[-1] == "remove"
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
+def test_a_closed_terminal_leaves_the_command_running(call: Call, fleet: RunFleet, feed: Feed, name: str) -> None:
+    feed(b"")
+    fleet.script = Script(code=None)
+    number = getattr(signal, name)
+    before = signal.getsignal(number)
+    with meanwhile(lambda: "end of input" in fleet.script.log, kill(number)):
+        ended = call("run", "pytorch", "sleep", "60")
+    assert ended.code == 0
+    assert fleet.request is not None
+    assert ended.err == f"The command runs on: `kernelbridge attach {fleet.request.kernel_id[:12]}`.\n"
+    assert fleet.script.steps[-1] == "detach"
+    assert signal.getsignal(number) is before
+
+
+def test_a_command_that_was_ended_by_a_limit_is_left_for_its_log(call: Call, fleet: RunFleet, feed: Feed) -> None:
+    feed(b"")
+    failure = KernelEnded(environment="pytorch", host="lab", how="was removed by another program")
+    fleet.script = Script(writes=[OUTPUT], failure=failure)
+    ended = call("run", "pytorch", "true")
+    assert (ended.code, ended.out) == (failure.exit_code, "out\n")
+    assert fleet.script.steps[-1] == "detach"
+
+
+def test_whoever_sits_at_a_terminal_gives_the_command_one(
+    call: Call, fleet: RunFleet, sits_at_a_terminal: Shell
+) -> None:
+    fleet.script = Script(code=None, tells=["lab can be reached again."])
+
+    def type_and_end() -> None:
+        os.write(sits_at_a_terminal.master, b"q")
+        wait_until(lambda: fleet.script.inputs == [b"q"], "the key", 20)
+        fleet.submit(_ended(fleet.script, 4)).result(5)
+
+    with meanwhile(lambda: "runs" in fleet.script.log, type_and_end):
+        ended = call("run", "pytorch", "vim")
+    assert ended.code == 4
+    assert "kernelbridge: lab can be reached again.\r\n" in ended.err, "a raw terminal needs the return, too"
+    assert fleet.request is not None
+    assert fleet.request.command is not None
+    assert fleet.request.command.window == WindowSize(111, 33)
+    assert "resize 111 33" in fleet.script.log, "it may have changed while it started"
+
+
+async def _ended(script: Script, code: int) -> None:
+    script.end(code)
+
+
+def test_a_run_that_is_left_at_once_prints_its_id_and_has_no_terminal(
+    call: Call, fleet: RunFleet, sits_at_a_terminal: Shell
+) -> None:
+    ended = call("run", "-d", "pytorch", "train")
+    assert fleet.request is not None
+    assert fleet.request.command is not None
+    assert (ended.code, ended.out) == (0, f"{fleet.request.kernel_id}\n")
+    assert fleet.request.command.window is None
+    assert fleet.script.steps == ["start", "detach"]
+    assert call("run", "-d", "-t", "pytorch", "train").code == 0
+    assert fleet.request.command.window is not None
+
+
+# -- up
+
+
+def test_an_environment_is_up_once(call: Call, fleet: RunFleet) -> None:
+    first = call("up", "pytorch")
+    assert fleet.request is not None
+    assert fleet.request.command is not None
+    assert (first.code, first.out) == (0, f"{fleet.request.kernel_id}\n")
+    assert (fleet.request.command.kind, fleet.request.title, fleet.request.environment.persist) == ("up", "up", True)
+    assert fleet.script.steps == ["start", "detach"]
+    fleet.rows = [row(FIRST, kind="up")]
+    again = call("up", "pytorch")
+    assert (again.code, again.out) == (0, f"{FIRST}\n")
+    assert again.err == "pytorch is up on lab already.\n"
+    assert fleet.script.steps == ["start", "detach"]
+
+
+def test_one_on_another_host_is_another_one(call: Call, fleet: RunFleet) -> None:
+    fleet.rows = [row(FIRST, kind="up")]
+    ended = call("up", "pytorch", "--host", "two")
+    assert fleet.request is not None
+    assert (ended.out, [host.name for host in fleet.request.hosts]) == (f"{fleet.request.kernel_id}\n", ["two"])
+
+
+def test_an_environment_that_is_not_there_cannot_be_up(call: Call, fleet: RunFleet) -> None:
+    fleet.rows = [row(FIRST, kind="up", environment="jax")]
+    assert call("up", "jax").code == 12
+
+
+@pytest.mark.parametrize(
+    ("facts", "host", "found"),
+    [
+        ({}, "", True),
+        ({"state": "busy"}, "lab", True),
+        ({}, "two", False),
+        ({"kind": "run"}, "", False),
+        ({"kind": ""}, "", False),
+        ({"environment": "jax"}, "", False),
+        ({"is_ours": False}, "", False),
+        ({"state": "exited"}, "", False),
+        ({"state": "unknown"}, "", False),
+        ({"state": "starting"}, "", False),
+    ],
+)
+def test_what_is_up_is_this_machines_own_container_that_runs(facts: dict[str, Any], host: str, found: bool) -> None:
+    assert run.is_up(row(FIRST, **{"kind": "up", **facts}), "pytorch", host) == found
+
+
+# -- attach
+
+
+def test_a_run_is_joined_where_it_is_and_its_end_is_its_exit_code(call: Call, fleet: RunFleet, feed: Feed) -> None:
+    feed(b"")
+    fleet.rows = [row(FIRST, kind="run", title="train", host="two")]
+    fleet.script = Script(writes=[OUTPUT], code=5)
+    ended = call("attach", "aabb")
+    assert (ended.code, ended.out, ended.err) == (5, "out\n", "")
+    assert (fleet.script.steps[0], fleet.script.steps[-1]) == ("join on two", "remove")
+    assert fleet.request is not None
+    assert (fleet.request.kernel_id, fleet.request.title) == (FIRST, "train")
+    assert fleet.request.environment.persist
+
+
+def test_a_run_that_another_holds_stays_with_it_unless_it_is_taken(call: Call, fleet: RunFleet, feed: Feed) -> None:
+    feed(b"")
+    fleet.rows = [row(FIRST, kind="run", link="held", held_by="bob@desk")]
+    fleet.script = Script(start_failure=HELD)
+    ended = call("attach", "aabb")
+    assert (ended.code, ended.err.splitlines()[0]) == (56, HELD.sentence)
+    assert fleet.script.steps == ["join on lab", "detach"]
+    fleet.script = Script()
+    assert call("attach", "aabb", "--take").code == 0
+    assert fleet.script.steps[0] == "join on lab, taking it"
+
+
+def test_a_container_that_waits_is_not_joined_and_a_shell_in_it_is_named(call: Call, fleet: RunFleet) -> None:
+    fleet.rows = [row(FIRST, kind="up")]
+    ended = call("attach", "aabb")
+    assert (ended.code, fleet.request) == (1, None)
+    assert "kernelbridge shell aabb1111-000" in ended.err
+
+
+def test_without_an_id_a_run_that_nobody_holds_is_meant_and_no_container_that_waits(
+    call: Call, fleet: RunFleet, feed: Feed
+) -> None:
+    feed(b"")
+    fleet.rows = [row(FIRST, kind="run", link="detached"), row(SECOND, kind="up", link="detached")]
+    assert call("attach").code == 0
+    assert fleet.request is not None
+    assert fleet.request.kernel_id == FIRST
+
+
+# -- waiting
+
+
+def test_a_result_that_is_a_timeout_of_its_own_is_raised() -> None:
+    late: Future[int] = Future()
+    late.set_exception(TimeoutError("its own"))
+    with pytest.raises(TimeoutError, match="its own"):
+        run.result(late)
+    done: Future[int] = Future()
+    done.set_result(3)
+    assert run.result(done) == 3
