@@ -1,4 +1,7 @@
-"""errors.py: every sentence says what failed and where, its remedy what to do next. Those of GPUs: gpu_error_rows."""
+"""errors.py: every sentence says what failed and where, its remedy what to do next. Those of GPUs: gpu_error_rows.
+
+All others stand in one table.
+"""
 
 from __future__ import annotations
 
