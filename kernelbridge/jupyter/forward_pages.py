@@ -41,7 +41,7 @@ _MOST_BODY_BYTES = 1 << 62
 PortOf = Callable[[str, int], tuple[str, int] | None]
 
 
-class _Answer(HTTPMessageDelegate):
+class _PageAnswer(HTTPMessageDelegate):
     """Takes the program's answer and passes it on as it comes."""
 
     def __init__(self, page: ForwardedPage, upstream: HTTP1Connection) -> None:
@@ -231,7 +231,7 @@ class ForwardedPage(JupyterHandler):
     async def _pass(self, *_: str) -> None:
         """Called by tornado when the request is there as a whole."""
         assert self._upstream is not None
-        answer = _Answer(self, self._upstream)
+        answer = _PageAnswer(self, self._upstream)
         with suppress(StreamClosedError):
             self._upstream.finish()
         await self._upstream.read_response(answer)
