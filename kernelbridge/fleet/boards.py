@@ -71,7 +71,7 @@ class Board:
 
     async def _run_once(self, port: int, told: str, ready: Callable[[str], None]) -> str:
         """Run it until the link is lost; return the address that was told. Raises BoardFailed and others."""
-        output = _Output()
+        output = _BoardOutput()
         workload = await self._address.workload()
         argv = (workload.python, "-c", _PROGRAM, str(port), self._folder)
         request = CommandRequest(argv=argv)
@@ -92,7 +92,7 @@ class Board:
             raise BoardFailed(kernel=self._forwards.kernel, reason=output.last_words or f"exit code {code}")
         return told
 
-    async def _answering(self, output: _Output, port: int) -> str:
+    async def _answering(self, output: _BoardOutput, port: int) -> str:
         """Return its address here as soon as it answers. Raises BoardFailed where that takes too long."""
         try:
             async with asyncio.timeout(_ANSWER_SECONDS):
@@ -117,7 +117,7 @@ async def _end_of(command: Terminal) -> int | None:
         return None
 
 
-class _Output:
+class _BoardOutput:
     """What it writes: its port, and its last words."""
 
     def __init__(self) -> None:

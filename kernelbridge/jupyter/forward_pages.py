@@ -19,6 +19,7 @@ from tornado.httputil import HTTPHeaders, HTTPMessageDelegate, RequestStartLine,
 from tornado.iostream import IOStream, StreamClosedError
 from tornado.tcpclient import TCPClient
 
+from kernelbridge.hosts.forwards.port_forwards import LOOPBACK_ADDRESS
 from kernelbridge.jupyter import forwarded_http
 from kernelbridge.jupyter.forwarded_http import (
     NULL_ORIGIN,
@@ -32,7 +33,6 @@ from kernelbridge.jupyter.forwarded_http import (
     pass_of,
 )
 
-LOOPBACK = "127.0.0.1"
 _CHUNK_BYTES = 64 * 1024
 # Bodies are passed on piece by piece: none is too long.
 _MOST_BODY_BYTES = 1 << 62
@@ -41,7 +41,7 @@ _MOST_BODY_BYTES = 1 << 62
 PortOf = Callable[[str, int], tuple[str, int] | None]
 
 
-class _Answer(HTTPMessageDelegate):
+class _PageAnswer(HTTPMessageDelegate):
     """Takes the program's answer and passes it on as it comes."""
 
     def __init__(self, page: ForwardedPage, upstream: HTTP1Connection) -> None:
@@ -117,7 +117,7 @@ class ForwardedPage(JupyterHandler):
             return
         if address is None or found is None:
             raise web.HTTPError(404, "No kernel of this server has such a port in `forwards` of its environment.")
-        self._address, self._authority = address, f"{LOOPBACK}:{found[1]}"
+        self._address, self._authority = address, f"{LOOPBACK_ADDRESS}:{found[1]}"
         if address.given_pass != wanted and not self._is_for_program(address):
             self._lead_to_page(address, wanted)
         elif self._is_preflight:
@@ -195,7 +195,7 @@ class ForwardedPage(JupyterHandler):
 
     async def _send_head(self, port: int) -> None:
         try:
-            stream = await TCPClient().connect(LOOPBACK, port)
+            stream = await TCPClient().connect(LOOPBACK_ADDRESS, port)
         except OSError as exc:
             raise web.HTTPError(502, f"The forward is gone: {exc}") from exc
         set_limit: Any = getattr(self.request.connection, "set_max_body_size", None)
@@ -231,7 +231,7 @@ class ForwardedPage(JupyterHandler):
     async def _pass(self, *_: str) -> None:
         """Called by tornado when the request is there as a whole."""
         assert self._upstream is not None
-        answer = _Answer(self, self._upstream)
+        answer = _PageAnswer(self, self._upstream)
         with suppress(StreamClosedError):
             self._upstream.finish()
         await self._upstream.read_response(answer)
@@ -275,7 +275,8 @@ class ForwardedPage(JupyterHandler):
 
     def _is_insertable(self, start_line: ResponseStartLine, told: dict[str, str]) -> bool:
         """Whether an answer is a page, as a whole and not packed."""
-        is_page = told.get("content-type", "").lower().startswith("text/html") and "content-encoding" not in told
+        is_packed = told.get("content-encoding", "identity") != "identity"
+        is_page = told.get("content-type", "").lower().startswith("text/html") and not is_packed
         is_whole = start_line.code not in (204, 206, 304) and self.request.method != "HEAD"
         return is_page and is_whole and forwarded_http.is_for_page(self.request.headers)
 

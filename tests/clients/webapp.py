@@ -36,6 +36,7 @@ class Any(tornado.web.RequestHandler):
         pass
 class Page(Any):
     def get(self):
+        self.set_header("Content-Encoding", "identity")  # As TensorBoard says.
         self.write(PAGE)
 class Script(Any):
     def get(self):

@@ -150,3 +150,21 @@ def test_jupyterlabs_debugger_stops_in_the_projects_module_under_the_containers_
         assert "value = 41" in kernel.debug("source", source={"path": module})["body"]["content"]
         kernel.debug("continue", threadId=thread)
         kernel.debug("disconnect", restart=False)
+
+
+def test_a_workspace_is_pushed_compared_and_pulled_without_a_kernel(
+    rig: Rig, bridge_env: Laptop, project: Path
+) -> None:
+    bridge_env.write_environment(rig.image, workspace=".")
+    compared = kernelbridge_in(project, bridge_env, "files", "status")
+    assert "to push: pkg/model.py\n" in compared.out, compared.err
+    pushed = kernelbridge_in(project, bridge_env, "files", "push")
+    assert (pushed.code, pushed.err) == (0, "")
+    assert "are in step" in kernelbridge_in(project, bridge_env, "files", "status").out
+    script = "import pathlib; pathlib.Path('made.txt').write_text('there'); pathlib.Path('pkg/model.py').write_text('new')"
+    assert kernelbridge_in(project, bridge_env, "run", "test", "--", "python", "-c", script).code == 0
+    assert not (project / "made.txt").exists()
+    told = kernelbridge_in(project, bridge_env, "files", "status").out
+    assert told == "to pull: made.txt\nto pull: pkg/model.py\n"
+    assert kernelbridge_in(project, bridge_env, "files", "pull").code == 0
+    assert ((project / "made.txt").read_text(), (project / "pkg" / "model.py").read_text()) == ("there", "new")

@@ -1,4 +1,7 @@
-"""errors.py: every sentence says what failed and where, its remedy what to do next. Those of GPUs: gpu_error_rows."""
+"""errors.py: every sentence says what failed and where, its remedy what to do next. Those of GPUs: gpu_error_rows.
+
+All others stand in one table.
+"""
 
 from __future__ import annotations
 
@@ -447,18 +450,6 @@ TABLE: list[tuple[KernelBridgeError, int, str, str]] = [
         "Add `RUN pip install ipykernel` to the image, or let `pip` on this machine reach its index.",
     ),
     (
-        CommandNotRun(host="lab", reason="pythno: No such file or directory"),
-        93,
-        "lab: the command could not be run: pythno: No such file or directory.",
-        "Check the command's name and the folder; `kernelbridge shell` shows what the container has.",
-    ),
-    (
-        CommandNotRun.of_old_relay(host="lab"),
-        93,
-        "lab: the command could not be run: its container was started by an older kernelbridge, or has just ended.",
-        "Start the kernel anew, and try again.",
-    ),
-    (
         BoardFailed(kernel="aabb1111 on lab", reason="No module named tensorboard"),
         95,
         "TensorBoard in the container of the kernel aabb1111 on lab ended (No module named tensorboard).",
@@ -469,6 +460,18 @@ TABLE: list[tuple[KernelBridgeError, int, str, str]] = [
         94,
         "The ports of the kernel aabb1111 cannot be reached (lab does not answer).",
         "Try again; `kernelbridge ps` says whether the kernel runs and its host answers.",
+    ),
+    (
+        CommandNotRun(host="lab", reason="pythno: No such file or directory"),
+        93,
+        "lab: the command could not be run: pythno: No such file or directory.",
+        "Check the command's name and the folder; `kernelbridge shell` shows what the container has.",
+    ),
+    (
+        CommandNotRun.of_old_relay(host="lab"),
+        93,
+        "lab: the command could not be run: its container was started by an older kernelbridge, or has just ended.",
+        "Start the kernel anew, and try again.",
     ),
     (
         KernelTaken(environment="pytorch", host="lab", who="ada@desk"),

@@ -64,9 +64,7 @@ DOCKER = {"docker", "requests", "urllib3", "charset_normalizer", "chardet", "idn
 LAUNCHER = PYDANTIC | JUPYTER_PATHS | {"psutil", "zmq"}
 BARE = {"__main__", "cli", "errors", "plain_text"}
 READING = BARE | {"config"}
-LISTING = (
-    READING | {"fleet", "hosts", "kernel", "channels", "protocol", "mailbox", "atomic_files", "jupyter"} | {"files"}
-)
+LISTING = READING | {"fleet", "hosts", "kernel", "channels", "protocol", "mailbox", "atomic_files", "jupyter"} | {"files"}
 
 
 # Our imports inside functions: what loads a module late, and may; a reason stands beside each.
@@ -82,9 +80,9 @@ LATE = {
     ("cli/commands/ssh.py", "host_key"),
     ("fleet/fleet.py", "_services"),
     ("fleet/fleet.py", "bind"),
+    ("fleet/fleet.py", "board"),
     ("fleet/fleet.py", "make_run"),
     ("fleet/fleet.py", "open_terminal"),
-    ("fleet/fleet.py", "board"),
     ("fleet/fleet.py", "list_gpus"),
     ("fleet/fleet.py", "pull"),
     ("hosts/docker/images/prepared_image.py", "_load_fetch"),

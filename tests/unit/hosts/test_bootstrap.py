@@ -25,8 +25,8 @@ def test_no_word_of_a_user_stands_in_the_commands_that_the_host_can_see() -> Non
     assert bootstrap.bridge_argv("/opt/py")[:4] == ["/opt/py", "-I", "-S", "-c"]
     beside = bootstrap.beside_argv("/opt/py", "process.terminal")
     assert beside[:4] == ["/opt/py", "-I", "-S", "-c"]
-    made = (bootstrap.boot_argv("python3"), bootstrap.bridge_argv("python3"), bootstrap.forward_argv("python3"), beside)
-    for argv in made:
+    forward = bootstrap.forward_argv("python3")
+    for argv in (bootstrap.boot_argv("python3"), bootstrap.bridge_argv("python3"), beside, forward):
         compile(argv[argv.index("-c") + 1], "<argv>", "exec")
 
 

@@ -98,6 +98,14 @@ async def test_a_step_in_time_is_let_be_and_so_is_its_own_failure(clock: MadeClo
     await asyncio.sleep(100)
 
 
+def test_a_cell_finds_its_board_on_this_machine_where_its_port_has_the_same_number() -> None:
+    board = {"TENSORBOARD_PROXY_URL": "http://localhost:%PORT%/"}
+    assert env_of(forwards=(Forward(here=6006, there=6006),)) == board
+    assert env_of(forwards=(Forward(here=80, there=6006), Forward(here=5, there=5, is_raw=True))) == {}
+    written = {"TENSORBOARD_PROXY_URL": "https://boards.lab/%PORT%/"}
+    assert env_of(forwards=(Forward(here=6006, there=6006),), env=written) == written
+
+
 # -- a command in the place of a kernel
 
 
@@ -134,11 +142,3 @@ def test_a_request_can_be_for_other_hosts_and_last_and_is_else_as_it_was() -> No
     assert asked.changed(persist=True).hosts == (LAB,)
     assert not asked.environment.persist
     assert asked.changed(persist=False) == asked
-
-
-def test_a_cell_finds_its_board_on_this_machine_where_its_port_has_the_same_number() -> None:
-    board = {"TENSORBOARD_PROXY_URL": "http://localhost:%PORT%/"}
-    assert env_of(forwards=(Forward(here=6006, there=6006),)) == board
-    assert env_of(forwards=(Forward(here=80, there=6006), Forward(here=5, there=5, is_raw=True))) == {}
-    written = {"TENSORBOARD_PROXY_URL": "https://boards.lab/%PORT%/"}
-    assert env_of(forwards=(Forward(here=6006, there=6006),), env=written) == written
