@@ -17,10 +17,10 @@ from kernelbridge.hosts import bootstrap
 from kernelbridge.hosts.backend import ContainerState, Missing, Running, Workload
 from kernelbridge.hosts.transport.stream import Receiver, Stream
 
-FORWARDER = "from kernelbridge.relay.process.port_forwarder import main; main()"
+FORWARDER = "from kernelbridge.relay.beside.port_forwarder import main; main()"
 
 TERMINAL = """
-from kernelbridge.relay.process import terminal
+from kernelbridge.relay.beside import terminal
 terminal.relay_folder = lambda: %r
 terminal.main()
 """

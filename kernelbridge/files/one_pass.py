@@ -13,15 +13,15 @@ from typing import Final
 
 from kernelbridge.config import fields
 from kernelbridge.errors import WorkspaceBig, WorkspaceFailed
-from kernelbridge.files import local_copy, rsync
-from kernelbridge.files.host_copy import HostCopy
 from kernelbridge.files.ignore import PARTS_FOLDER, Ignore
 from kernelbridge.files.listing import Entry, Kind, Listing, hash_here, look_here, relative_target, scan
-from kernelbridge.files.local_copy import NotDone
 from kernelbridge.files.manifest import Manifest
 from kernelbridge.files.plan import Action, Deed, Known, PlanTerms, big_copies, plan
 from kernelbridge.files.project import Project
-from kernelbridge.files.sftp_copy import SftpCopier
+from kernelbridge.files.transfer import local_copy, rsync
+from kernelbridge.files.transfer.host_copy import HostCopy
+from kernelbridge.files.transfer.local_copy import NotDone
+from kernelbridge.files.transfer.sftp_copy import SftpCopier
 
 _LOG = logging.getLogger(__name__)
 # Up to so many files, and so many bytes together, SFTP is faster than a new rsync is started.

@@ -19,15 +19,15 @@ from watchfiles import Change, awatch
 
 from kernelbridge.config.schema import Host
 from kernelbridge.errors import KernelBridgeError, WorkspaceFailed
-from kernelbridge.files import rsync
 from kernelbridge.files.holder import Holder
-from kernelbridge.files.host_copy import HostCopy, open_copy
 from kernelbridge.files.ignore import Ignore
 from kernelbridge.files.listing import Kind, look_here
 from kernelbridge.files.manifest import Manifest
 from kernelbridge.files.one_pass import FEW_FILES, OnePass, Side, WorkspaceVoice
 from kernelbridge.files.plan import Action
 from kernelbridge.files.project import HOST_WORKSPACES, Project
+from kernelbridge.files.transfer import rsync
+from kernelbridge.files.transfer.host_copy import HostCopy, open_copy
 from kernelbridge.hosts.transport.retry import delays, is_transient
 from kernelbridge.hosts.transport.stream import AnyLink
 

@@ -1,6 +1,6 @@
 """Start, attach, detach and stop the kernels of this process, and list those of everybody.
 
-The door for every front-end: Jupyter's provisioner, the launcher, the terminal.
+The door for every front-end: Jupyter's provisioner, the launcher, the terminal. That makes it one thing, and long.
 """
 
 from __future__ import annotations

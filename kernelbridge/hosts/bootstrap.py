@@ -23,7 +23,7 @@ JOURNAL_NAME = "journal"
 # How long a job's first process waits for its order.
 ORDER_SECONDS = 600
 # What is shipped: whole folders, so that no file can be forgotten.
-_FOLDERS = ("protocol", "relay", "relay/process")
+_FOLDERS = ("protocol", "relay", "relay/beside", "relay/gpus", "relay/process")
 # Run by their paths, also by another version that joins or restarts the kernel: these paths stay.
 _BY_PATH = ("bridge.py", "ipykernel_launcher.py")
 
@@ -104,7 +104,7 @@ _FORWARD = f"""\
 import sys
 sys.path[:] = ["{RELAY_FOLDER}", *filter(None, sys.path)]
 try:
-    from kernelbridge_relay.relay.process.port_forwarder import main
+    from kernelbridge_relay.relay.beside.port_forwarder import main
 except ImportError:
     sys.stdout.write({NO_FORWARDER.decode()!r})
 else:

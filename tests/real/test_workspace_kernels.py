@@ -54,7 +54,8 @@ def kernelbridge_in(folder: Path, laptop: Laptop, *words: str) -> Ended:
 
 def test_a_command_runs_in_the_project_and_its_results_come_back(rig: Rig, bridge_env: Laptop, project: Path) -> None:
     bridge_env.write_environment(rig.image, workspace={"local": ".", "sync": "both", "pull": ["runs/**"]})
-    script = "import pkg.model, os; os.makedirs('runs'); open('runs/out', 'w').write(str(pkg.model.answer())); print(os.getcwd())"
+    made = "os.makedirs('runs'); open('runs/out', 'w').write(str(pkg.model.answer()))"
+    script = f"import pkg.model, os; {made}; print(os.getcwd())"
     ended = kernelbridge_in(project, bridge_env, "run", "test", "--", "python", "-c", script)
     assert (ended.code, ended.out) == (0, "/workspace\n"), ended.err
     assert (project / "runs" / "out").read_text() == "42"
@@ -161,7 +162,9 @@ def test_a_workspace_is_pushed_compared_and_pulled_without_a_kernel(
     pushed = kernelbridge_in(project, bridge_env, "files", "push")
     assert (pushed.code, pushed.err) == (0, "")
     assert "are in step" in kernelbridge_in(project, bridge_env, "files", "status").out
-    script = "import pathlib; pathlib.Path('made.txt').write_text('there'); pathlib.Path('pkg/model.py').write_text('new')"
+    script = (
+        "import pathlib; pathlib.Path('made.txt').write_text('there'); pathlib.Path('pkg/model.py').write_text('new')"
+    )
     assert kernelbridge_in(project, bridge_env, "run", "test", "--", "python", "-c", script).code == 0
     assert not (project / "made.txt").exists()
     told = kernelbridge_in(project, bridge_env, "files", "status").out

@@ -17,8 +17,7 @@ from typing import Annotated, TypeVar
 
 import typer
 
-from kernelbridge.cli import local_terminal
-from kernelbridge.cli.commands import notebook
+from kernelbridge.cli import local_terminal, notebook
 from kernelbridge.cli.commands.terminal import words_of
 from kernelbridge.cli.context import CliContext
 from kernelbridge.cli.local_terminal import OutputWriter

@@ -30,8 +30,8 @@ from kernelbridge.protocol.handshake import (
     event_from,
 )
 from kernelbridge.relay import supervisor as supervisor_module
-from kernelbridge.relay.gpu_lock import GpuLocks
-from kernelbridge.relay.process import terminal
+from kernelbridge.relay.beside import terminal
+from kernelbridge.relay.gpus.gpu_lock import GpuLocks
 from kernelbridge.relay.process.command_client import MOST_UNTAKEN_BYTES, CommandClient
 from kernelbridge.relay.supervisor import Supervisor
 from tests.rig.daemon import SLOW

@@ -1,4 +1,4 @@
-"""relay/process/terminal.py: a command beside a kernel, joined to one line of frames, from its start to its end.
+"""relay/beside/terminal.py: a command beside a kernel, joined to one line of frames, from its start to its end.
 
 The whole program runs as a process of its own; what depends on time runs in this one, by a clock that tests move.
 """
@@ -25,9 +25,8 @@ from kernelbridge.hosts import bootstrap
 from kernelbridge.protocol import frames, terminal
 from kernelbridge.protocol.frames import frame
 from kernelbridge.protocol.terminal import CommandEnd, CommandOrder, WindowSize, pieces
-from kernelbridge.relay.process import terminal as program
-from kernelbridge.relay.process.pipes import MOST_WAITING_BYTES, Pipes
-from kernelbridge.relay.process.terminal import (
+from kernelbridge.relay.beside import terminal as program
+from kernelbridge.relay.beside.terminal import (
     LINE_SILENCE_SECONDS,
     MOST_UNSENT_BYTES,
     Exchange,
@@ -38,6 +37,7 @@ from kernelbridge.relay.process.terminal import (
     shell_argv,
     why_not,
 )
+from kernelbridge.relay.process.pipes import MOST_WAITING_BYTES, Pipes
 from tests.made_relay import moved
 from tests.rig.daemon import SLOW, wait_until
 
@@ -59,7 +59,7 @@ class Beside:
     def __init__(self, folder: Path, asked: CommandOrder | None, **env: str) -> None:
         if not (folder / "kernelbridge_relay").exists():
             (folder / "kernelbridge_relay").symlink_to(PACKAGE)
-        words = moved(bootstrap.beside_argv(sys.executable, "process.terminal"), folder)
+        words = moved(bootstrap.beside_argv(sys.executable, "beside.terminal"), folder)
         self.process = subprocess.Popen(
             words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0, env={**os.environ, **env}
         )

@@ -1,4 +1,4 @@
-"""relay/process/port_forwarder.py: the container's end of forwarded ports, with real sockets and pipes."""
+"""relay/beside/port_forwarder.py: the container's end of forwarded ports, with real sockets and pipes."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from kernelbridge.protocol.port_mux import (
     PortMux,
     Received,
 )
-from kernelbridge.relay.process import port_forwarder
-from kernelbridge.relay.process.port_forwarder import PortForwarder, read_order
+from kernelbridge.relay.beside import port_forwarder
+from kernelbridge.relay.beside.port_forwarder import PortForwarder, read_order
 
 SECONDS = 20.0
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from kernelbridge.errors import WorkspaceFailed
-from kernelbridge.files.host_copy import HostCopy, open_copy, parse_facts_of_copy, parse_hashes, rsync_version
 from kernelbridge.files.ignore import Ignore
 from kernelbridge.files.listing import look_here, scan
+from kernelbridge.files.transfer.host_copy import HostCopy, open_copy, parse_facts_of_copy, parse_hashes, rsync_version
 from kernelbridge.hosts.transport.local import CommandStream, open_local
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="hosts are POSIX")

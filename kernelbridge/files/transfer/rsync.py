@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Final
 
 from kernelbridge.errors import KernelBridgeError, LinkLost, WorkspaceFailed
-from kernelbridge.files import rsync_shell
-from kernelbridge.files.host_copy import HostCopy, rsync_version
 from kernelbridge.files.ignore import PARTS_FOLDER
 from kernelbridge.files.listing import to_bytes
+from kernelbridge.files.transfer import rsync_shell
+from kernelbridge.files.transfer.host_copy import HostCopy, rsync_version
 from kernelbridge.hosts.transport.stream import HIGH_WATER_BYTES, AnyLink, CommandError, Stream
 
 # The first that sends times to the nanosecond; both ends need it.

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from kernelbridge.errors import WorkspaceFailed
-from kernelbridge.files import local_copy
-from kernelbridge.files.host_copy import HOPELESS_REASONS, HostCopy
-from kernelbridge.files.host_shell import DeedRefused
 from kernelbridge.files.ignore import PARTS_FOLDER
 from kernelbridge.files.listing import Entry, hash_here, look_here, to_bytes
 from kernelbridge.files.plan import Action
+from kernelbridge.files.transfer import local_copy
+from kernelbridge.files.transfer.host_copy import HOPELESS_REASONS, HostCopy
+from kernelbridge.files.transfer.host_shell import DeedRefused
 
 if TYPE_CHECKING:
     from kernelbridge.hosts.transport.sftp import Sftp, SftpWriter  # loads asyncssh

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from kernelbridge.errors import KernelBridgeError, SshFailed, WorkspaceFailed
-from kernelbridge.files.host_shell import DeedRefused, HostShell, open_shell, parse_look, reason_of
 from kernelbridge.files.ignore import Ignore
 from kernelbridge.files.listing import (
     FIND_FORMAT,
@@ -31,6 +30,7 @@ from kernelbridge.files.listing import (
     to_text,
 )
 from kernelbridge.files.plan import beside_name
+from kernelbridge.files.transfer.host_shell import DeedRefused, HostShell, open_shell, parse_look, reason_of
 from kernelbridge.hosts.transport.stream import AnyLink, Collector, CommandError
 
 if TYPE_CHECKING:

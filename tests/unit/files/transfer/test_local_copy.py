@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from kernelbridge.files import local_copy
 from kernelbridge.files.ignore import PARTS_FOLDER
 from kernelbridge.files.listing import FOLDER, Entry, Kind, look_here
-from kernelbridge.files.local_copy import NotDone
+from kernelbridge.files.transfer import local_copy
+from kernelbridge.files.transfer.local_copy import NotDone
 
 FILE = Entry(Kind.FILE, 3, 5_000_000_000, True)
 posix_only = pytest.mark.skipif(sys.platform == "win32", reason="links and bits that Windows does not have")

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from kernelbridge.errors import SshFailed
-from kernelbridge.files.host_shell import DeedRefused, HostShell, open_shell, parse_look, reason_of
 from kernelbridge.files.listing import FOLDER, Entry, Kind, look_here
+from kernelbridge.files.transfer.host_shell import DeedRefused, HostShell, open_shell, parse_look, reason_of
 from kernelbridge.hosts.transport.local import CommandStream, open_local
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="hosts are POSIX")
