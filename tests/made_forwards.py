@@ -103,9 +103,13 @@ class MadeContainer:
 
     async def aclose(self) -> None:
         self.cut()
+        # At its end each ends what it has started.
+        tasks = [stream.task for stream in self.streams]
+        if tasks:
+            await asyncio.wait(tasks, timeout=10)
         for stream in self.streams:
             stream.kill()
-        await asyncio.gather(*(stream.task for stream in self.streams))
+        await asyncio.gather(*tasks)
 
 
 @asynccontextmanager
