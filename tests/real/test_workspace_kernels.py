@@ -171,3 +171,18 @@ def test_a_workspace_is_pushed_compared_and_pulled_without_a_kernel(
     assert told == "to pull: made.txt\nto pull: pkg/model.py\n"
     assert kernelbridge_in(project, bridge_env, "files", "pull").code == 0
     assert ((project / "made.txt").read_text(), (project / "pkg" / "model.py").read_text()) == ("there", "new")
+
+
+def test_a_folder_may_have_its_own_path_in_the_container_or_be_on_the_host_already(
+    rig: Rig, bridge_env: Laptop, project: Path
+) -> None:
+    bridge_env.write_environment(rig.image, workspace={"local": ".", "container": "same"})
+    path = project / "pkg" / "model.py"
+    ended = kernelbridge_in(project, bridge_env, "run", "test", "--", "sh", "-c", f"pwd; wc -l < {path}")
+    assert (ended.code, ended.out) == (0, f"{project}\n3\n"), ended.err
+    with rig.lab.home_files("kbtest", {"there/only.txt": "on the host"}):
+        bridge_env.write_environment(rig.image, workspace={"local": ".", "host": "~/there"})
+        read = kernelbridge_in(project, bridge_env, "run", "test", "--", "cat", "only.txt")
+        assert (read.code, read.out) == (0, "on the host"), read.err
+        compared = kernelbridge_in(project, bridge_env, "files", "status")
+        assert "by itself: nothing is copied" in compared.out
