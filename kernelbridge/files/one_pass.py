@@ -260,19 +260,19 @@ class OnePass:
         refused = await self._copy.make_links(links)
         self._failures |= refused
         self._tell_leading_out({path: target for path, target in links.items() if path not in refused})
-        await self._send(of_kind[Kind.FILE])
+        await self._send(of_kind[Kind.FILE], replaces=bool(host.entries) or not host.is_whole)
 
-    async def _send(self, actions: Sequence[Action]) -> None:
+    async def _send(self, actions: Sequence[Action], *, replaces: bool) -> None:
         if not actions:
             return
-        total_bytes = sum(action.local.size_bytes for action in actions if action.local)
+        sizes = {action.path: action.local.size_bytes for action in actions if action.local}
+        total_bytes = sum(sizes.values())
         meter = _Meter(self._voice.say, f"to {self._copy.link.name}", len(actions), total_bytes)
         program = await self._bulk_program(len(actions), total_bytes)
         if program is not None:
             self._replaced |= {action.path: action.host for action in actions if action.host}
-            paths = [action.path for action in actions]
             try:
-                await rsync.send(program, self._copy, self._side.root, paths, meter.have)
+                await rsync.send(program, self._copy, self._side.root, sizes, meter.have, replaces=replaces)
                 return
             except rsync.RsyncGaveUp as exc:
                 await self._fall_back(exc)
