@@ -125,13 +125,17 @@ def _string(text: bytes) -> bytes:
 def attributes(found: os.stat_result) -> bytes:
     """Return what a file is, as the protocol has it."""
     flags = _HAS_SIZE | _HAS_OWNER | _HAS_MODE | _HAS_TIMES
-    times = [min(max(0, int(at)), 0xFFFFFFFF) for at in (found.st_atime, found.st_mtime)]
+    times = [_moment(at) for at in (found.st_atime, found.st_mtime)]
     return struct.pack("!IQIIIII", flags, found.st_size, found.st_uid, found.st_gid, found.st_mode, *times)
+
+
+def _moment(at: float) -> int:
+    return min(max(0, int(at)), 0xFFFFFFFF)
 
 
 def long_name(name: bytes, found: os.stat_result) -> bytes:
     """Return a line of `ls -l`, which clients print."""
-    when = time.strftime("%b %d %Y", time.localtime(found.st_mtime))
+    when = time.strftime("%b %d %Y", time.localtime(_moment(found.st_mtime)))
     head = "%s %4d %-8d %-8d %8d %s " % (
         stat.filemode(found.st_mode),
         found.st_nlink,
@@ -247,6 +251,8 @@ class SftpServer:
             return _status(number, _BY_ERRNO.get(exc.errno or 0, _FAILURE), exc.strerror or "")
         except ValueError:
             return _status(number, _FAILURE, "a name with a zero byte")
+        except OverflowError:
+            return _status(number, _FAILURE, "a number too large")
         if body is None:
             return _status(number, _OK, "")
         return body[:1] + struct.pack("!I", number) + body[1:]
