@@ -1,4 +1,4 @@
-"""relay/process/sftp_server.py: SFTP packet by packet and over pipes; with a client of SFTP in tests/unit/cli/ssh/test_server.py."""
+"""relay/process/sftp_server.py: SFTP packet by packet and over pipes; a real client is in cli/ssh/test_server.py."""
 
 from __future__ import annotations
 
@@ -252,7 +252,7 @@ def test_a_file_of_a_time_that_no_calendar_has_is_listed(tmp_path: Path) -> None
 def test_a_folder_is_listed_page_by_page_with_names_of_any_bytes(client: Client, tmp_path: Path) -> None:
     wanted = {b".", b"..", ODD_NAME, *(b"%d" % number for number in range(250))}
     for name in wanted - {b".", b".."}:
-        Path(os.fsdecode(os.path.join(os.fsencode(tmp_path), name))).touch()
+        (tmp_path / os.fsdecode(name)).touch()
     handle = client.handle(OPENDIR, text(tmp_path))
     pages = client.names(handle)
     assert [len(page) for page in pages] == [100, 100, 53]
@@ -302,7 +302,7 @@ def test_a_path_is_told_whole(client: Client, tmp_path: Path, monkeypatch: pytes
 
 def test_a_link_is_made_to_the_first_of_both_and_read_as_it_is(client: Client, tmp_path: Path) -> None:
     assert client.ask(SYMLINK, text(b"no\xffwhere"), text(tmp_path / "link")).code == OK
-    assert os.readlink(os.fsencode(tmp_path / "link")) == b"no\xffwhere"
+    assert os.fsencode((tmp_path / "link").readlink()) == b"no\xffwhere"
     assert names_of(client.ask(READLINK, text(tmp_path / "link")))[0][0] == b"no\xffwhere"
     assert client.ask(STAT, text(tmp_path / "link")).code == NO_SUCH_FILE
     assert client.ask(LSTAT, text(tmp_path / "link")).body == attributes((tmp_path / "link").lstat())
@@ -347,9 +347,9 @@ def test_packets_are_answered_one_by_one_until_the_client_has_gone_and_files_are
         bytes([READ]) + struct.pack("!I", 2) + text("1") + struct.pack("!QI", 0, 9),
     ]
     sink = io.BytesIO()
-    before = set(os.listdir("/proc/self/fd"))
+    before = set(Path("/proc/self/fd").iterdir())
     SftpServer(io.BytesIO(b"".join(map(text, packets)) + b"\0\0\0\x09cut"), sink).serve()
-    assert set(os.listdir("/proc/self/fd")) == before
+    assert set(Path("/proc/self/fd").iterdir()) == before
     said = Reader(sink.getvalue())
     kinds = [said.text()[0] for _ in packets]
     assert kinds == [2, HANDLE, DATA]
