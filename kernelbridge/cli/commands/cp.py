@@ -247,7 +247,19 @@ def unpack(source: IO[bytes], target: Path) -> None:
                 if member.islnk():
                     linked = member.linkname.partition("/")
                     member = member.replace(linkname=f"{new_name}{linked[1]}{linked[2]}", deep=False)
+            member = tarfile.data_filter(member, str(folder))
+            if member.islnk():
+                _make_way(folder, member)
             archive.extract(member, folder, filter="data")
+
+
+def _make_way(folder: Path, member: tarfile.TarInfo) -> None:
+    """Remove a file where a hard link is to be: tarfile does so for other members only. Raises tarfile.TarError."""
+    if not (folder / member.linkname).exists():
+        raise tarfile.ExtractError(f"{member.name} is a link to a file that did not come")
+    place = folder / member.name
+    if place.is_symlink() or place.is_file():
+        place.unlink()
 
 
 def _check(code: int, said: bytes | bytearray, address: RelayAddress) -> None:

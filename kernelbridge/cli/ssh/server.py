@@ -308,20 +308,27 @@ class SocketSession(_Connection, asyncssh.SSHUNIXSession[bytes]):
 
 async def serve(sock: socket.socket, *, host_key: bytes, open_beside: OpenBeside, python: str) -> None:
     """Serve the client at the other end of a socket until it has gone."""
-    connection = await asyncssh.run_server(
-        sock,
-        # Nothing of this machine's own sshd config is ours.
-        config=None,
-        server_factory=lambda: ContainerServer(open_beside, python),
-        server_host_keys=[asyncssh.import_private_key(host_key)],
-        encoding=None,
-        # The line is a pipe of this machine.
-        encryption_algs=["aes128-gcm@openssh.com", "aes256-gcm@openssh.com", "chacha20-poly1305@openssh.com"],
-        compression_algs=["none"],
-        agent_forwarding=False,
-        keepalive_interval=0,
-        login_timeout=0,
-    )
+    try:
+        connection = await asyncssh.run_server(
+            sock,
+            # Nothing of this machine's own sshd config is ours.
+            config=None,
+            server_factory=lambda: ContainerServer(open_beside, python),
+            server_host_keys=[asyncssh.import_private_key(host_key)],
+            encoding=None,
+            # The line is a pipe of this machine.
+            encryption_algs=["aes128-gcm@openssh.com", "aes256-gcm@openssh.com", "chacha20-poly1305@openssh.com"],
+            compression_algs=["none"],
+            # The terminal is the container's.
+            line_editor=False,
+            agent_forwarding=False,
+            keepalive_interval=0,
+            login_timeout=0,
+        )
+    except (asyncssh.Error, OSError) as exc:
+        # It went before it was served, and knows why: another host key, say.
+        _LOG.info("no client: %s", exc)
+        return
     await connection.wait_closed()
 
 
@@ -348,13 +355,19 @@ def joined_to_stdio() -> socket.socket:
                 theirs.sendall(piece)
             theirs.shutdown(socket.SHUT_WR)
 
+    reader = threading.Thread(target=read, name="kernelbridge-read", daemon=True)
+
     def write() -> None:
         sink = sys.stdout.buffer
-        with contextlib.suppress(OSError):
-            while piece := theirs.recv(_PIECE_BYTES):
-                sink.write(piece)
-                sink.flush()
+        with theirs:
+            with contextlib.suppress(OSError):
+                while piece := theirs.recv(_PIECE_BYTES):
+                    sink.write(piece)
+                    sink.flush()
+            with contextlib.suppress(OSError):
+                theirs.shutdown(socket.SHUT_RDWR)
+            reader.join()
 
-    for work in (read, write):
-        threading.Thread(target=work, name=f"kernelbridge-{work.__name__}", daemon=True).start()
+    reader.start()
+    threading.Thread(target=write, name="kernelbridge-write", daemon=True).start()
     return ours

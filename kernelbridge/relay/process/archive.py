@@ -38,7 +38,7 @@ def unpack(path: str, source: BinaryIO) -> None:
             place = os.path.join(folder, member.name)
             if member.islnk():
                 member.linkname = _inside(member.linkname, new_name)
-                _make_way(place)
+                _make_way(place, os.path.join(folder, member.linkname))
             elif member.isdir():
                 folders.append((place, member.mode, member.mtime))
                 member.mode |= 0o700
@@ -56,8 +56,10 @@ def _inside(name: str, new_name: str) -> str:
     return "/".join([new_name, *parts[1:]] if parts and new_name else parts)
 
 
-def _make_way(place: str) -> None:
+def _make_way(place: str, linked: str) -> None:
     """Remove a file where a hard link is to be: tarfile does so for other members, and for these in newer Pythons."""
+    if not os.path.lexists(linked):
+        raise FileNotFoundError(2, "No such file or directory", linked)
     if os.path.islink(place) or os.path.isfile(place):
         os.unlink(place)
 

@@ -179,7 +179,7 @@ def test_a_hard_link_links_to_nothing_outside(tmp_path: Path) -> None:
     (tmp_path / "secret").touch()
     target = tmp_path / "target"
     target.mkdir()
-    with pytest.raises((OSError, KeyError, tarfile.TarError)):
+    with pytest.raises(FileNotFoundError):
         archive.unpack(os.fspath(target), made(link("a/x", "../secret", tarfile.LNKTYPE)))
     assert (tmp_path / "secret").stat().st_nlink == 1
 

@@ -367,4 +367,4 @@ def test_it_ends_when_nobody_reads_any_more() -> None:
     source, sink = os.pipe()
     os.close(source)
     with os.fdopen(sink, "wb", buffering=0) as closed:
-        SftpServer(io.BytesIO(text(bytes([INIT]) + struct.pack("!I", 3))), closed).serve()  # type: ignore[arg-type]
+        SftpServer(io.BytesIO(text(bytes([INIT]) + struct.pack("!I", 3))), closed).serve()
