@@ -323,7 +323,7 @@ def test_errors_are_no_part_of_it() -> None:
     arriving.put(terminal.ERRORS, b"no ")
     arriving.put(terminal.ERRORS, b"such")
     arriving.put(OUT, b"")
-    assert (arriving.said, arriving.read()) == (b"no such", b"")
+    assert (bytes(arriving.said), arriving.read()) == (b"no such", b"")
 
 
 def test_the_container_waits_while_much_is_queued_and_no_longer() -> None:
@@ -356,7 +356,7 @@ def test_the_last_word_to_a_container_whose_pieces_are_all_read_is_to_go_on() ->
         def arriving(self) -> cp._Arriving:
             def congested(is_congested: bool) -> None:
                 if is_congested:
-                    reading.wait(0.05)  # The other thread has all the time it wants.
+                    reading.wait(0.02)  # The other thread has all the time it wants.
                 self.said.append(is_congested)
 
             return cp._Arriving(congested, lambda size: None)
