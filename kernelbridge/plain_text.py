@@ -22,7 +22,7 @@ def added(before: str, now: str) -> str:
     """Return what a log has gained of which only the last part is kept; all of it, where nothing of before is left."""
     if now.startswith(before):
         return now[len(before) :]
-    # As much as was kept of before stands first in it. Looked for from the longest on: what is new may be the same again.
+    # What was kept of before stands first. The longest such piece counts: what is new may be the same again.
     head = now[:_TAIL_LENGTH]
     at = before.find(head)
     while at >= 0 and not now.startswith(before[at:]):

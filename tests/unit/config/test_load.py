@@ -198,13 +198,8 @@ def test_a_host_of_that_name_stays_as_it_is_written() -> None:
 
 
 def test_by_the_defaults_it_is_named_too() -> None:
-    text = '[defaults.environments]\nhosts = ["local"]\n[environments.a]\nimage = "x"\n'
-    try:
-        loaded = load.parse(text, PATH)
-    except ConfigInvalid:
-        text = '[defaults]\nhosts = ["local"]\n[environments.a]\nimage = "x"\n'
-        loaded = load.parse(text, PATH)
-    assert list(loaded.hosts) == ["local"]
+    text = '[defaults]\nhosts = ["local"]\n[environments.a]\nimage = "x"\n'
+    assert list(load.parse(text, PATH).hosts) == ["local"]
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,9 @@ from kernelbridge.files.git_checkout import check_out
 
 
 def git(root: Path, *words: str) -> str:
-    return subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, timeout=20, check=True).stdout
+    return subprocess.run(
+        ["git", "-C", str(root), *words], capture_output=True, text=True, timeout=20, check=True
+    ).stdout
 
 
 @pytest.fixture(autouse=True)

@@ -110,7 +110,7 @@ def test_a_notebook_with_parameters_is_valid_in_its_own_version(tmp_path: Path, 
     save(made, tmp_path / "y.ipynb")
     kept = json.loads((tmp_path / "y.ipynb").read_text("utf-8"))
     assert kept["nbformat_minor"] == minor
-    nbformat.validate(kept)  # type: ignore[no-untyped-call]
+    nbformat.validate(kept)
 
 
 # -- files
@@ -128,14 +128,23 @@ def test_what_a_cell_printed_that_is_no_text_does_not_keep_it_from_being_saved(t
 
 
 def test_an_old_notebook_is_read_as_a_new_one(tmp_path: Path) -> None:
-    cell = {"cell_type": "code", "input": ["x"], "language": "python", "outputs": [], "metadata": {}, "collapsed": False}
+    cell = {
+        "cell_type": "code",
+        "input": ["x"],
+        "language": "python",
+        "outputs": [],
+        "metadata": {},
+        "collapsed": False,
+    }
     written = {"nbformat": 3, "nbformat_minor": 0, "metadata": {"name": "x"}, "worksheets": [{"cells": [cell]}]}
     (tmp_path / "x.ipynb").write_text(json.dumps(written), "utf-8")
     found = read(tmp_path / "x.ipynb")
     assert (found.nbformat, sources(found)) == (4, ["x"])
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"{}", b"\xff\xfe", b"print(1)", b'{"nbformat": 99, "cells": []}'])
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"[]", b"{}", b"\xff\xfe", b"print(1)", b'{"nbformat": 99, "cells": []}']
+)
 def test_what_is_no_notebook_is_told(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "x.ipynb"
     path.write_bytes(content)

@@ -163,7 +163,7 @@ PROJECT = Project(
 def test_it_starts_where_the_command_the_environment_or_the_workspace_says(
     project: Project | None, command_folder: str, workdir: str | None, folder: str
 ) -> None:
-    request = replace(launch_request(**({"workdir": workdir} if workdir else {})), project=project)
+    request = replace(launch_request(workdir=workdir), project=project)
     run = replace(request, command=RunCommand(argv=("true",), folder=command_folder))
     assert launch_order(run, launch=1, session="s")["cwd"] == folder
     if not command_folder:

@@ -13,7 +13,7 @@ import pytest
 
 from kernelbridge.cli.commands import ssh
 from kernelbridge.cli.ssh import config, server
-from tests.made_copies import CopyFleet, MadeContainer
+from tests.made_copies import CopyFleet, CopyStream, MadeContainer
 from tests.unit.cli.conftest import Call
 
 
@@ -95,7 +95,11 @@ async def test_a_kernel_is_served_beside_its_relay(tmp_path: Path, monkeypatch: 
     key = ssh.host_key(tmp_path / "data")
     address = await CopyFleet(container=container).address_of("kb-torch")
     serving = asyncio.create_task(ssh._serve(address, key))
-    container.act = lambda stream, what, path: stream.output(b"done") and None  # type: ignore[method-assign]
+
+    def act(stream: CopyStream, what: str, path: str) -> None:
+        stream.output(b"done")
+
+    container.act = act  # type: ignore[method-assign]
     known = asyncssh.import_known_hosts(config.known_hosts_path(tmp_path / "data").read_text("utf-8"))
     async with asyncssh.connect(
         host="kernelbridge", sock=theirs, known_hosts=known, config=None, client_keys=[], agent_path=None

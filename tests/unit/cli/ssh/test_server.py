@@ -9,8 +9,7 @@ import os
 import socket
 import sys
 import threading
-from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,125 +21,9 @@ from kernelbridge.cli.ssh import server
 from kernelbridge.errors import CommandNotRun, LinkLost
 from kernelbridge.hosts import bootstrap
 from kernelbridge.kernel.command.terminal import CommandRequest
-from kernelbridge.protocol import terminal
 from kernelbridge.protocol.terminal import WindowSize
 from kernelbridge.relay.process.sftp_server import SftpServer
-
-PYTHON = "/opt/python"
-KEY = server.new_host_key()
-SECONDS = 20
-
-
-@dataclass(kw_only=True)
-class MadeTerminal:
-    """Stands where kernel.command.terminal.Terminal stands; writes and ends as a test says."""
-
-    request: CommandRequest
-    write: Callable[[int, bytes], None]
-    # What happened to it, in order; and its input.
-    log: list[str] = field(default_factory=list)
-    input: bytearray = field(default_factory=bytearray)
-    is_paused: bool = False
-    # Whether it takes its input.
-    takes: asyncio.Event = field(default_factory=asyncio.Event)
-    outcome: asyncio.Future[int] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
-    changed: asyncio.Event = field(default_factory=asyncio.Event)
-
-    def _note(self, what: str) -> None:
-        self.log.append(what)
-        self.changed.set()
-
-    async def wait(self) -> int:
-        return await asyncio.shield(self.outcome)
-
-    async def send(self, data: bytes) -> None:
-        await self.takes.wait()
-        self.input += data
-        self.changed.set()
-
-    def end_input(self) -> None:
-        self._note("end of input")
-
-    def resize(self, window: WindowSize) -> None:
-        self._note(f"resize {window.columns} {window.rows}")
-
-    def signal(self, number: int) -> None:
-        self._note(f"signal {number}")
-
-    def pause(self) -> None:
-        self.is_paused = True
-        self._note("pause")
-
-    def resume(self) -> None:
-        self.is_paused = False
-        self._note("resume")
-
-    async def aclose(self) -> None:
-        self._note("closed")
-
-    # -- what a test says
-
-    def out(self, data: bytes) -> None:
-        self.write(terminal.OUTPUT, data)
-
-    def err(self, data: bytes) -> None:
-        self.write(terminal.ERRORS, data)
-
-    def end(self, code: int) -> None:
-        self.outcome.set_result(code)
-
-    async def until(self, claim: Callable[[], bool]) -> None:
-        async with asyncio.timeout(SECONDS):
-            while not claim():
-                self.changed.clear()
-                await self.changed.wait()
-
-
-class Container:
-    """Where commands run: each is a MadeTerminal, which a test takes from here."""
-
-    def __init__(self) -> None:
-        self.opened: asyncio.Queue[MadeTerminal] = asyncio.Queue()
-        self.failure: Exception | None = None
-        # Set as soon as commands may start.
-        self.may_start = asyncio.Event()
-        self.may_start.set()
-        self.requests: list[CommandRequest] = []
-
-    async def open_beside(self, request: CommandRequest, output: Callable[[int, bytes], None]) -> Any:
-        self.requests.append(request)
-        await self.may_start.wait()
-        if self.failure is not None:
-            raise self.failure
-        made = MadeTerminal(request=request, write=output)
-        made.takes.set()
-        self.opened.put_nowait(made)
-        return made
-
-    async def next(self) -> MadeTerminal:
-        async with asyncio.timeout(SECONDS):
-            return await self.opened.get()
-
-
-@pytest.fixture
-async def container() -> Container:
-    return Container()
-
-
-@pytest.fixture
-async def client(container: Container) -> AsyncIterator[asyncssh.SSHClientConnection]:
-    """A client that has no key and no password, and knows the host key alone."""
-    ours, theirs = socket.socketpair()
-    serving = asyncio.create_task(server.serve(ours, host_key=KEY, open_beside=container.open_beside, python=PYTHON))
-    known = asyncssh.import_known_hosts(f"box {server.public_line(KEY)}\n")
-    made = await asyncssh.connect(
-        host="box", sock=theirs, known_hosts=known, config=None, username="anyone", client_keys=[], agent_path=None
-    )
-    yield made
-    made.close()
-    async with asyncio.timeout(SECONDS):
-        await made.wait_closed()
-        await serving
+from tests.made_sessions import KEY, PYTHON, SECONDS, Container, MadeSession
 
 
 async def whole(stream: Any) -> bytes:
@@ -494,10 +377,10 @@ async def test_a_command_is_paused_while_the_client_takes_nothing(
 async def test_a_command_that_writes_before_it_is_known_to_run_is_paused_all_the_same(
     client: asyncssh.SSHClientConnection, container: Container
 ) -> None:
-    made: list[MadeTerminal] = []
+    made: list[MadeSession] = []
 
     async def open_beside(request: CommandRequest, output: Callable[[int, bytes], None]) -> Any:
-        made.append(MadeTerminal(request=request, write=output))
+        made.append(MadeSession(request=request, write=output))
         made[0].out(bytes(8 << 20))
         container.opened.put_nowait(made[0])
         return made[0]
@@ -580,7 +463,7 @@ async def test_a_client_that_is_gone_closes_all_its_commands(
         await run.until(partial(is_closed, run))
 
 
-def is_closed(run: MadeTerminal) -> bool:
+def is_closed(run: MadeSession) -> bool:
     return "closed" in run.log
 
 

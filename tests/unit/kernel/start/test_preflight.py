@@ -345,7 +345,7 @@ async def test_the_folder_of_a_workspaces_copy_is_made_and_looked_at_as_any_moun
     hosts.lab.run = asked.run  # type: ignore[method-assign]
     hosts.lab.leads_to = ("/data", COPY)
     assert (await find(hosts, project(), LAB, mounts=("/data:/data",))).hosts == (LAB,)
-    assert (asked.made, asked.resolved) == ([COPY], ["/data", COPY])
+    assert (asked.made, asked.resolved) == ([COPY], ["/data", COPY, "/srv/docker.sock"])
 
 
 async def test_a_folder_that_the_host_has_is_not_made_and_must_be_there(hosts: Hosts) -> None:
@@ -353,7 +353,7 @@ async def test_a_folder_that_the_host_has_is_not_made_and_must_be_there(hosts: H
     hosts.lab.run = asked.run  # type: ignore[method-assign]
     hosts.lab.leads_to = ("/nfs/thing",)
     assert (await find(hosts, project(host="/nfs/thing"), LAB)).hosts == (LAB,)
-    assert (asked.made, asked.resolved) == ([], ["/nfs/thing"])
+    assert (asked.made, asked.resolved) == ([], ["/nfs/thing", "/srv/docker.sock"])
     hosts.lab.leads_to = ("",)
     with pytest.raises(MountMissing, match="/nfs/thing"):
         await find(hosts, project(host="/nfs/thing"), LAB)
