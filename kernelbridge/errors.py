@@ -15,7 +15,8 @@ KernelBridgeError
         KernelHeld, KernelTaken, KernelExpired, OutputUndelivered
     6x  GPUs: GpusBusy, DriverTooOld, GpuMismatch, GpuLost
     8x  files on the host: CacheFailed, WorkspaceRefused, WorkspaceBig, WorkspaceFailed
-    9x  more of the kernel and its image: KernelOfOtherVersion, PackagesFailed, BuildFailed, CommandNotRun
+    9x  more of the kernel and its image: KernelOfOtherVersion, PackagesFailed, BuildFailed, CommandNotRun,
+        ForwardFailed, BoardFailed
 """
 
 from __future__ import annotations
@@ -628,6 +629,26 @@ class CommandNotRun(KernelBridgeError, exit_code=93):
         """Make the error for a container that was started by a release that runs no commands."""
         reason = "its container was started by an older kernelbridge, or has just ended"
         return cls(host=host, reason=reason, remedy="Start the kernel anew, and try again.")
+
+
+class ForwardFailed(KernelBridgeError, exit_code=94):
+    """The ports of a kernel's container cannot be reached, or have no place on this machine."""
+
+    def __init__(self, *, kernel: str, reason: str, remedy: str = "") -> None:
+        super().__init__(
+            f"The ports of the kernel {kernel} cannot be reached ({reason}).",
+            remedy or "Try again; `kernelbridge ps` says whether the kernel runs and its host answers.",
+        )
+
+
+class BoardFailed(KernelBridgeError, exit_code=95):
+    """TensorBoard did not start in a kernel's container, or ended."""
+
+    def __init__(self, *, kernel: str, reason: str) -> None:
+        super().__init__(
+            f"TensorBoard in the container of the kernel {kernel} ended ({reason}).",
+            'If it is missing, write `packages = ["tensorboard"]` in the environment and restart the kernel.',
+        )
 
 
 class KernelExpired(KernelBridgeError, exit_code=58):

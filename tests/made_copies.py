@@ -16,7 +16,7 @@ from kernelbridge.hosts.relay_query import RelayAddress
 from kernelbridge.protocol import frames, terminal
 from kernelbridge.protocol.json_object import parse_object
 from kernelbridge.protocol.terminal import CommandEnd, CommandOrder
-from kernelbridge.relay.process import archive
+from kernelbridge.relay.beside import archive
 from tests.made_runs import RunFleet
 
 KERNEL = "aabb1111-0000-4000-8000-000000000001"

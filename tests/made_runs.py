@@ -41,6 +41,11 @@ class Script:
     inputs: list[bytes] = field(default_factory=list)
     is_over: asyncio.Event = field(default_factory=asyncio.Event)
 
+    @property
+    def steps(self) -> list[str]:
+        """What happened to it, but for its input, which comes on a thread of its own."""
+        return [step for step in self.log if step != "end of input"]
+
     async def outcome(self, write: Callable[[int, bytes], None]) -> int:
         """Run, and return the exit code."""
         for kind, data in self.writes:

@@ -69,10 +69,17 @@ COMMANDS: Final[Mapping[str, Command]] = {
     "shell": Command("terminal", "shell", "Open a shell in a kernel's container."),
     "exec": Command("terminal", "exec_command", "Run a command in a kernel's container.", True),
     "cp": Command("cp", "copy", "Copy files between this machine and a kernel's container."),
+    "files": Command("files", "files", "Push, pull or compare a workspace's copy on a host, without a kernel."),
     "ssh-config": Command(
         "ssh", "write_config", "Let ssh, and editors that use it, reach into containers as `kb-NAME`."
     ),
     "ssh-proxy": Command("ssh", "proxy", "Carry one ssh connection into a container.", False, True),
+    "forward": Command("ports", "forward", "Bring ports of a kernel's container to this machine, until Ctrl-C."),
+    "tensorboard": Command(
+        "ports",
+        "tensorboard",
+        "Run TensorBoard in a kernel's container and open it in the browser, until Ctrl-C.",
+    ),
     "snapshot": Command(
         "images", "snapshot", "Make an image of a kernel's container as it is now, without its secrets."
     ),

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from kernelbridge.cli import output
@@ -100,3 +102,19 @@ def moment(at: datetime, *, now: datetime | None = None) -> str:
     """Write a moment in local time: the hour alone on the same day."""
     local, today = at.astimezone(), (now or datetime.now(UTC)).astimezone()
     return f"{local:%H:%M}" if local.date() == today.date() else f"{local:%d %b %H:%M}"
+
+
+@contextmanager
+def until_told_to_leave() -> Iterator[None]:
+    """Take a closed terminal and a SIGTERM for Ctrl-C: what was begun is left in good order."""
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    names = [name for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    before = {name: signal.signal(getattr(signal, name), leave) for name in names}
+    try:
+        yield
+    finally:
+        for name, handler in before.items():
+            signal.signal(getattr(signal, name), handler)

@@ -105,6 +105,8 @@ class OutputWriter:
         # Bytes that wait, and whether that was told to be too many; both under the lock.
         self._waiting_bytes = 0
         self._is_congested = False
+        # Set by the first begin().
+        self._has_begun = False
         # Set when nobody reads any more.
         self.is_broken = False
         self._thread = threading.Thread(target=self._run, name="kernelbridge-output", daemon=True)
@@ -143,7 +145,8 @@ class OutputWriter:
 
     def begin(self) -> None:
         """Write from now on, and what was queued before. Safe to call twice."""
-        if self._thread.ident is None:
+        if not self._has_begun:
+            self._has_begun = True
             self._thread.start()
 
     def close(self) -> None:

@@ -47,6 +47,7 @@ VOLUME_PATTERN: Final = r"^[A-Za-z0-9][A-Za-z0-9_.-]+$"
 MOUNT_PATTERN: Final = r"^((/|~|\./)[^:]*|\.|[A-Za-z0-9][A-Za-z0-9_.-]+):/[^:]*(:(ro|rw|z|Z)(,(ro|rw|z|Z))?)?$"
 TMPFS_PATTERN: Final = r"^/[^:]*(:[0-9.]+ ?[kKmMgGtT]?[iI]?[bB]?)?$"
 
+FORWARD_PATTERN: Final = r"^(raw:)?([0-9]{1,5})(?::([0-9]{1,5}))?$"
 MOST_GPUS: Final = 1024
 
 # What the engine knows; `core` is missing because `core_dumps` is its key.
@@ -392,6 +393,16 @@ def check_extra_host(text: str) -> str:
     if address != "host-gateway":
         check_address(address)
     return text
+
+
+def parse_forward(value: object) -> tuple[int, int, bool]:
+    """Take a port, "HERE:THERE" or "raw:HERE:THERE" apart: the port here, that of the container, whether it is raw."""
+    text = str(value) if isinstance(value, int | str) and not isinstance(value, bool) else ""
+    match = re.fullmatch(FORWARD_PATTERN, text)
+    here, there = (int(match[2]), int(match[3] or match[2])) if match else (0, 0)
+    if match is None or not (0 < here < 65536 and 0 < there < 65536):
+        raise ValueError(f'{value!r} must be a port: 6006, "8080:80" (HERE:THERE), or "raw:5555" if it is not HTTP')
+    return here, there, bool(match[1])
 
 
 def check_ulimit_name(name: str) -> str:

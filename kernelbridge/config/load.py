@@ -174,7 +174,14 @@ def warnings(config: Config) -> tuple[str, ...]:
         for host in config.hosts_of(environment)
         if host.scheduler is not None and host.runtime in ("apptainer", "pyxis") and environment.tmpfs
     )
-    return (*secrets, *unheard, *unasked, *in_no_memory)
+    unguarded = (
+        f"environments.{environment.name}.forwards: any program of this machine can connect to {forward.written}, and "
+        "any web page can send to it."
+        for environment in config.environments.values()
+        for forward in environment.forwards
+        if forward.is_raw
+    )
+    return (*secrets, *unheard, *unasked, *in_no_memory, *unguarded)
 
 
 def schema() -> dict[str, Any]:
@@ -187,7 +194,8 @@ def schema() -> dict[str, Any]:
         table = whole["$defs"][section]
         del table["properties"]["name"]
         table["required"].remove("name")
-    whole["$defs"].pop("Mount", None)
+    for written_as_text in ("Mount", "Forward"):
+        whole["$defs"].pop(written_as_text, None)
     # All keys of an environment, and none of them has to be there.
     environment = whole["$defs"]["Environment"]
     whole["$defs"]["Defaults"] = {**environment, "title": "Defaults", "required": []}

@@ -134,6 +134,58 @@ MemoryFolders = Annotated[
 ]
 
 
+class Forward(Frozen):
+    """A TCP port of the container that is brought to this machine's loopback."""
+
+    here: int
+    there: int
+    # Whether it is no HTTP: nobody looks at what is sent.
+    is_raw: bool = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_text(cls, value: object) -> object:
+        if isinstance(value, dict):
+            return value
+        here, there, is_raw = fields.parse_forward(value)
+        return {"here": here, "there": there, "is_raw": is_raw}
+
+    @property
+    def written(self) -> int | str:
+        """As the user writes it."""
+        text = f"{'raw:' if self.is_raw else ''}{self.here}{'' if self.here == self.there else f':{self.there}'}"
+        return int(text) if text.isdigit() else text
+
+
+def _each_port_once(forwards: tuple[Forward, ...]) -> tuple[Forward, ...]:
+    for index, forward in enumerate(forwards):
+        if any(forward.here == other.here for other in forwards[:index]):
+            raise ValueError(f"two forwards have the port {forward.here} here")
+        if any(forward.there == other.there for other in forwards[:index]):
+            raise ValueError(f"the container's port {forward.there} is forwarded twice")
+    return forwards
+
+
+Forwards = Annotated[
+    tuple[
+        Annotated[
+            Forward,
+            WithJsonSchema(
+                {
+                    "anyOf": [
+                        {"type": "integer", "minimum": 1, "maximum": 65535},
+                        {"type": "string", "pattern": fields.FORWARD_PATTERN},
+                    ]
+                }
+            ),
+        ],
+        ...,
+    ],
+    BeforeValidator(as_tuple),
+    AfterValidator(_each_port_once),
+]
+
+
 class Build(Frozen):
     """What an image is built of: a folder of this machine or of the host, or a git repository that the host reaches."""
 
@@ -464,6 +516,14 @@ class Environment(Frozen):
         description="Names that the container knows beside those of its name servers; the address `host-gateway` is "
         "the host's own in its network.",
     )
+    forwards: Forwards = Field(
+        default=(),
+        title='list of ports or "HERE:THERE"',
+        description="TCP ports of the container that you reach on this machine while the kernel runs: `6006` at "
+        '`http://127.0.0.1:6006`, `"8080:80"` at port 8080. If the port is taken here, the next free one is used, and '
+        'your next cell says which. `"raw:5555"` is for what is not HTTP; any program of this machine can connect to '
+        "it. Under Jupyter Server those of HTTP are pages too: `/kernelbridge/forward/KERNEL/6006/`.",
+    )
     hostname: Annotated[str, Field(pattern=fields.MACHINE_NAME_PATTERN)] | None = Field(
         default=None, title="name", description="The container's own host name; not set: the beginning of its id."
     )
@@ -674,6 +734,12 @@ class Config(Frozen):
     @classmethod
     def _never_empty(cls, hosts: Mapping[str, Host]) -> Mapping[str, Host]:
         return hosts or {LOCAL: Host(name=LOCAL, ssh=LOCAL)}
+
+    def with_local(self) -> Config:
+        """Return it with this machine's own engine as one more host, if it has none of that name."""
+        if LOCAL in self.hosts:
+            return self
+        return self.model_copy(update={"hosts": {**self.hosts, LOCAL: Host(name=LOCAL, ssh=LOCAL)}})
 
     def environment(self, name: str) -> Environment:
         """Return the environment of this name. Raises: UnknownEnvironment."""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from kernelbridge.errors import KernelBridgeError
 
-GIT_SECONDS = 600.0
+CHECKOUT_SECONDS = 600.0
 
 
 def check_out(root: Path, revision: str, into: Path) -> str:
@@ -47,13 +47,13 @@ def _git(root: Path, words: list[str], *, environ: dict[str, str] | None = None)
             capture_output=True,
             text=True,
             errors="replace",
-            timeout=GIT_SECONDS,
+            timeout=CHECKOUT_SECONDS,
             check=False,
         )
     except FileNotFoundError as exc:
         raise KernelBridgeError("There is no git on this machine.", "Install it, or leave `--git` out.") from exc
     except subprocess.TimeoutExpired as exc:
-        raise KernelBridgeError(f"git in {root} took longer than {GIT_SECONDS:g} s.", remedy) from exc
+        raise KernelBridgeError(f"git in {root} took longer than {CHECKOUT_SECONDS:g} s.", remedy) from exc
     if done.returncode and (done.stderr.strip() or "rev-parse" not in words):
         raise KernelBridgeError(f"git in {root}: {done.stderr.strip()}.", remedy)
     return done.stdout

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import shutil
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -12,16 +13,17 @@ from typing import Final
 
 from kernelbridge.config import fields
 from kernelbridge.errors import WorkspaceBig, WorkspaceFailed
-from kernelbridge.files import local_copy, rsync
-from kernelbridge.files.host_copy import HostCopy
 from kernelbridge.files.ignore import PARTS_FOLDER, Ignore
 from kernelbridge.files.listing import Entry, Kind, Listing, hash_here, look_here, relative_target, scan
-from kernelbridge.files.local_copy import NotDone
 from kernelbridge.files.manifest import Manifest
-from kernelbridge.files.plan import Action, Deed, Known, Terms, big_copies, plan
+from kernelbridge.files.plan import Action, Deed, Known, PlanTerms, big_copies, plan
 from kernelbridge.files.project import Project
-from kernelbridge.files.sftp_copy import SftpCopier
+from kernelbridge.files.transfer import local_copy, rsync
+from kernelbridge.files.transfer.host_copy import HostCopy
+from kernelbridge.files.transfer.local_copy import NotDone
+from kernelbridge.files.transfer.sftp_copy import SftpCopier
 
+_LOG = logging.getLogger(__name__)
 # Up to so many files, and so many bytes together, SFTP is faster than a new rsync is started.
 FEW_FILES: Final = 16
 _FEW_BYTES: Final = 8 << 20
@@ -34,7 +36,7 @@ Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Voice:
+class WorkspaceVoice:
     """How a pass speaks to the user: `say` tells how far it is, `tell` what has to be known."""
 
     say: Say
@@ -75,7 +77,7 @@ class Side:
 class OnePass:
     """One pass over a workspace. `is_due` says afterwards whether another is due: something changed meanwhile."""
 
-    def __init__(self, side: Side, copy: HostCopy, manifest: Manifest, voice: Voice) -> None:
+    def __init__(self, side: Side, copy: HostCopy, manifest: Manifest, voice: WorkspaceVoice) -> None:
         self._side, self._copy, self._manifest, self._voice = side, copy, manifest, voice
         self._stamp = time.strftime("%Y%m%dT%H%M%S")
         # The rules, with what .gitignore files say once all of it was listed.
@@ -87,13 +89,21 @@ class OnePass:
         self._replaced: dict[str, Entry] = {}
         # By path: what could not be done, and why; without a reason it changed meanwhile.
         self._failures: dict[str, str] = {}
+        # What stays as it is until somebody does something, in sentences; filled at the end.
+        self.lasting: set[str] = set()
         self.is_due = False
 
-    async def run(self, paths: Collection[str] | None = None, *, asked: set[str] | None = None) -> None:
+    async def run(
+        self,
+        paths: Collection[str] | None = None,
+        *,
+        asked: set[str] | None = None,
+        told: Collection[str] = (),
+    ) -> None:
         """Bring everything into step, or some files alone.
 
-        Big files raise WorkspaceBig before anything is copied; with `asked` they are told, once, and left out. Raises:
-        WorkspaceBig, WorkspaceFailed, LinkLost, SshFailed.
+        Big files raise WorkspaceBig before anything is copied; with `asked` they are told, once, and left out. What is
+        in `told` is not told again. Raises: WorkspaceBig, WorkspaceFailed, LinkLost, SshFailed.
         """
         await self._begin()
         known: Mapping[str, Known]
@@ -103,7 +113,8 @@ class OnePass:
             known = self._manifest.known
         else:
             local = await asyncio.to_thread(self._look_here, paths)
-            host = Listing(entries=await self._copy.look(list(paths)))
+            # Why one is not there is not known, so nothing is deleted here for it.
+            host = Listing(entries=await self._copy.look(list(paths)), is_whole=False)
             known = {path: one for path in paths if (one := self._manifest.known.get(path)) is not None}
         actions = await self._decide(local, host, known)
         actions = self._without_big(actions, known, asked)
@@ -111,15 +122,25 @@ class OnePass:
             await self._carry_out(actions, host)
         finally:
             # What was done is known, also where a later step failed.
-            self._manifest.note(self._learned, self._forgotten)
-        self._tell_failures()
+            await asyncio.to_thread(self._manifest.note, self._learned, self._forgotten)
+        self._note_failures()
         if paths is None:
-            self._tell_left_out(local, host)
+            self._note_left_out(local, host)
+        for words in sorted(self.lasting.difference(told)):
+            self._voice.tell(words)
+
+    async def look(self) -> list[Action]:
+        """Return what a whole pass would do, and do nothing of it. Raises as run()."""
+        local = await asyncio.to_thread(scan, self._side.root, self.ignore)
+        host = await self._copy.listing(self.ignore)
+        is_known = self._copy.facts.copy_id == self._manifest.copy_id
+        actions = await self._decide(local, host, self._manifest.known if is_known else {})
+        return [action for action in actions if action.deed is not Deed.REMEMBER]
 
     async def _begin(self) -> None:
         facts = self._copy.facts
         if facts.copy_id != self._manifest.copy_id:
-            self._manifest.forget_all(copy_id=facts.copy_id)
+            await asyncio.to_thread(self._manifest.forget_all, copy_id=facts.copy_id)
         if facts.has_replaced:
             before = {path: known.host for path, known in self._manifest.known.items()}
             self._tell_kept(await self._copy.settle(before, stamp=self._stamp))
@@ -132,7 +153,7 @@ class OnePass:
     # -- deciding
 
     async def _decide(self, local: Listing, host: Listing, known: Mapping[str, Known]) -> list[Action]:
-        terms = Terms(
+        terms = PlanTerms(
             host=self._copy.link.name,
             stamp=self._stamp,
             is_both=self._side.is_both,
@@ -160,7 +181,7 @@ class OnePass:
                 except OSError:
                     return ""
 
-        theirs, *own = await asyncio.gather(self._copy.hashes(paths), *map(ours, paths))
+        theirs, own = await asyncio.gather(self._copy.hashes(paths), asyncio.gather(*map(ours, paths)))
         return {path: bool(one) and theirs.get(path) == one for path, one in zip(paths, own, strict=True)}
 
     def _without_big(self, actions: list[Action], known: Mapping[str, Known], asked: set[str] | None) -> list[Action]:
@@ -250,13 +271,23 @@ class OnePass:
         if program is not None:
             self._replaced |= {action.path: action.host for action in actions if action.host}
             paths = [action.path for action in actions]
-            await rsync.send(program, self._copy, self._side.root, paths, meter.have)
-            return
+            try:
+                await rsync.send(program, self._copy, self._side.root, paths, meter.have)
+                return
+            except rsync.RsyncGaveUp as exc:
+                await self._fall_back(exc)
+                # What it has copied already is no longer as it was seen, and comes with the next pass.
         copier = SftpCopier(self._copy, await self._copy.sftp(), self._side.root, meter.add)
         try:
             await copier.send(actions)
         finally:
             self._failures |= copier.failures
+
+    async def _fall_back(self, failure: rsync.RsyncGaveUp) -> None:
+        """Go on by SFTP, which knows of each file why it cannot be copied. Raises: WorkspaceFailed: there is none."""
+        _LOG.warning("[%s] rsync gave up: %s", self._copy.link.name, failure)
+        if not await self._copy.has_sftp():
+            raise WorkspaceFailed(host=self._copy.link.name, reason=str(failure)) from failure
 
     async def _bulk_program(self, count: int, total_bytes: int) -> str | None:
         """Return rsync where it is faster, or there is nothing else; None: SFTP. Raises: WorkspaceFailed: neither."""
@@ -282,13 +313,24 @@ class OnePass:
         for action in actions:
             there, local = found.get(action.path), action.local
             assert local is not None
-            if there is None:
-                self._failures[action.path] = f"it is not on {self._copy.link.name} after all"
+            if there is None or (there == action.host and action.deed is Deed.COPY_THERE):
+                self._failures[action.path] = await asyncio.to_thread(self._why_not_copied, action.path, local)
             elif _is_as_meant(local, there, is_copied=action.deed is Deed.COPY_THERE):
                 self._learned[action.path] = Known(local, there)
             else:
                 doubtful[action.path] = Known(local, there)
         await self._learn_doubtful(doubtful)
+
+    def _why_not_copied(self, path: str, local: Entry) -> str:
+        """Say why rsync has left a file as it was; nothing for one that has changed since."""
+        try:
+            if look_here(self._side.root, path) != local:
+                return ""
+            if local.kind is Kind.FILE:
+                (self._side.root / path).open("rb").close()
+        except OSError as exc:
+            return f"{exc.strerror or exc} here"
+        return f"it cannot be written on {self._copy.link.name}"
 
     async def _learn_doubtful(self, doubtful: Mapping[str, Known]) -> None:
         """Tell what changed while it was copied, here or there, from a file system that keeps times as it likes."""
@@ -311,8 +353,12 @@ class OnePass:
         meter = _Meter(self._voice.say, f"from {self._copy.link.name}", len(files), total_bytes)
         program = await self._bulk_program(len(files), total_bytes) if files else None
         if program is not None:
-            await self._fetch_by_rsync(program, files, meter)
-        elif files:
+            try:
+                await self._fetch_by_rsync(program, files, meter)
+                files = []
+            except rsync.RsyncGaveUp as exc:
+                await self._fall_back(exc)
+        if files:
             copier = SftpCopier(self._copy, await self._copy.sftp(), self._side.root, meter.add)
             try:
                 await copier.fetch(files)
@@ -388,19 +434,19 @@ class OnePass:
             words = f"{path} is a link to {links[path]}, which is not in the workspace"
             self._voice.tell(f"{words}: it leads nowhere on {self._copy.link.name}, unless that is there too.")
 
-    def _tell_failures(self) -> None:
+    def _note_failures(self) -> None:
         told = {path: reason for path, reason in self._failures.items() if reason}
         self.is_due = self.is_due or len(told) < len(self._failures)
         for path, reason in list(told.items())[:_MOST_TOLD]:
-            self._voice.tell(f"{path} could not be brought into step ({reason}).")
+            self.lasting.add(f"{path} could not be brought into step ({reason}).")
         if len(told) > _MOST_TOLD:
-            self._voice.tell(f"{len(told) - _MOST_TOLD:,} more files could not be brought into step.")
+            self.lasting.add(f"{len(told) - _MOST_TOLD:,} more files could not be brought into step.")
 
-    def _tell_left_out(self, local: Listing, host: Listing) -> None:
+    def _note_left_out(self, local: Listing, host: Listing) -> None:
         unread = {path or ".": f"it cannot be read here ({reason})" for path, reason in local.unknown.items()}
         unread |= {path: f"it cannot be read on {self._copy.link.name} ({why})" for path, why in host.unknown.items()}
         for path, reason in list({**unread, **local.left_out}.items())[:_MOST_TOLD]:
-            self._voice.tell(f"{path} is not copied: {reason}.")
+            self.lasting.add(f"{path} is not copied: {reason}.")
 
 
 def _original(name: str, host: str) -> str:

@@ -64,7 +64,7 @@ class Action:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Terms:
+class PlanTerms:
     """What decisions depend on beside the listings."""
 
     host: str
@@ -80,7 +80,7 @@ class Terms:
     same: Mapping[str, bool] = field(default_factory=dict)
 
 
-def plan(local: Listing, host: Listing, known: Mapping[str, Known], terms: Terms) -> list[Action]:
+def plan(local: Listing, host: Listing, known: Mapping[str, Known], terms: PlanTerms) -> list[Action]:
     """Return what brings both sides into step, in an order in which it can be done."""
     planner = _Planner(local, host, known, terms)
     for path in sorted({*local.entries, *host.entries, *known}):
@@ -106,7 +106,7 @@ def _ordered(actions: Sequence[Action]) -> list[Action]:
 class _Planner:
     """Goes through the paths, those of a folder after the folder, and collects actions."""
 
-    def __init__(self, local: Listing, host: Listing, known: Mapping[str, Known], terms: Terms) -> None:
+    def __init__(self, local: Listing, host: Listing, known: Mapping[str, Known], terms: PlanTerms) -> None:
         self._local, self._host, self._known, self._terms = local, host, known, terms
         self.actions: list[Action] = []
         # Folders whose content on the host has got out of the way, or is as if it had never been known.

@@ -50,7 +50,11 @@ class Project:
 
     def mount(self, host: Host, host_home: str) -> Mount:
         """Return the mount that brings the folder into a container on a host."""
-        return Mount(source=self.host_root(host, host_home), target=self.container_root)
+        source = self.host_root(host, host_home)
+        if host.is_local and sys.platform == "win32":
+            # Not checked: the check is for paths of hosts, which begin with a slash.
+            return Mount.model_construct(source=source, target=self.container_root, read_only=False, relabel="")
+        return Mount(source=source, target=self.container_root)
 
     def path_map(self) -> PathMap:
         """Return how paths here and in the container go together."""

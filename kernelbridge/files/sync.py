@@ -18,15 +18,16 @@ from typing import Final
 from watchfiles import Change, awatch
 
 from kernelbridge.config.schema import Host
-from kernelbridge.errors import KernelBridgeError
-from kernelbridge.files import rsync
+from kernelbridge.errors import KernelBridgeError, WorkspaceFailed
 from kernelbridge.files.holder import Holder
-from kernelbridge.files.host_copy import HostCopy, open_copy
 from kernelbridge.files.ignore import Ignore
 from kernelbridge.files.listing import Kind, look_here
 from kernelbridge.files.manifest import Manifest
-from kernelbridge.files.one_pass import FEW_FILES, OnePass, Side, Voice
+from kernelbridge.files.one_pass import FEW_FILES, OnePass, Side, WorkspaceVoice
+from kernelbridge.files.plan import Action
 from kernelbridge.files.project import HOST_WORKSPACES, Project
+from kernelbridge.files.transfer import rsync
+from kernelbridge.files.transfer.host_copy import HostCopy, open_copy
 from kernelbridge.hosts.transport.retry import delays, is_transient
 from kernelbridge.hosts.transport.stream import AnyLink
 
@@ -50,6 +51,12 @@ _PAUSE_SECONDS: Final = 10.0
 _MOST_PASSES: Final = 3
 _RULE_FILES: Final = frozenset({".gitignore", ".dockerignore"})
 Watch = Callable[[Path, Callable[[Change, str], bool]], AsyncIterator[set[tuple[Change, str]]]]
+
+
+def _of_this_machine(exc: OSError) -> WorkspaceFailed:
+    """Make the error for what this machine's own disk refuses."""
+    words = f"{exc.filename}: {exc.strerror}" if exc.filename else exc.strerror or str(exc)
+    return WorkspaceFailed(host="This machine", reason=words, remedy="Make room, or give yourself the right to write.")
 
 
 def watched(root: Path, is_wanted: Callable[[Change, str], bool]) -> AsyncIterator[set[tuple[Change, str]]]:
@@ -94,7 +101,7 @@ class WorkspaceSync:
         *,
         data_folder: Path,
         link: Callable[[], Awaitable[AnyLink]],
-        voice: Voice,
+        voice: WorkspaceVoice,
         watch: Watch = watched,
     ) -> None:
         """`link` returns the link of now, and raises why there is none."""
@@ -115,6 +122,8 @@ class WorkspaceSync:
         # Of which big files, and of which failure, the user was told.
         self._asked: set[str] = set()
         self._told = ""
+        # What of single files stays as it is, in sentences that the user has heard.
+        self._lasting: set[str] = set()
         # How long the last whole pass took.
         self._pass_seconds = 0.0
 
@@ -147,19 +156,35 @@ class WorkspaceSync:
             await asyncio.sleep(_WAIT_SECONDS)
         await self._pass(None, asked=None)
 
+    async def pending(self) -> list[Action]:
+        """Return what a pass would do; whoever holds the workspace is not disturbed. Raises as bring()."""
+        try:
+            manifest = await asyncio.to_thread(Manifest, self._manifest_path)
+            copy = await self._opened()
+            assert self._side is not None
+            return await OnePass(self._side, copy, manifest, self._voice).look()
+        except OSError as exc:
+            raise _of_this_machine(exc) from exc
+
     def _take(self) -> bool:
         if self._holder.is_held:
             return True
-        if not self._holder.take():
-            return False
-        self._manifest = Manifest(self._manifest_path)
+        try:
+            if not self._holder.take():
+                return False
+        except OSError as exc:
+            raise _of_this_machine(exc) from exc
+        self._manifest = None
         return True
 
     async def _pass(self, paths: set[str] | None, *, asked: set[str] | None) -> None:
         async with self._passing:
             self._holder.tell_state(is_in_step=False)
             try:
-                await self._passes(paths, asked)
+                try:
+                    await self._passes(paths, asked)
+                except OSError as exc:
+                    raise _of_this_machine(exc) from exc
             except KernelBridgeError as exc:
                 await self._close()
                 # Who waits would wait in vain; they meet the same failure where it is about the host.
@@ -168,14 +193,18 @@ class WorkspaceSync:
             self._holder.tell_state(is_in_step=True)
 
     async def _passes(self, paths: set[str] | None, asked: set[str] | None) -> None:
-        assert self._manifest is not None
+        if self._manifest is None:
+            self._manifest = await asyncio.to_thread(Manifest, self._manifest_path)
         copy = await self._opened()
         assert self._side is not None
         for _ in range(_MOST_PASSES):
             began_at = time.monotonic()
             one = OnePass(self._side, copy, self._manifest, self._voice)
-            await one.run(paths, asked=asked)
+            await one.run(paths, asked=asked, told=self._lasting)
+            self._lasting |= one.lasting
             if paths is None:
+                # What is in order again is told anew if it fails once more.
+                self._lasting = one.lasting
                 self._ignore, self._pass_seconds = one.ignore, time.monotonic() - began_at
             if not one.is_due:
                 return
@@ -242,15 +271,14 @@ class WorkspaceSync:
     async def _keep_in_step(self, changes: _Changes) -> None:
         pauses: Iterator[float] | None = None
         while True:
-            if not self._holder.is_held:
-                if not self._take():
-                    await asyncio.sleep(_TAKE_OVER_SECONDS)
-                    continue
-                changes.add_all()
-            if not await self._due(changes):
-                continue
-            paths = self._few(changes.take())
             try:
+                if not self._holder.is_held:
+                    if not self._take():
+                        await asyncio.sleep(_TAKE_OVER_SECONDS)
+                        continue
+                    changes.add_all()
+                await self._wait_due(changes)
+                paths = self._few(changes.take())
                 if paths is None or paths:
                     await self._pass(paths, asked=self._asked)
                 pauses, self._told = None, ""
@@ -258,13 +286,9 @@ class WorkspaceSync:
                 changes.add_all()
                 pauses = pauses or delays()
                 await asyncio.sleep(self._pause(exc, pauses))
-            except OSError as exc:
-                changes.add_all()
-                self._tell_once(f"The workspace cannot be kept in step: {exc}.")
-                await asyncio.sleep(_PAUSE_SECONDS)
 
-    async def _due(self, changes: _Changes) -> bool:
-        """Wait for a change here, or until results are looked for; whether there is something to do."""
+    async def _wait_due(self, changes: _Changes) -> None:
+        """Return when something has changed here, or results are to be looked for."""
         is_both = self._project.workspace.sync == "both"
         seconds = max(_RESULTS_SECONDS, _RESULTS_SHARE * self._pass_seconds) if is_both else None
         try:
@@ -272,7 +296,6 @@ class WorkspaceSync:
                 await changes.come.wait()
         except TimeoutError:
             changes.add_all()
-        return True
 
     def _pause(self, exc: KernelBridgeError, pauses: Iterator[float]) -> float:
         """Say how long to wait after a failure; of a link that is away others tell."""
@@ -289,8 +312,7 @@ class WorkspaceSync:
 
     def _few(self, paths: set[str] | None) -> set[str] | None:
         """Return which files alone have to be looked at; None: everything, for a folder or a rule has changed."""
-        assert self._manifest is not None
-        if paths is None or len(paths) > FEW_FILES or self._ignore is None:
+        if paths is None or len(paths) > FEW_FILES or self._ignore is None or self._manifest is None:
             return None
         found = set()
         for path in paths:

@@ -1,6 +1,6 @@
 """Start, attach, detach and stop the kernels of this process, and list those of everybody.
 
-The door for every front-end: Jupyter's provisioner, the launcher, the terminal.
+The door for every front-end: Jupyter's provisioner, the launcher, the terminal. That makes it one thing, and long.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from kernelbridge import __version__
 from kernelbridge.channels.endpoints import Endpoints
 from kernelbridge.channels.rate_limit import Limits
 from kernelbridge.config.load import display_names
-from kernelbridge.config.schema import Config, Host
+from kernelbridge.config.schema import LOCAL, Config, Host
 from kernelbridge.errors import KernelBridgeError, KernelNotFound, WorkspaceRefused
-from kernelbridge.files.project import find_project
+from kernelbridge.files.project import Project, find_project
 from kernelbridge.fleet import images, left_kernels, open_files
 from kernelbridge.fleet.images import ImageListing
 from kernelbridge.fleet.kernel_listing import KernelFinder, KernelListing, KernelRow
@@ -32,6 +32,7 @@ from kernelbridge.fleet.left_kernels import left_running, of_notebook
 from kernelbridge.fleet.loop import LoopThread
 from kernelbridge.hosts.docker.images import unfinished_image
 from kernelbridge.hosts.docker.images.built_image import is_up_to_date
+from kernelbridge.hosts.forwards.port_forwards import PortForwards
 from kernelbridge.hosts.labels import Labels, config_mark
 from kernelbridge.hosts.pool import BackendPool
 from kernelbridge.hosts.relay_query import RelayAddress
@@ -39,6 +40,7 @@ from kernelbridge.hosts.transport import host_keys
 from kernelbridge.hosts.transport.host_keys import HostKey
 from kernelbridge.hosts.transport.lazy import fetch_host_key
 from kernelbridge.hosts.transport.retry import delays
+from kernelbridge.hosts.transport.stream import AnyLink
 from kernelbridge.kernel.process_mark import own_mark, owner_has_ended, owner_text
 from kernelbridge.kernel.records import KernelRecord, Records, default_folder
 from kernelbridge.kernel.request import KernelServices, LaunchRequest
@@ -49,6 +51,8 @@ from kernelbridge.protocol.handshake import Owner
 
 if TYPE_CHECKING:
     from kernelbridge.channels.poller import ZmqPoller  # loads pyzmq: see bind
+    from kernelbridge.files.plan import Action
+    from kernelbridge.files.sync import WorkspaceSync  # loads watchfiles
     from kernelbridge.fleet.gpu_listing import GpuListing  # loads what speaks to Slurm
     from kernelbridge.kernel.command.run import CommandRun, RunOutput  # loads pyzmq
     from kernelbridge.kernel.command.terminal import CommandRequest, Terminal
@@ -64,6 +68,8 @@ NOTEBOOK_SECONDS = 10.0
 IMAGE_SECONDS = 5.0
 # How long links and backends may take to close.
 CLOSE_SECONDS = 10.0
+# Of a kernel's id, as people are shown it.
+SHORT_ID_LENGTH = 12
 
 _T = TypeVar("_T")
 Observer = Callable[[str, KernelState, str], None]
@@ -77,8 +83,11 @@ class Fleet:
 
         `limits` is what Jupyter Server lets through to its pages.
         """
-        self.config = config
         self.records = Records(folder or default_folder())
+        # What runs on this machine's own engine by `--host local` is to be found again.
+        records = self.records.kernels()
+        is_used = any(record.host == LOCAL and record.config == str(config.path) for record in records)
+        self.config = config.with_local() if is_used else config
         self.limits = limits
         self._kernels: dict[str, Kernel] = {}
         self._observers: list[Observer] = []
@@ -500,6 +509,49 @@ class Fleet:
 
         address = await self._finder.running(self.config, prefix)
         return await open_terminal(await address.workload(), request, host=address.host, output=output)
+
+    async def forwards(self, prefix: str) -> PortForwards:
+        """Return what brings ports of a kernel here, whoever holds it; nothing listens yet. Raises KernelNotFound."""
+        address = await self._finder.running(self.config, prefix)
+        return PortForwards(f"{address.kernel[:SHORT_ID_LENGTH]} on {address.host}", address.workload)
+
+    async def board(self, prefix: str, folder: str, *, port: int, ready: Callable[[str], None]) -> None:
+        """Run TensorBoard beside a kernel until cancelled; see Board.run(). Raises BoardFailed, KernelNotFound."""
+        from kernelbridge.fleet.boards import Board
+
+        address = await self._finder.running(self.config, prefix)
+        await Board(await self.forwards(address.kernel), address, folder=folder).run(port, ready)
+
+    async def sync_workspace(
+        self, project: Project, host: Host, *, say: Callable[[str], None], tell: Callable[[str], None]
+    ) -> bool:
+        """Have a workspace's copy on a host in step; False where a kernel's process of this machine does that already.
+
+        Raises KernelBridgeError.
+        """
+        async with self._workspace_sync(project, host, say=say, tell=tell) as sync:
+            await sync.bring()
+            return sync.is_holder
+
+    async def workspace_status(self, project: Project, host: Host) -> list[Action]:
+        """Return what a pass over a workspace would do. Raises KernelBridgeError."""
+        nothing: Callable[[str], None] = lambda text: None  # noqa: E731
+        async with self._workspace_sync(project, host, say=nothing, tell=nothing) as sync:
+            return await sync.pending()
+
+    def _workspace_sync(
+        self, project: Project, host: Host, *, say: Callable[[str], None], tell: Callable[[str], None]
+    ) -> WorkspaceSync:
+        # Here and not above: few commands need them, and they load watchfiles and pathspec.
+        from kernelbridge.files.one_pass import WorkspaceVoice
+        from kernelbridge.files.sync import WorkspaceSync
+
+        async def link() -> AnyLink:
+            return (await self._backends.backend(host)).link
+
+        return WorkspaceSync(
+            project, host, data_folder=self.records.folder, link=link, voice=WorkspaceVoice(say=say, tell=tell)
+        )
 
     async def address_of(self, name: str) -> RelayAddress:
         """Return where a kernel's relay is, by the beginning of its id, or by its environment's name.

@@ -15,6 +15,7 @@ from kernelbridge.config.container_paths import JOURNAL_FOLDER, LOCKS_FOLDER, RU
 from kernelbridge.config.schema import HOST_USER, Environment
 from kernelbridge.errors import ImageUnusable
 from kernelbridge.protocol.exit_codes import EXIT_NO_ORDER, EXIT_OLD_PYTHON, OLD_PYTHON_SAYS
+from kernelbridge.protocol.port_mux import NO_FORWARDER
 
 RELAY_FOLDER = f"{RUN_FOLDER}/relay"
 # The journal's folder, in the volume that is made for it.
@@ -22,7 +23,7 @@ JOURNAL_NAME = "journal"
 # How long a job's first process waits for its order.
 ORDER_SECONDS = 600
 # What is shipped: whole folders, so that no file can be forgotten.
-_FOLDERS = ("protocol", "relay", "relay/process")
+_FOLDERS = ("protocol", "relay", "relay/beside", "relay/gpus", "relay/process")
 # Run by their paths, also by another version that joins or restarts the kernel: these paths stay.
 _BY_PATH = ("bridge.py", "ipykernel_launcher.py")
 
@@ -98,6 +99,17 @@ names = ["{RELAY_FOLDER}/order.sock", "{RELAY_FOLDER}/kernelbridge_relay"]
 while not any(map(os.path.exists, names)) and time.monotonic() < until:
     time.sleep(0.005)
 """
+# The relay's release in the container may be older than this one, and have no such program.
+_FORWARD = f"""\
+import sys
+sys.path[:] = ["{RELAY_FOLDER}", *filter(None, sys.path)]
+try:
+    from kernelbridge_relay.relay.beside.port_forwarder import main
+except ImportError:
+    sys.stdout.write({NO_FORWARDER.decode()!r})
+else:
+    main()
+"""
 
 
 def boot_argv(python: str) -> list[str]:
@@ -116,6 +128,11 @@ def beside_argv(python: str, module: str) -> list[str]:
     A relay of an older version may not have it: then it ends without a word.
     """
     return [python, "-I", "-S", "-c", _BESIDE.replace("MODULE", module)]
+
+
+def forward_argv(python: str) -> list[str]:
+    """Return the command that joins an exec stream to the container's ports; see PortMux."""
+    return [python, "-I", "-S", "-c", _FORWARD]
 
 
 def job_boot_argv(python: str) -> list[str]:

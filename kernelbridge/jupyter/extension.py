@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import resources
@@ -20,6 +21,8 @@ from kernelbridge.config.schema import Config
 from kernelbridge.errors import KernelBridgeError
 from kernelbridge.fleet.kernel_listing import KernelRow
 from kernelbridge.jupyter import kernelspecs, running_kernelspecs, shared_fleets
+from kernelbridge.jupyter.forward_pages import ForwardedPage
+from kernelbridge.jupyter.forwarded_http import ROUTE
 from kernelbridge.jupyter.rest import ROUTES, Gpus, Kernels
 from kernelbridge.jupyter.restore import KernelRestorer
 from kernelbridge.kernel.records import Records, default_folder
@@ -83,6 +86,16 @@ class KernelBridge(ExtensionApp):
         """Called by jupyter_server after the settings."""
         settings = {Kernels: {"config_path": self._path, "held": self._rows}, Gpus: {"config_path": self._path}}
         self.handlers += [(path, handler, settings[handler]) for path, handler in ROUTES.items()]
+        # With a new server the pages' addresses are new.
+        self.handlers.append((ROUTE, ForwardedPage, {"port_of": self._port_of, "key": secrets.token_bytes(32)}))
+
+    def _port_of(self, prefix: str, port: int) -> tuple[str, int] | None:
+        """Return the one kernel of this server whose id begins so, and where its port is here, if it is forwarded."""
+        found = [
+            (kernel_id, kernel) for kernel_id, _, kernel, _ in self._restorer.held() if kernel_id.startswith(prefix)
+        ]
+        here = found[0][1].forwards.port_of(port) if len(found) == 1 else None
+        return None if here is None else (found[0][0], here)
 
     def _limits(self) -> Limits:
         """Ask what the server's websockets let through."""

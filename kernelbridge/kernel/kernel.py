@@ -13,7 +13,7 @@ import time
 import uuid
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path, PureWindowsPath
 from typing import Any, TypeVar, assert_never
 
@@ -31,7 +31,8 @@ from kernelbridge.errors import (
     StartCancelled,
     StartTimeout,
 )
-from kernelbridge.hosts.backend import Exited, Missing, Over
+from kernelbridge.hosts.backend import Exited, Missing, Over, Workload
+from kernelbridge.hosts.forwards.port_forwards import PortForwards
 from kernelbridge.hosts.relay_query import RelayAddress, ask_status, relay_address
 from kernelbridge.hosts.transport.login_stage import LoginStage
 from kernelbridge.hosts.transport.stream import AnyLink
@@ -162,6 +163,11 @@ class Kernel:
             only_own=self.request.only_own,
             paths=debug_paths(self.request.project),
         )
+
+    @cached_property
+    def forwards(self) -> PortForwards:
+        """The container's ports on this machine; they listen while there is a container, and it is ours."""
+        return PortForwards(self.request.display_name, self._reach)
 
     async def _link_of(self, host: Host) -> AnyLink:
         return (await self._services.backend(host)).link
@@ -381,6 +387,8 @@ class Kernel:
             case lifecycle.OpenChannels(launch=number, info=info, busy=busy):
                 self._open(number, info, busy)
             case lifecycle.FailWaiting(error=error):
+                if self._life.phase in (Phase.GONE, Phase.TAKEN, Phase.UNDONE):
+                    self.forwards.close()
                 self.channels.fail(error)
             case lifecycle.SuspendChannels(error=error):
                 self._watch_logins()
@@ -395,6 +403,7 @@ class Kernel:
             case lifecycle.Interrupt():
                 self.channels.interrupt()
             case lifecycle.CloseChannels():
+                self.forwards.close()
                 self._logins.close()
                 self.channels.close()
                 self._parting = self._spawn(self._workspace.aclose(finishes=True))
@@ -513,7 +522,27 @@ class Kernel:
             self._services.observe(self.request.kernel_id, self.state, text)
         _LOG.debug("%s %s", self._log_prefix, text)
 
+    async def _reach(self) -> Workload:
+        return await self._address().workload()
+
+    def _listen(self) -> None:
+        """Bring the container's ports here; the user's next cell says what is not where it was asked for."""
+        environment = self.request.environment
+        # A container on this machine's own network: its ports are here already.
+        is_here = self.host.is_local and environment.network == "host"
+        try:
+            fresh = self.forwards.listen(() if is_here else environment.forwards)
+        except OSError as exc:
+            self.channels.tell_next_cell(f"no port of this machine can be had for `forwards` ({exc})")
+            return
+        for one in fresh:
+            _LOG.info("%s port %d is at %s", self._log_prefix, one.asked.there, one.address)
+            if one.is_elsewhere:
+                text = f"port {one.asked.there} is at {one.address}, because {one.asked.here} is taken on this machine"
+                self.channels.tell_next_cell(text)
+
     def _open(self, number: int, info: dict[str, Any], busy: Mapping[str, Any] | None) -> None:
+        self._listen()
         self.placement.image.learn(info=info)
         refuse = failures.debug_refusal(self.request.environment, self.host)
         self.channels.open(launch=number, info=info, refuse_debug=refuse, busy=busy)

@@ -11,10 +11,12 @@ from kernelbridge.config.schema import Environment, Host
 
 # What each start of the kernel process reads anew, in whatever container.
 _PROCESS_KEYS = frozenset({"env", "pass_env", "secrets", "workdir"})
+# What each start reads anew on this machine alone.
+_HERE_KEYS = frozenset({"forwards"})
 # What no container is made of: names, where and how long to look for a place, what is read on this machine alone.
-_OUTSIDE_KEYS = frozenset(
-    {"name", "display_name", "hosts", "pull", "wait", "start_seconds", "cull_idle_timeout", "debug_on_host_network"}
-)
+_OUTSIDE_KEYS = _HERE_KEYS | {
+    *("name", "display_name", "hosts", "pull", "wait", "start_seconds", "cull_idle_timeout", "debug_on_host_network"),
+}
 _HOST_KEYS = frozenset({"ssh", "socket", "gpu_access", "scheduler", "runtime", "partition", "account", "sbatch_args"})
 
 
@@ -40,7 +42,7 @@ def changed_keys(before: Mapping[str, str], now: Mapping[str, str], *, with_proc
 
 def with_process_keys(environment: Environment, now: Environment) -> Environment:
     """Return the environment with what each start of the kernel process reads anew as it is by now."""
-    return environment.model_copy(update={key: getattr(now, key) for key in _PROCESS_KEYS})
+    return environment.model_copy(update={key: getattr(now, key) for key in _PROCESS_KEYS | _HERE_KEYS})
 
 
 def words(keys: Iterable[str]) -> str:

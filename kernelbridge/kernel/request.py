@@ -129,6 +129,16 @@ class KernelServices:
 ALWAYS_PASSED = ("JPY_SESSION_NAME", "TZ")
 
 
+# Read by TensorBoard's `%tensorboard`; without it the cell shows a port of the page's own machine, and in VS Code none.
+BOARD_VARIABLE, BOARD_ADDRESS = "TENSORBOARD_PROXY_URL", "http://localhost:%PORT%/"
+
+
+def _boards(environment: Environment) -> dict[str, str]:
+    """Return where a cell finds a board of the container, if there is a port for it under the same number here."""
+    has_port = any(forward.here == forward.there and not forward.is_raw for forward in environment.forwards)
+    return {BOARD_VARIABLE: BOARD_ADDRESS} if has_port else {}
+
+
 def launch_order(request: LaunchRequest, *, launch: int, session: str) -> dict[str, Any]:
     """Return what the relay needs to start the kernel process; what may be secret goes only here, over stdin."""
     environment = request.environment
@@ -138,7 +148,7 @@ def launch_order(request: LaunchRequest, *, launch: int, session: str) -> dict[s
     command = request.command
     has_window = command is not None and command.window is not None
     shown = {"TERM": request.environ.get("TERM", USUAL_TERM)} if has_window else {}
-    env = {**caches, **shown, **environment.env, **passed}
+    env = {**_boards(environment), **caches, **shown, **environment.env, **passed}
     setup = {"setup": list(environment.setup), "setup_every": environment.setup_every} if environment.setup else {}
     project_folder = request.project.container_folder if request.project is not None else ""
     folder = (command.folder if command else "") or environment.workdir or project_folder

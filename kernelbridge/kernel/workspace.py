@@ -78,7 +78,7 @@ class KernelWorkspace:
         if project is None or not project.is_copied(host):
             return None
         # Here and not above: most kernels have no workspace, and it loads watchfiles and pathspec.
-        from kernelbridge.files.one_pass import Voice
+        from kernelbridge.files.one_pass import WorkspaceVoice
         from kernelbridge.files.sync import WorkspaceSync
 
         if self._sync is None or self._host != host.name:
@@ -89,7 +89,7 @@ class KernelWorkspace:
                 host,
                 data_folder=self._data_folder,
                 link=lambda: self._link_of(host),
-                voice=Voice(say=self._say, tell=self._tell),
+                voice=WorkspaceVoice(say=self._say, tell=self._tell),
             )
         return self._sync
 

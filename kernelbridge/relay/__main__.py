@@ -10,7 +10,7 @@ import sys
 from typing import Any, Dict
 
 from ..protocol.exit_codes import EXIT_BY_SIGNAL, EXIT_LACKS, LACKS_SAYS
-from . import gpu_lock
+from .gpus import gpu_lock
 from .ipykernel_launcher import add_packages
 from .process import installed, tree
 from .supervisor import Supervisor

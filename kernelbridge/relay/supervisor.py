@@ -36,13 +36,14 @@ from ..protocol.handshake import (
 from ..protocol.left_output import CellTitles, LeftOutput, plain
 from ..protocol.session import Session
 from ..protocol.terminal import WindowSize
-from . import gpu_lock
 from .batching import Batcher
-from .gpu_monitor import GpuMonitor
+from .beside import terminal
+from .gpus import gpu_lock
+from .gpus.gpu_monitor import GpuMonitor
 from .journal import LIMIT_BYTES, MEMORY_BYTES, Journal, Shelf
 from .kernel_client import KernelClient
 from .lifetime import Deadline, Lifetime
-from .process import terminal, tree
+from .process import tree
 from .process.command_client import CommandClient
 from .process.entrypoint import EntrypointRun, EntrypointState
 from .process.environment import scratch_folder

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tests.bench import cuts, loading, measures, server, ways
+from tests.bench import cuts, loading, measures, server, ways, workspaces
 from tests.bench.ways import Place, Reached, Way
 
 
@@ -135,5 +135,17 @@ FIGURES = [
         name="60,000 messages: backlog after a cut, nbclient's way / docker run", unit="s",
         ours=cuts.backlog_seconds, baseline=on(ways.docker_run, many), compare=ratio, aim="at most 2 times",
         met=at_most(2), alias="lab-proxied",
+    ),
+    Figure(
+        name="workspace, first copy of 5,000 files / rsync", unit="s", ours=workspaces.first_copy(workspaces.MANY),
+        baseline=workspaces.rsync_copy(workspaces.MANY), compare=ratio, aim="at most 2 times", met=at_most(2),
+    ),
+    Figure(
+        name="workspace, first copy of 300 MB / rsync", unit="s", ours=workspaces.first_copy(workspaces.LARGE),
+        baseline=workspaces.rsync_copy(workspaces.LARGE), compare=ratio, aim="at most 2 times", met=at_most(2),
+    ),
+    Figure(
+        name="workspace, one changed file of 5,000 / rsync", unit="s", ours=workspaces.one_change,
+        baseline=workspaces.rsync_change, compare=ratio, aim="at most 0.5 times", met=at_most(0.5),
     ),
 ]  # fmt: skip

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.clients.driver import NodeClient
+from tests.clients.notebook import notebook
 from tests.clients.specs import installed_spec
 from tests.clients.terminal import Ended
 from tests.rig.daemon import SLOW, wait_until
@@ -53,7 +54,8 @@ def kernelbridge_in(folder: Path, laptop: Laptop, *words: str) -> Ended:
 
 def test_a_command_runs_in_the_project_and_its_results_come_back(rig: Rig, bridge_env: Laptop, project: Path) -> None:
     bridge_env.write_environment(rig.image, workspace={"local": ".", "sync": "both", "pull": ["runs/**"]})
-    script = "import pkg.model, os; os.makedirs('runs'); open('runs/out', 'w').write(str(pkg.model.answer())); print(os.getcwd())"
+    made = "os.makedirs('runs'); open('runs/out', 'w').write(str(pkg.model.answer()))"
+    script = f"import pkg.model, os; {made}; print(os.getcwd())"
     ended = kernelbridge_in(project, bridge_env, "run", "test", "--", "python", "-c", script)
     assert (ended.code, ended.out) == (0, "/workspace\n"), ended.err
     assert (project / "runs" / "out").read_text() == "42"
@@ -120,3 +122,67 @@ def test_a_run_takes_a_branch_as_it_is_there_and_leaves_the_project_alone(
     unknown = kernelbridge_in(project, bridge_env, "run", "--git", "nonesuch", "test", "--", "true")
     assert "has no git revision 'nonesuch'" in unknown.err
     assert list((bridge_env.data_dir / "kernelbridge" / "checkouts").iterdir()) == []
+
+
+def test_jupyterlabs_debugger_stops_in_the_projects_module_under_the_containers_path(
+    rig: Rig, bridge_env: Laptop, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bridge_env.write_environment(rig.image, workspace=".")
+    monkeypatch.chdir(project)
+    module = "/workspace/pkg/model.py"
+    with notebook(bridge_env) as kernel:
+        assert kernel.value("__import__('os').getcwd()") == "/workspace"
+        kernel.debug("initialize", clientID="jupyterlab", adapterID="", pathFormat="path")
+        assert kernel.debug("attach")["success"]
+        bound = kernel.debug("setBreakpoints", source={"path": module}, breakpoints=[{"line": 3}])
+        assert bound["body"]["breakpoints"][0]["verified"], bound
+        assert kernel.debug("configurationDone")["success"]
+        kernel.client.execute("import debugpy; debugpy.debug_this_thread(); import pkg.model; pkg.model.answer()")
+
+        def is_stopped() -> bool:
+            message = kernel.client.get_iopub_msg(timeout=20 * SLOW)
+            return message["msg_type"] == "debug_event" and message["content"]["event"] == "stopped"
+
+        wait_until(is_stopped, "the stop", 20)
+        thread = kernel.debug("threads")["body"]["threads"][0]["id"]
+        top = kernel.debug("stackTrace", threadId=thread)["body"]["stackFrames"][0]
+        assert (top["source"]["path"], top["line"]) == (module, 3)
+        # Lab shows the text that the kernel gives for that path.
+        assert "value = 41" in kernel.debug("source", source={"path": module})["body"]["content"]
+        kernel.debug("continue", threadId=thread)
+        kernel.debug("disconnect", restart=False)
+
+
+def test_a_workspace_is_pushed_compared_and_pulled_without_a_kernel(
+    rig: Rig, bridge_env: Laptop, project: Path
+) -> None:
+    bridge_env.write_environment(rig.image, workspace=".")
+    compared = kernelbridge_in(project, bridge_env, "files", "status")
+    assert "to push: pkg/model.py\n" in compared.out, compared.err
+    pushed = kernelbridge_in(project, bridge_env, "files", "push")
+    assert (pushed.code, pushed.err) == (0, "")
+    assert "are in step" in kernelbridge_in(project, bridge_env, "files", "status").out
+    script = (
+        "import pathlib; pathlib.Path('made.txt').write_text('there'); pathlib.Path('pkg/model.py').write_text('new')"
+    )
+    assert kernelbridge_in(project, bridge_env, "run", "test", "--", "python", "-c", script).code == 0
+    assert not (project / "made.txt").exists()
+    told = kernelbridge_in(project, bridge_env, "files", "status").out
+    assert told == "to pull: made.txt\nto pull: pkg/model.py\n"
+    assert kernelbridge_in(project, bridge_env, "files", "pull").code == 0
+    assert ((project / "made.txt").read_text(), (project / "pkg" / "model.py").read_text()) == ("there", "new")
+
+
+def test_a_folder_may_have_its_own_path_in_the_container_or_be_on_the_host_already(
+    rig: Rig, bridge_env: Laptop, project: Path
+) -> None:
+    bridge_env.write_environment(rig.image, workspace={"local": ".", "container": "same"})
+    path = project / "pkg" / "model.py"
+    ended = kernelbridge_in(project, bridge_env, "run", "test", "--", "sh", "-c", f"pwd; wc -l < {path}")
+    assert (ended.code, ended.out) == (0, f"{project}\n3\n"), ended.err
+    with rig.lab.home_files("kbtest", {"there/only.txt": "on the host"}):
+        bridge_env.write_environment(rig.image, workspace={"local": ".", "host": "~/there"})
+        read = kernelbridge_in(project, bridge_env, "run", "test", "--", "cat", "only.txt")
+        assert (read.code, read.out) == (0, "on the host"), read.err
+        compared = kernelbridge_in(project, bridge_env, "files", "status")
+        assert "by itself: nothing is copied" in compared.out

@@ -94,7 +94,8 @@ class SshRig:
             "PrintMotd no",
             "LogLevel INFO",
             "MaxStartups 100:30:200",
-            "Subsystem sftp internal-sftp",
+            # A second one would be an error.
+            *(() if any(line.startswith("Subsystem") for line in self._extra) else ("Subsystem sftp internal-sftp",)),
             f"PidFile {self.folder / 'sshd.pid'}",
             f'SetEnv PATH="{self._gpu_path}:/usr/local/bin:/usr/bin:/bin"',
         ]

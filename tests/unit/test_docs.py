@@ -53,7 +53,10 @@ COMMANDS = {
     "kernelbridge shell": "tests/real/test_shell.py",
     "kernelbridge exec": "tests/real/test_shell.py",
     "kernelbridge cp": "tests/real/test_shell.py",
+    "kernelbridge files": "tests/real/test_workspace_kernels.py",
     "kernelbridge ssh-config": "tests/real/test_ssh_into.py",
+    "kernelbridge forward": "tests/unit/cli/commands/test_ports.py",
+    "kernelbridge tensorboard": "tests/unit/cli/commands/test_ports.py",
     "kernelbridge snapshot": "tests/real/test_images.py",
     "kernelbridge images": "tests/real/test_images.py",
 }

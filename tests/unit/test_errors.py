@@ -1,4 +1,7 @@
-"""errors.py: every sentence says what failed and where, its remedy what to do next. Those of GPUs: gpu_error_rows."""
+"""errors.py: every sentence says what failed and where, its remedy what to do next. Those of GPUs: gpu_error_rows.
+
+All others stand in one table.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ import pytest
 from kernelbridge import errors
 from kernelbridge.cli import reference
 from kernelbridge.errors import (
+    BoardFailed,
     BuildFailed,
     CacheFailed,
     CommandNotRun,
@@ -22,6 +26,7 @@ from kernelbridge.errors import (
     EngineFailed,
     EngineMissing,
     EngineTooOld,
+    ForwardFailed,
     ForwardingForbidden,
     GpuToolkitMissing,
     GpuUnavailable,
@@ -443,6 +448,18 @@ TABLE: list[tuple[KernelBridgeError, int, str, str]] = [
         91,
         "lab: debugpy could not be added to the image pytorch:2 (ERROR: No matching distribution).",
         "Add `RUN pip install ipykernel` to the image, or let `pip` on this machine reach its index.",
+    ),
+    (
+        BoardFailed(kernel="aabb1111 on lab", reason="No module named tensorboard"),
+        95,
+        "TensorBoard in the container of the kernel aabb1111 on lab ended (No module named tensorboard).",
+        'If it is missing, write `packages = ["tensorboard"]` in the environment and restart the kernel.',
+    ),
+    (
+        ForwardFailed(kernel="aabb1111", reason="lab does not answer"),
+        94,
+        "The ports of the kernel aabb1111 cannot be reached (lab does not answer).",
+        "Try again; `kernelbridge ps` says whether the kernel runs and its host answers.",
     ),
     (
         CommandNotRun(host="lab", reason="pythno: No such file or directory"),

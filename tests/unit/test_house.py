@@ -19,12 +19,18 @@ MOST_ENTRIES = 15
 # Files whose logic is tested elsewhere than in tests/unit/<their folder>/test_<their name>*.py: which test covers them.
 COVERED_BY: dict[str, str] = {
     "__main__.py": "tests/unit/test_imports.py",
+    "files/one_pass.py": "tests/real/test_workspace.py",
+    "files/transfer/rsync.py": "tests/real/test_workspace.py",
+    "files/transfer/rsync_shell.py": "tests/real/test_workspace.py",
+    "files/transfer/sftp_copy.py": "tests/real/test_workspace.py",
     "hosts/backend.py": "tests/unit/kernel/test_relay_client.py",
     "hosts/docker/engine.py": "tests/real/test_engine.py",
     "hosts/docker/images/workshop.py": "tests/real/test_any_image.py",
     "hosts/transport/local.py": "tests/real/test_local.py",
+    "jupyter/forward_pages.py": "tests/real/test_forwards.py",
+    "hosts/transport/sftp.py": "tests/real/test_workspace.py",
     "kernel/state.py": "tests/unit/kernel/test_lifecycle.py",
-    "relay/__main__.py": "tests/unit/relay/test_gpu_lock.py",
+    "relay/__main__.py": "tests/unit/relay/gpus/test_gpu_lock.py",
 }
 
 

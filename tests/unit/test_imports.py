@@ -64,7 +64,9 @@ DOCKER = {"docker", "requests", "urllib3", "charset_normalizer", "chardet", "idn
 LAUNCHER = PYDANTIC | JUPYTER_PATHS | {"psutil", "zmq"}
 BARE = {"__main__", "cli", "errors", "plain_text"}
 READING = BARE | {"config"}
-LISTING = READING | {"fleet", "hosts", "kernel", "channels", "protocol", "mailbox", "atomic_files", "jupyter"} | {"files"}
+LISTING = (
+    READING | {"fleet", "hosts", "kernel", "channels", "protocol", "mailbox", "atomic_files", "jupyter"} | {"files"}
+)
 
 
 # Our imports inside functions: what loads a module late, and may; a reason stands beside each.
@@ -75,11 +77,13 @@ LATE = {
     ("cli/context.py", "out"),
     ("cli/context.py", "show_table"),
     # asyncssh, nbclient: few commands need them.
-    ("cli/commands/notebook.py", "run"),
+    ("cli/notebook.py", "run"),
     ("cli/commands/ssh.py", "_serve"),
     ("cli/commands/ssh.py", "host_key"),
     ("fleet/fleet.py", "_services"),
+    ("fleet/fleet.py", "_workspace_sync"),
     ("fleet/fleet.py", "bind"),
+    ("fleet/fleet.py", "board"),
     ("fleet/fleet.py", "make_run"),
     ("fleet/fleet.py", "open_terminal"),
     ("fleet/fleet.py", "list_gpus"),

@@ -16,7 +16,6 @@ import time
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import Annotated, Any
 
 import typer
@@ -25,7 +24,7 @@ from jupyter_core.paths import jupyter_runtime_dir
 from kernelbridge.atomic_files import write_whole
 from kernelbridge.channels import endpoints
 from kernelbridge.cli.commands import kernels, run
-from kernelbridge.cli.context import CliContext, moment
+from kernelbridge.cli.context import CliContext, moment, until_told_to_leave
 from kernelbridge.errors import KernelBridgeError, KernelEnded, KernelHeld, KernelNotFound, StartTimeout
 from kernelbridge.fleet.fleet import Fleet
 from kernelbridge.fleet.kernel_listing import LIST_SECONDS, KernelRow
@@ -135,7 +134,7 @@ def _hold(context: CliContext, fleet: Fleet, row: KernelRow, *, takes: bool, wit
     kernel = context.wait(fleet, fleet.attach(request, made, host=row.host, take=takes), seconds=BIND_SECONDS)
     is_over = False
     try:
-        with _until_told_to_leave():
+        with until_told_to_leave():
             is_dead = _await_answer(context, kernel, row)
             kernel.channels.endpoints.publish()
             with _connection_file(path, kernel):
@@ -185,22 +184,6 @@ def _await_answer(context: CliContext, kernel: Kernel, row: KernelRow) -> bool:
 def _stay(kernel: Kernel, *, is_dead: bool) -> None:
     while is_dead or kernel.exit_code is None:
         time.sleep(STATE_LOOK_SECONDS)
-
-
-@contextmanager
-def _until_told_to_leave() -> Iterator[None]:
-    """Take a closed terminal and a SIGTERM for Ctrl-C: the kernel is left in good order."""
-
-    def leave(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    names = [name for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
-    before = {name: signal.signal(getattr(signal, name), leave) for name in names}
-    try:
-        yield
-    finally:
-        for name, handler in before.items():
-            signal.signal(getattr(signal, name), handler)
 
 
 @contextmanager

@@ -61,6 +61,7 @@ def _values(model: BaseModel) -> dict[str, Any]:
     plain = {key: getattr(model, key) for key in type(model).model_fields if key != "name"}
     if isinstance(model, schema.Environment):
         plain["mounts"] = [reference.mount_text(mount) for mount in model.mounts]
+        plain["forwards"] = [forward.written for forward in model.forwards]
         plain["ulimits"] = {name: f"{soft}:{hard}" for name, (soft, hard) in model.ulimits.items()}
         plain["env"] = {
             name: HIDDEN if fields.looks_secret(name, text) else text for name, text in sorted(model.env.items())

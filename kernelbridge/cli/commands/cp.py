@@ -26,10 +26,10 @@ from kernelbridge.hosts.relay_query import RelayAddress
 from kernelbridge.kernel.command.terminal import START_SECONDS, CommandRequest, Terminal, open_terminal
 from kernelbridge.protocol import terminal
 
-MODULE = "process.archive"
+ARCHIVE_MODULE = "beside.archive"
 # More than this of what comes waits here only while the link brings no more.
-MOST_QUEUED_BYTES = 8 << 20
-CLOSE_SECONDS = 5.0
+MOST_ARRIVED_BYTES = 8 << 20
+COPY_CLOSE_SECONDS = 5.0
 _PIECE_BYTES = 256 << 10
 
 
@@ -93,7 +93,7 @@ def _open(
     output: Callable[[int, bytes], None],
 ) -> Terminal:
     async def opened() -> Terminal:
-        argv = (*bootstrap.beside_argv(address.python, MODULE), *words)
+        argv = (*bootstrap.beside_argv(address.python, ARCHIVE_MODULE), *words)
         return await open_terminal(
             await address.workload(), CommandRequest(argv=argv), host=address.host, output=output
         )
@@ -136,7 +136,7 @@ def _send(
         fleet.run(_end_input(opened))
         _check(waiting.result(), said, address)
     finally:
-        fleet.run(opened.aclose(), CLOSE_SECONDS)
+        fleet.run(opened.aclose(), COPY_CLOSE_SECONDS)
 
 
 async def _end_input(opened: Terminal) -> None:
@@ -168,7 +168,7 @@ class _Arriving(io.RawIOBase):
                 return
             self._waiting_bytes += len(data)
             self._pieces.put(data)
-            if self._waiting_bytes > MOST_QUEUED_BYTES:
+            if self._waiting_bytes > MOST_ARRIVED_BYTES:
                 self._congested(True)
 
     def drop_rest(self) -> None:
@@ -189,7 +189,7 @@ class _Arriving(io.RawIOBase):
             self._is_over = not self._rest
             with self._lock:
                 self._waiting_bytes -= len(self._rest)
-                if self._waiting_bytes < MOST_QUEUED_BYTES // 2:
+                if self._waiting_bytes < MOST_ARRIVED_BYTES // 2:
                     self._congested(False)
             self._moved(len(self._rest))
         size = min(len(view), len(self._rest))
@@ -228,7 +228,7 @@ def _receive(
         if failure is not None:
             raise failure
     finally:
-        fleet.run(opened.aclose(), CLOSE_SECONDS)
+        fleet.run(opened.aclose(), COPY_CLOSE_SECONDS)
 
 
 def unpack(source: IO[bytes], target: Path) -> None:

@@ -17,8 +17,7 @@ from typing import Annotated, TypeVar
 
 import typer
 
-from kernelbridge.cli import local_terminal
-from kernelbridge.cli.commands import notebook
+from kernelbridge.cli import local_terminal, notebook
 from kernelbridge.cli.commands.terminal import words_of
 from kernelbridge.cli.context import CliContext
 from kernelbridge.cli.local_terminal import OutputWriter
@@ -209,11 +208,13 @@ def screen() -> Iterator[RunScreen]:
 def _start(fleet: Fleet, request: LaunchRequest, shown: RunScreen) -> CommandRun:
     """Start a run; one that is interrupted leaves nothing."""
     made = fleet.run(fleet.make_run(request, shown.output()))
-    starting = fleet.submit(made.start())
+    starting: Future[None] | None = None
     try:
+        starting = fleet.submit(made.start())
         result(starting)
     except KeyboardInterrupt:
-        starting.cancel()
+        if starting is not None:
+            starting.cancel()
         fleet.run(made.remove(), UNDO_SECONDS)
         raise typer.Exit(128 + signal.SIGINT) from None
     finally:
@@ -268,9 +269,9 @@ def stay(context: CliContext, fleet: Fleet, made: CommandRun, shown: RunScreen) 
     has_window = window is not None and local_terminal.is_terminal()
     if has_window:
         joined.resize(local_terminal.window())
+    shown.writer.begin()  # Before a signal may come: a start of a thread cannot be broken off.
     try:
         with _told_to_leave(), local_terminal.joined(joined, has_window=has_window):
-            shown.writer.begin()
             code = result(fleet.submit(made.wait()))
     except _Left:
         fleet.run(made.detach(), LEAVE_SECONDS)

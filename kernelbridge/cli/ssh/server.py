@@ -28,8 +28,8 @@ _LOG = logging.getLogger(__name__)
 # Runs a command beside the kernel; the function takes what it writes.
 OpenBeside = Callable[[CommandRequest, Callable[[int, bytes], None]], Awaitable[Terminal]]
 
-SFTP_MODULE = "process.sftp_server"
-CONNECTOR_MODULE = "process.connector"
+SFTP_MODULE = "beside.sftp_server"
+CONNECTOR_MODULE = "beside.connector"
 # What a shell says where a command is not there; and ssh where all else fails.
 _NOT_RUN_EXIT = 255
 _SIGNALS = {"HUP": 1, "INT": 2, "QUIT": 3, "ABRT": 6, "KILL": 9, "USR1": 10, "USR2": 12, "ALRM": 14, "TERM": 15}
@@ -260,7 +260,7 @@ class CommandSession(asyncssh.SSHServerSession[bytes]):
         self._beside.end()
 
 
-class _Connection:
+class _Reached:
     """What sessions of ports and of sockets have in common."""
 
     def __init__(self, open_beside: OpenBeside, argv: tuple[str, ...]) -> None:
@@ -298,11 +298,11 @@ class _Connection:
         self._beside.end()
 
 
-class ConnectionSession(_Connection, asyncssh.SSHTCPSession[bytes]):
+class ConnectionSession(_Reached, asyncssh.SSHTCPSession[bytes]):
     """A port that the client reaches through the container."""
 
 
-class SocketSession(_Connection, asyncssh.SSHUNIXSession[bytes]):
+class SocketSession(_Reached, asyncssh.SSHUNIXSession[bytes]):
     """A unix socket that the client reaches in the container."""
 
 

@@ -95,6 +95,8 @@ class CommandRun:
         self._may_send = asyncio.Event()
         self._may_send.set()
         self._is_lost = False
+        # Why it cannot be joined, as it was told last.
+        self._trouble = ""
         self._workspace = KernelWorkspace(
             data_folder=services.records.folder, link_of=self._link_of, say=self._say, tell=output.tell
         )
@@ -277,7 +279,7 @@ class CommandRun:
             case GpuLostEvent():
                 self._output.tell(str(GpuLost(environment=self.request.display_name, host=self.host.name)))
             case DroppedEvent():
-                self._output.tell(failures.dropped_text(event).strip())
+                self._output.tell(failures.dropped_text(event).strip(" []\n").removeprefix("kernelbridge: "))
             case NoticeEvent():
                 self._show_notice(event)
             case InputEvent(taken_bytes=taken):
@@ -346,8 +348,9 @@ class CommandRun:
             self._output.tell(f"{error.sentence} The command runs on; its output comes when the host can be reached.")
 
     def _join_failed(self, error: KernelBridgeError, may_pass: bool) -> None:
-        if not may_pass:
-            self._output.tell(str(error))
+        if not may_pass and str(error) != self._trouble:
+            self._trouble = str(error)
+            self._output.tell(self._trouble)
 
     def _paused(self, is_paused: bool) -> None:
         if is_paused:

@@ -20,7 +20,7 @@ from kernelbridge.protocol.json_object import parse_object, plain
 from kernelbridge.protocol.terminal import CommandEnd, CommandOrder, WindowSize
 
 # The program's module in the relay's code.
-MODULE = "process.terminal"
+TERMINAL_MODULE = "beside.terminal"
 # How long it may take to say that the command runs.
 START_SECONDS = 30.0
 # So long without a word the line counts as gone.
@@ -166,7 +166,7 @@ async def open_terminal(
 ) -> Terminal:
     """Run a command beside the relay of a workload, and return when it runs. Raises CommandNotRun and others."""
     opened = Terminal(host, output)
-    opened.stream = await workload.open_command(bootstrap.beside_argv(workload.python, MODULE), opened)
+    opened.stream = await workload.open_command(bootstrap.beside_argv(workload.python, TERMINAL_MODULE), opened)
     try:
         opened.stream.write(request.order().frame())
         await opened.started()

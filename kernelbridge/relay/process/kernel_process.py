@@ -12,12 +12,12 @@ from typing import Any, Callable, Deque, Dict, FrozenSet, List, Mapping, NamedTu
 
 from ...protocol.handshake import ExitedEvent
 from ...protocol.terminal import WindowSize
+from ..beside.terminal import PID_NAME
 from . import death
 from .environment import enterable, kernel_environment
 from .packages import kernel_python
 from .pipes import Pipes
 from .setup_runner import STATE_NAME
-from .terminal import PID_NAME
 
 RING_BYTES = 256 * 1024
 # What the pipes of a process that has ended may hold: Linux lets each have 1 MiB.

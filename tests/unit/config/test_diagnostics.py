@@ -162,5 +162,13 @@ def test_memory_that_a_runtime_of_slurm_does_not_give_is_told(runtime: Any, coun
     assert all(f"tmpfs has no effect on login, where {runtime} runs" in sentence for sentence in found)
 
 
+def test_a_forward_that_nobody_guards_is_told() -> None:
+    environment = Environment.model_validate({"name": "a", "image": "x", "forwards": [6006, "raw:5555"]})
+    assert load.warnings(Config(path=PATH, environments={"a": environment})) == (
+        "environments.a.forwards: any program of this machine can connect to raw:5555, and any web page can send to "
+        "it.",
+    )
+
+
 def test_a_syntax_error_without_a_place_is_a_problem_of_the_file() -> None:
     assert str(diagnostics.of_syntax(tomllib.TOMLDecodeError("odd"))) == "file: is not TOML: odd"

@@ -498,6 +498,43 @@ def test_objects_made_without_a_file_are_checked_too() -> None:
             Environment.model_validate({"name": "a", "image": "x", **wrong})
 
 
+@pytest.mark.parametrize(
+    ("written", "parts"),
+    [
+        (6006, (6006, 6006, False)),
+        ("6006", (6006, 6006, False)),
+        ("8080:80", (8080, 80, False)),
+        ("raw:5555", (5555, 5555, True)),
+        ("raw:1:65535", (1, 65535, True)),
+    ],
+)
+def test_a_forward_is_a_port_here_and_one_of_the_container(written: object, parts: tuple[int, int, bool]) -> None:
+    assert fields.parse_forward(written) == parts
+
+
+@pytest.mark.parametrize(
+    "written", [0, 65536, -1, True, None, 1.5, "", "80:", ":80", "a", "tcp:80", "1:2:3", "80:0", " 80"]
+)
+def test_what_is_no_forward_is_refused(written: object) -> None:
+    with pytest.raises(ValueError, match=r"must be a port"):
+        fields.parse_forward(written)
+
+
+@pytest.mark.parametrize(
+    ("line", "key", "words"),
+    [
+        ("forwards = [6006, 0]", "forwards.1", "must be a port"),
+        ('forwards = [80, "80:81"]', "forwards", "two forwards have the port 80 here"),
+        ('forwards = ["80:6006", "raw:81:6006"]', "forwards", "the container's port 6006 is forwarded twice"),
+        ('forwards = "6006"', "forwards", "is not a valid value"),
+    ],
+)
+def test_a_wrong_forward_is_told_with_its_place(line: str, key: str, words: str) -> None:
+    (found,) = environment_problems(line).items()
+    assert found[0] == f"environments.a.{key}"
+    assert words in found[1]
+
+
 # -- as many GPUs as there are
 
 

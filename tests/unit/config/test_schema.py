@@ -57,6 +57,16 @@ def test_how_long_a_kernel_lives_without_its_owner_is_written_as_people_say_time
     assert (untold.max_lifetime, untold.idle_timeout, untold.journal_size) == (None, None, 256 << 20)
 
 
+def test_a_forward_is_kept_in_parts_and_written_as_the_user_does() -> None:
+    environment = with_environment('forwards = [6006, "8080:80", "raw:5555"]')
+    assert [(one.here, one.there, one.is_raw) for one in environment.forwards] == [
+        (6006, 6006, False),
+        (8080, 80, False),
+        (5555, 5555, True),
+    ]
+    assert [one.written for one in environment.forwards] == [6006, "8080:80", "raw:5555"]
+
+
 def test_every_key_says_what_it_is() -> None:
     for model in (Host, Environment):
         for name, field in model.model_fields.items():

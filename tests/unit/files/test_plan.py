@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kernelbridge.files.listing import FOLDER, Entry, Kind, Listing, to_bytes
-from kernelbridge.files.plan import Action, Deed, Known, Terms, beside_name, big_copies, plan
+from kernelbridge.files.plan import Action, Deed, Known, PlanTerms, beside_name, big_copies, plan
 
 STAMP = "20260131T235959"
 # A file as it was, with other content, with other content of another size, touched, made executable.
@@ -28,7 +28,7 @@ def planned(
     local: Side, host: Side, known: Mapping[str, Known], *, is_whole: bool = True, **terms: object
 ) -> list[Action]:
     here, there = Listing(entries=dict(local)), Listing(entries=dict(host), is_whole=is_whole)
-    return plan(here, there, known, Terms(host="lab", stamp=STAMP, **terms))  # type: ignore[arg-type]
+    return plan(here, there, known, PlanTerms(host="lab", stamp=STAMP, **terms))  # type: ignore[arg-type]
 
 
 def deeds(actions: list[Action]) -> list[str]:
@@ -164,9 +164,9 @@ def test_what_could_not_be_seen_is_left_alone() -> None:
     known = {path: Known(OLD, OLD) for path in ("d/a", "e/a", "x")}
     local = Listing(entries={}, unknown={"d": "Permission denied"}, left_out={"x": "it is a socket"})
     host = Listing(entries={"d/a": OLD, "x": OLD}, unknown={"e": "Permission denied"})
-    assert plan(local, host, known, Terms(host="lab", stamp=STAMP)) == []
+    assert plan(local, host, known, PlanTerms(host="lab", stamp=STAMP)) == []
     nothing_here = Listing(unknown={"": "no such folder"})
-    assert plan(nothing_here, host, known, Terms(host="lab", stamp=STAMP)) == []
+    assert plan(nothing_here, host, known, PlanTerms(host="lab", stamp=STAMP)) == []
 
 
 def test_a_listing_that_is_not_whole_deletes_nothing() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from kernelbridge.errors import EngineFailed, HostRefused, KernelBridgeError, KernelNotFound
+from kernelbridge.errors import EngineFailed, HostRefused, KernelBridgeError, KernelEnded, KernelNotFound
 from kernelbridge.fleet import kernel_listing
 from kernelbridge.hosts.backend import Exited
 from kernelbridge.hosts.labels import Labels
@@ -334,6 +334,15 @@ async def test_logs_come_from_the_relay_and_from_the_engine_when_it_has_ended(ho
     box.log = "one\ntwo\nthree\n"
     box.state, box.ended = "exited", ended(3)
     assert await hosts.census.logs(hosts.config, "aabb", tail_lines=1) == "three"
+
+
+async def test_the_relay_of_a_kernel_that_runs_is_found_and_one_that_has_ended_is_told(hosts: Hosts) -> None:
+    box = hosts.add(status=STATUS)
+    address = await hosts.census.running(hosts.config, "aabb")
+    assert (address.kernel.startswith("aabb"), address.host) == (True, "lab")
+    box.state, box.ended = "exited", ended(3)
+    with pytest.raises(KernelEnded, match="does not run"):
+        await hosts.census.running(hosts.config, "aabb")
 
 
 async def test_containers_that_have_ended_are_not_asked_for_all_at_once(hosts: Hosts) -> None:

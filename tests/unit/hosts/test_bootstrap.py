@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from kernelbridge.hosts import bootstrap
-from kernelbridge.kernel.command.terminal import MODULE
+from kernelbridge.kernel.command.terminal import TERMINAL_MODULE
 from kernelbridge.protocol.exit_codes import EXIT_OLD_PYTHON, OLD_PYTHON_SAYS
 from tests.made_relay import moved
 
@@ -23,9 +23,10 @@ from tests.made_relay import moved
 def test_no_word_of_a_user_stands_in_the_commands_that_the_host_can_see() -> None:
     assert bootstrap.boot_argv("python3")[:2] == ["python3", "-c"]
     assert bootstrap.bridge_argv("/opt/py")[:4] == ["/opt/py", "-I", "-S", "-c"]
-    beside = bootstrap.beside_argv("/opt/py", "process.terminal")
+    beside = bootstrap.beside_argv("/opt/py", "beside.terminal")
     assert beside[:4] == ["/opt/py", "-I", "-S", "-c"]
-    for argv in (bootstrap.boot_argv("python3"), bootstrap.bridge_argv("python3"), beside):
+    forward = bootstrap.forward_argv("python3")
+    for argv in (bootstrap.boot_argv("python3"), bootstrap.bridge_argv("python3"), beside, forward):
         compile(argv[argv.index("-c") + 1], "<argv>", "exec")
 
 
@@ -40,7 +41,7 @@ def test_the_line_for_the_container_has_the_whole_relay_and_the_order() -> None:
     package = Path(bootstrap.__file__).parents[1]
     shipped = {
         f"{room}/{path.name}"
-        for room in ("protocol", "relay", "relay/process")
+        for room in ("protocol", "relay", "relay/beside", "relay/gpus", "relay/process")
         for path in (package / room).glob("*.py")
     }
     by_path = {"bridge.py", "ipykernel_launcher.py"}
@@ -134,7 +135,7 @@ def test_an_order_names_gpus_and_what_ends_it_only_where_it_is_said() -> None:
 
 def test_a_program_beside_a_relay_is_one_of_the_relays_own_and_an_older_relay_has_none(tmp_path: Path) -> None:
     (tmp_path / "kernelbridge_relay").symlink_to(Path(bootstrap.__file__).parents[1])
-    for module, has_ended_well in ((MODULE, True), ("process.of_tomorrow", False)):
+    for module, has_ended_well in ((TERMINAL_MODULE, True), ("beside.of_tomorrow", False)):
         words = moved(bootstrap.beside_argv(sys.executable, module), tmp_path)
         ended = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True)
         assert (ended.returncode == 0, ended.stdout) == (has_ended_well, b"")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import socket
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ import pytest
 from kernelbridge.channels import endpoints
 from kernelbridge.channels.user_cells import CellAsked
 from kernelbridge.channels.waiting import ShutdownIntent
-from kernelbridge.config.schema import Host
+from kernelbridge.config.schema import Forward, Host
 from kernelbridge.errors import (
     ContainerFailed,
     EngineFailed,
@@ -37,6 +38,7 @@ from kernelbridge.errors import (
     UnknownEnvironment,
 )
 from kernelbridge.hosts.backend import Missing
+from kernelbridge.hosts.forwards.port_forwards import bound
 from kernelbridge.hosts.labels import Labels
 from kernelbridge.hosts.transport.login_stage import Hearer, LoginStage
 from kernelbridge.kernel import failures
@@ -56,6 +58,7 @@ from kernelbridge.protocol.handshake import (
     ReadyEvent,
     Welcome,
 )
+from tests.clients.ports import free_port
 from tests.made_clock import MadeClock
 from tests.made_engines import LAB, MINE, MadeEngine, cards, launch_request
 from tests.made_events import exited, status
@@ -290,6 +293,64 @@ class Scene:
 @pytest.fixture
 async def scene(clock: MadeClock, tmp_path: Path) -> Scene:
     return Scene(tmp_path, clock)
+
+
+# -- ports of the container on this machine
+
+
+def connects(port: int) -> bool:
+    with socket.socket() as client:
+        return client.connect_ex(("127.0.0.1", port)) == 0
+
+
+async def test_forwards_listen_once_the_kernel_answers_over_a_cut_and_a_restart_until_it_is_stopped(
+    clock: MadeClock, tmp_path: Path
+) -> None:
+    port = free_port()
+    scene = Scene(tmp_path, clock, forwards=(Forward(here=port, there=6006),))
+    assert not connects(port)
+    await scene.started()
+    assert connects(port)
+    assert scene.kernel.forwards.port_of(6006) == port
+    scene.client.lose()
+    assert connects(port)
+    scene.client.welcome()
+    await scene.kernel.relaunch(lambda: scene.request)
+    scene.relay.event_received(ReadyEvent(launch=2, info=INFO))
+    assert connects(port)
+    assert [one for one in scene.channels.log if one[0] == "news"] == []
+    await scene.kernel.stop()
+    assert not connects(port)
+
+
+async def test_forwards_end_with_a_kernel_that_another_has_and_with_its_container(
+    clock: MadeClock, tmp_path: Path
+) -> None:
+    port = free_port()
+    for end in (
+        lambda scene: scene.relay.taken(KernelHeld(kernel=MINE, host="lab", who="bob", since="now")),
+        lambda scene: scene.relay.ended(Missing()),
+    ):
+        scene = Scene(tmp_path, clock, forwards=(Forward(here=port, there=6006),))
+        await scene.started()
+        assert connects(port)
+        end(scene)
+        assert not connects(port)
+
+
+async def test_a_port_that_is_taken_here_is_told_in_the_next_cell(clock: MadeClock, tmp_path: Path) -> None:
+    with bound(free_port()) as taken:
+        asked = taken.getsockname()[1]
+        scene = Scene(tmp_path, clock, forwards=(Forward(here=asked, there=6006),))
+        await scene.started()
+        (one,) = scene.kernel.forwards.ports
+        told = f"port 6006 is at http://127.0.0.1:{one.here}/, because {asked} is taken on this machine"
+        # Before the channels open, so that a cell that waits says it.
+        assert [entry for entry in scene.channels.log if entry[0] in ("news", "open")] == [
+            ("news", told),
+            ("open", 1, None),
+        ]
+        await scene.kernel.stop()
 
 
 # -- a start

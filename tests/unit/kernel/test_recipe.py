@@ -51,7 +51,15 @@ def test_each_kernel_process_reads_these_keys_anew(written: dict[str, Any]) -> N
 
 
 @pytest.mark.parametrize(
-    "written", [{"display_name": "New"}, {"hosts": ["lab"]}, {"pull": "always"}, {"wait": "1h"}, {"start_seconds": 9.0}]
+    "written",
+    [
+        {"display_name": "New"},
+        {"hosts": ["lab"]},
+        {"pull": "always"},
+        {"wait": "1h"},
+        {"start_seconds": 9.0},
+        {"forwards": [6006]},
+    ],
 )
 def test_no_container_is_made_of_these_keys(written: dict[str, Any]) -> None:
     assert recipe(environment(**written), LAB) == recipe(environment(), LAB)

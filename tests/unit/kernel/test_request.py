@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from kernelbridge.config.schema import Workspace
+from kernelbridge.config.schema import Forward, Workspace
 from kernelbridge.errors import LinkLost, StartTimeout
 from kernelbridge.files.project import Project
 from kernelbridge.kernel.request import ALWAYS_PASSED, RunCommand, deadline, launch_order
@@ -98,6 +98,14 @@ async def test_a_step_in_time_is_let_be_and_so_is_its_own_failure(clock: MadeClo
         async with deadline(30, "lab", "it"):
             raise LinkLost(host="lab")
     await asyncio.sleep(100)
+
+
+def test_a_cell_finds_its_board_on_this_machine_where_its_port_has_the_same_number() -> None:
+    board = {"TENSORBOARD_PROXY_URL": "http://localhost:%PORT%/"}
+    assert env_of(forwards=(Forward(here=6006, there=6006),)) == board
+    assert env_of(forwards=(Forward(here=80, there=6006), Forward(here=5, there=5, is_raw=True))) == {}
+    written = {"TENSORBOARD_PROXY_URL": "https://boards.lab/%PORT%/"}
+    assert env_of(forwards=(Forward(here=6006, there=6006),), env=written) == written
 
 
 # -- a command in the place of a kernel

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from kernelbridge.cli import app
 from kernelbridge.cli.commands import cp
-from kernelbridge.cli.commands.cp import MOST_QUEUED_BYTES, Place, place_of
+from kernelbridge.cli.commands.cp import MOST_ARRIVED_BYTES, Place, place_of
 from kernelbridge.hosts import bootstrap
 from kernelbridge.protocol import terminal
 from tests.made_copies import CopyFleet, CopyStream, MadeContainer
@@ -111,8 +111,8 @@ def test_a_folder_goes_there_and_comes_back(call: Call, fleet: CopyFleet, contai
     assert Path("new/link").readlink() == Path("below/x")
     assert fleet.names == ["pytorch", "pytorch"]
     assert [order.argv for order in container.orders] == [
-        [*bootstrap.beside_argv("/opt/py", cp.MODULE), "unpack", "/work"],
-        [*bootstrap.beside_argv("/opt/py", cp.MODULE), "pack", "/work/folder"],
+        [*bootstrap.beside_argv("/opt/py", cp.ARCHIVE_MODULE), "unpack", "/work"],
+        [*bootstrap.beside_argv("/opt/py", cp.ARCHIVE_MODULE), "pack", "/work/folder"],
     ]
     assert all(stream.is_closed for stream in container.streams)
 
@@ -226,7 +226,7 @@ def test_much_that_comes_behind_an_end_is_dropped(
         sink = io.BytesIO()
         tarfile.open(fileobj=sink, mode="w").close()
         stream.output(sink.getvalue())
-        stream.output(bytes(4 * MOST_QUEUED_BYTES))
+        stream.output(bytes(4 * MOST_ARRIVED_BYTES))
 
     monkeypatch.setattr(container, "act", act)
     assert call("cp", "pytorch:/work", "new").code == 0
@@ -330,21 +330,21 @@ def test_the_container_waits_while_much_is_queued_and_no_longer() -> None:
     line = Line()
     arriving = line.arriving()
     for _ in range(4):
-        arriving.put(OUT, bytes(MOST_QUEUED_BYTES // 3))
+        arriving.put(OUT, bytes(MOST_ARRIVED_BYTES // 3))
     assert line.said == [True]
     for _ in range(2):
-        assert len(arriving.read(MOST_QUEUED_BYTES)) == MOST_QUEUED_BYTES // 3
+        assert len(arriving.read(MOST_ARRIVED_BYTES)) == MOST_ARRIVED_BYTES // 3
         assert line.said[-1]
-    arriving.read(MOST_QUEUED_BYTES)
+    arriving.read(MOST_ARRIVED_BYTES)
     assert not line.said[-1]
 
 
 def test_the_container_is_not_left_waiting_once_the_rest_is_dropped() -> None:
     line = Line()
     arriving = line.arriving()
-    arriving.put(OUT, bytes(MOST_QUEUED_BYTES + 1))
+    arriving.put(OUT, bytes(MOST_ARRIVED_BYTES + 1))
     arriving.drop_rest()
-    arriving.put(OUT, bytes(MOST_QUEUED_BYTES + 1))
+    arriving.put(OUT, bytes(MOST_ARRIVED_BYTES + 1))
     assert line.said == [True, False]
 
 
@@ -371,7 +371,7 @@ def test_the_last_word_to_a_container_whose_pieces_are_all_read_is_to_go_on() ->
 
     thread = threading.Thread(target=read)
     thread.start()
-    arriving.put(OUT, bytes(MOST_QUEUED_BYTES + 1))
+    arriving.put(OUT, bytes(MOST_ARRIVED_BYTES + 1))
     arriving.put(OUT, b"")
     thread.join(10)
     assert not thread.is_alive()

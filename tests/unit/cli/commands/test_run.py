@@ -68,8 +68,8 @@ def test_a_command_has_both_outputs_and_its_exit_code_and_leaves_nothing(
     fleet.script = Script(writes=[OUTPUT, (terminal.ERRORS, b"err\n")], code=3, progress=["lab: pulling"])
     ended = call("run", "pytorch", "--", "train", "--fast")
     assert (ended.code, ended.out, ended.err) == (3, "out\n", "err\n")
-    assert fleet.script.log[0] == "start"
-    assert fleet.script.log[-1] == "remove"
+    assert fleet.script.steps[0] == "start"
+    assert fleet.script.steps[-1] == "remove"
     request = fleet.request
     assert request is not None
     assert request.command is not None
@@ -155,7 +155,7 @@ def test_ctrl_c_while_it_starts_leaves_nothing(call: Call, fleet: RunFleet) -> N
     fleet.script = Script(never_starts=True)
     with meanwhile(lambda: "start" in fleet.script.log, kill(signal.SIGINT)):
         assert call("run", "pytorch", "true").code == 130
-    assert fleet.script.log == ["start", "remove"]
+    assert fleet.script.steps == ["start", "remove"]
 
 
 def test_ctrl_c_is_the_commands_while_it_runs(call: Call, fleet: RunFleet, feed: Feed) -> None:
@@ -164,7 +164,7 @@ def test_ctrl_c_is_the_commands_while_it_runs(call: Call, fleet: RunFleet, feed:
     with meanwhile(lambda: "end of input" in fleet.script.log, kill(signal.SIGINT)):
         assert call("run", "pytorch", "sleep", "60").code == 130
     assert "signal 2" in fleet.script.log
-    assert fleet.script.log[-1] == "remove"
+    assert fleet.script.steps[-1] == "remove"
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
@@ -179,7 +179,7 @@ def test_a_closed_terminal_leaves_the_command_running(call: Call, fleet: RunFlee
     assert ended.code == 0
     assert fleet.request is not None
     assert ended.err == f"The command runs on: `kernelbridge attach {fleet.request.kernel_id[:12]}`.\n"
-    assert fleet.script.log[-1] == "detach"
+    assert fleet.script.steps[-1] == "detach"
     assert signal.getsignal(number) is before
 
 
@@ -189,7 +189,7 @@ def test_a_command_that_was_ended_by_a_limit_is_left_for_its_log(call: Call, fle
     fleet.script = Script(writes=[OUTPUT], failure=failure)
     ended = call("run", "pytorch", "true")
     assert (ended.code, ended.out) == (failure.exit_code, "out\n")
-    assert fleet.script.log[-1] == "detach"
+    assert fleet.script.steps[-1] == "detach"
 
 
 def test_whoever_sits_at_a_terminal_gives_the_command_one(
@@ -224,7 +224,7 @@ def test_a_run_that_is_left_at_once_prints_its_id_and_has_no_terminal(
     assert fleet.request.command is not None
     assert (ended.code, ended.out) == (0, f"{fleet.request.kernel_id}\n")
     assert fleet.request.command.window is None
-    assert fleet.script.log == ["start", "detach"]
+    assert fleet.script.steps == ["start", "detach"]
     assert call("run", "-d", "-t", "pytorch", "train").code == 0
     assert fleet.request.command.window is not None
 
@@ -238,12 +238,12 @@ def test_an_environment_is_up_once(call: Call, fleet: RunFleet) -> None:
     assert fleet.request.command is not None
     assert (first.code, first.out) == (0, f"{fleet.request.kernel_id}\n")
     assert (fleet.request.command.kind, fleet.request.title, fleet.request.environment.persist) == ("up", "up", True)
-    assert fleet.script.log == ["start", "detach"]
+    assert fleet.script.steps == ["start", "detach"]
     fleet.rows = [row(FIRST, kind="up")]
     again = call("up", "pytorch")
     assert (again.code, again.out) == (0, f"{FIRST}\n")
     assert again.err == "pytorch is up on lab already.\n"
-    assert fleet.script.log == ["start", "detach"]
+    assert fleet.script.steps == ["start", "detach"]
 
 
 def test_one_on_another_host_is_another_one(call: Call, fleet: RunFleet) -> None:
@@ -286,7 +286,7 @@ def test_a_run_is_joined_where_it_is_and_its_end_is_its_exit_code(call: Call, fl
     fleet.script = Script(writes=[OUTPUT], code=5)
     ended = call("attach", "aabb")
     assert (ended.code, ended.out, ended.err) == (5, "out\n", "")
-    assert (fleet.script.log[0], fleet.script.log[-1]) == ("join on two", "remove")
+    assert (fleet.script.steps[0], fleet.script.steps[-1]) == ("join on two", "remove")
     assert fleet.request is not None
     assert (fleet.request.kernel_id, fleet.request.title) == (FIRST, "train")
     assert fleet.request.environment.persist
@@ -298,10 +298,10 @@ def test_a_run_that_another_holds_stays_with_it_unless_it_is_taken(call: Call, f
     fleet.script = Script(start_failure=HELD)
     ended = call("attach", "aabb")
     assert (ended.code, ended.err.splitlines()[0]) == (56, HELD.sentence)
-    assert fleet.script.log == ["join on lab", "detach"]
+    assert fleet.script.steps == ["join on lab", "detach"]
     fleet.script = Script()
     assert call("attach", "aabb", "--take").code == 0
-    assert fleet.script.log[0] == "join on lab, taking it"
+    assert fleet.script.steps[0] == "join on lab, taking it"
 
 
 def test_a_container_that_waits_is_not_joined_and_a_shell_in_it_is_named(call: Call, fleet: RunFleet) -> None:

@@ -77,7 +77,7 @@ def test_a_command_has_both_outputs_and_its_exit_code(call: Call, fleet: RunFlee
     assert (ended.code, ended.out, ended.err) == (3, "out\n", "err\n")
     assert fleet.asked is not None
     assert (fleet.asked.argv, fleet.asked.window, fleet.asked.folder) == (("ls", "-l"), None, "")
-    assert fleet.script.log[-1] == "closed"
+    assert fleet.script.steps[-1] == "closed"
     assert fleet.is_closed
 
 
@@ -180,7 +180,7 @@ def test_a_link_that_is_lost_is_the_end_and_the_output_until_then_is_there(
     fleet.script = Script(writes=[(terminal.OUTPUT, b"so far\n")], failure=LinkLost(host="lab"))
     ended = call("exec", "aabb", "ls")
     assert (ended.code, ended.out) == (LinkLost.exit_code, "so far\n")
-    assert fleet.script.log[-1] == "closed"
+    assert fleet.script.steps[-1] == "closed"
 
 
 def test_a_slow_reader_pauses_the_command(call: Call, fleet: RunFleet, feed: Feed) -> None:

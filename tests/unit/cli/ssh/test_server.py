@@ -22,7 +22,7 @@ from kernelbridge.errors import CommandNotRun, LinkLost
 from kernelbridge.hosts import bootstrap
 from kernelbridge.kernel.command.terminal import CommandRequest
 from kernelbridge.protocol.terminal import WindowSize
-from kernelbridge.relay.process.sftp_server import SftpServer
+from kernelbridge.relay.beside.sftp_server import SftpServer
 from tests.made_sessions import KEY, PYTHON, SECONDS, Container, MadeSession
 
 

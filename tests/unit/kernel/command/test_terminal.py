@@ -12,7 +12,7 @@ import pytest
 from kernelbridge.errors import CommandNotRun, HostRefused, LinkLost
 from kernelbridge.hosts import bootstrap
 from kernelbridge.kernel.command.terminal import (
-    MODULE,
+    TERMINAL_MODULE,
     SILENT_SECONDS,
     START_SECONDS,
     CommandRequest,
@@ -119,7 +119,7 @@ async def opened(scene: Scene) -> AsyncIterator[Terminal]:
 async def test_a_command_is_ordered_of_the_program_beside_the_relay_and_runs(scene: Scene) -> None:
     window = WindowSize(80, 24)
     opened = await scene.open(argv=("ls", "-l"), folder="/w", window=window, env={"TERM": "xterm"})
-    assert scene.workload.argv == bootstrap.beside_argv("/opt/py", MODULE)
+    assert scene.workload.argv == bootstrap.beside_argv("/opt/py", TERMINAL_MODULE)
     assert "ls" not in scene.workload.argv, "the host can see these words"
     ((kind, said),) = scene.workload.frames
     assert kind == terminal.START

@@ -1,4 +1,4 @@
-"""relay/gpu_monitor.py: what counts as a card, whether the right ones are seen, and when they are lost.
+"""relay/gpus/gpu_monitor.py: what counts as a card, whether the right ones are seen, and when they are lost.
 
 No card is here: STAND-INS for nvidia-smi and for device nodes.
 """
@@ -17,8 +17,8 @@ import pytest
 
 from kernelbridge.protocol import frames
 from kernelbridge.protocol.handshake import MismatchedGpus
-from kernelbridge.relay import gpu_monitor
-from kernelbridge.relay.gpu_monitor import GpuMonitor, Seen, fits, listed
+from kernelbridge.relay.gpus import gpu_monitor
+from kernelbridge.relay.gpus.gpu_monitor import GpuMonitor, Seen, fits, listed
 from tests.made_relay import MadeRelay, Visit, order, standin
 from tests.rig.daemon import wait_until
 

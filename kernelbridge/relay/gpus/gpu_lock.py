@@ -11,7 +11,7 @@ import os
 import sys
 from typing import Any, Dict, List, Mapping, Sequence, Tuple
 
-from ..protocol.exit_codes import EXIT_NO_LOCK, EXIT_TAKEN
+from ...protocol.exit_codes import EXIT_NO_LOCK, EXIT_TAKEN
 
 
 class Refused(Exception):

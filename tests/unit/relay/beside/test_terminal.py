@@ -1,4 +1,4 @@
-"""relay/process/terminal.py: a command beside a kernel, joined to one line of frames, from its start to its end.
+"""relay/beside/terminal.py: a command beside a kernel, joined to one line of frames, from its start to its end.
 
 The whole program runs as a process of its own; what depends on time runs in this one, by a clock that tests move.
 """
@@ -25,9 +25,8 @@ from kernelbridge.hosts import bootstrap
 from kernelbridge.protocol import frames, terminal
 from kernelbridge.protocol.frames import frame
 from kernelbridge.protocol.terminal import CommandEnd, CommandOrder, WindowSize, pieces
-from kernelbridge.relay.process import terminal as program
-from kernelbridge.relay.process.pipes import MOST_WAITING_BYTES, Pipes
-from kernelbridge.relay.process.terminal import (
+from kernelbridge.relay.beside import terminal as program
+from kernelbridge.relay.beside.terminal import (
     LINE_SILENCE_SECONDS,
     MOST_UNSENT_BYTES,
     Exchange,
@@ -38,6 +37,7 @@ from kernelbridge.relay.process.terminal import (
     shell_argv,
     why_not,
 )
+from kernelbridge.relay.process.pipes import MOST_WAITING_BYTES, Pipes
 from tests.made_relay import moved
 from tests.rig.daemon import SLOW, wait_until
 
@@ -59,7 +59,7 @@ class Beside:
     def __init__(self, folder: Path, asked: CommandOrder | None, **env: str) -> None:
         if not (folder / "kernelbridge_relay").exists():
             (folder / "kernelbridge_relay").symlink_to(PACKAGE)
-        words = moved(bootstrap.beside_argv(sys.executable, "process.terminal"), folder)
+        words = moved(bootstrap.beside_argv(sys.executable, "beside.terminal"), folder)
         self.process = subprocess.Popen(
             words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0, env={**os.environ, **env}
         )
@@ -262,6 +262,7 @@ def test_a_command_has_the_variables_and_the_folder_of_the_kernel_process(make: 
     )
     try:
         (tmp_path / program.PID_NAME).write_text(str(kernel.pid))
+        wait_until(lambda: Path(f"/proc/{kernel.pid}/environ").read_bytes() != b"", "it to begin", 10)
         beside = make(script('echo "$TOKEN $MODE $HERE"; pwd', MODE="b"), HERE="only here")
         beside.finish()
     finally:
@@ -278,6 +279,7 @@ def test_facts_of_a_kernel_are_read_whole_but_for_what_is_its_own(tmp_path: Path
     kernel = subprocess.Popen(["sleep", "60"], cwd="/", env={**variables, b"PATH": os.environb[b"PATH"]})
     try:
         (tmp_path / program.PID_NAME).write_text(str(kernel.pid))
+        wait_until(lambda: Path(f"/proc/{kernel.pid}/environ").read_bytes() != b"", "it to begin", 10)
         environment, folder = kernel_facts(str(tmp_path))
     finally:
         kernel.kill()
@@ -291,6 +293,16 @@ def test_without_a_kernel_process_the_containers_own_facts_hold(tmp_path: Path, 
     if written is not None:
         (tmp_path / program.PID_NAME).write_text(written)
     assert kernel_facts(str(tmp_path)) == (dict(os.environ), str(Path.cwd()))
+
+
+def test_a_kernel_process_without_any_variables_is_one_that_just_begins(tmp_path: Path) -> None:
+    kernel = subprocess.Popen(["/bin/sleep", "60"], cwd="/", env={})
+    try:
+        (tmp_path / program.PID_NAME).write_text(str(kernel.pid))
+        assert kernel_facts(str(tmp_path)) == (dict(os.environ), str(Path.cwd()))
+    finally:
+        kernel.kill()
+        kernel.wait()
 
 
 def test_a_shell_is_the_users_own_and_never_one_that_turns_away(tmp_path: Path) -> None:
@@ -506,4 +518,4 @@ def test_a_line_that_says_nothing_for_long_is_gone(scene: MakeScene, clock: Cloc
     clock.now += 2
     lonely.ringer.send(b"x")
     lonely.exchange.run()
-    assert lonely.popen.returncode == -signal.SIGHUP
+    assert lonely.popen.wait(20) == -signal.SIGHUP

@@ -12,7 +12,7 @@ import shutil
 import subprocess
 from typing import Callable, List, Optional, Sequence, Union
 
-from ..protocol.handshake import MismatchedGpus
+from ...protocol.handshake import MismatchedGpus
 
 # Without persistence mode nvidia-smi wakes every card up first.
 SMI_SECONDS = 20.0

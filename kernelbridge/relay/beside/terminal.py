@@ -22,7 +22,7 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 from ...protocol import frames, terminal
 from ...protocol.json_object import parse_object
 from ...protocol.terminal import CommandOrder, WindowSize
-from .pipes import MOST_WAITING_BYTES, PIPE_CHUNK_BYTES, Pipes
+from ..process.pipes import MOST_WAITING_BYTES, PIPE_CHUNK_BYTES, Pipes
 
 # Where each program of this kind has a file that it holds a lock on: so the relay knows that somebody works here.
 TERMINALS_NAME = "terminals"
@@ -56,7 +56,7 @@ def main() -> None:
 
 
 def relay_folder() -> str:
-    """Return the relay's folder, in which this code is: RELAY/kernelbridge_relay/relay/process/terminal.py."""
+    """Return the relay's folder, in which this code is: RELAY/kernelbridge_relay/relay/beside/terminal.py."""
     path = os.path.abspath(__file__)
     for _ in range(4):
         path = os.path.dirname(path)
@@ -201,6 +201,8 @@ def kernel_facts(folder: str) -> Tuple[Dict[str, str], str]:
             process = "/proc/%d" % int(file.read())
         with open(process + "/environ", "rb") as binary:
             written = binary.read()
+        if not written:
+            raise ValueError("it begins just now, or has ended")
         variables = (os.fsdecode(one).partition("=") for one in written.split(b"\0") if b"=" in one)
         environment = {name: value for name, _, value in variables if name not in _KERNELS_OWN}
         return environment, os.readlink(process + "/cwd")

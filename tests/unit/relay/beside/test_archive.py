@@ -1,4 +1,4 @@
-"""relay/process/archive.py: files into an archive and out of it, with all that a name and a mode can be."""
+"""relay/beside/archive.py: files into an archive and out of it, with all that a name and a mode can be."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from kernelbridge.hosts import bootstrap
-from kernelbridge.relay.process import archive
+from kernelbridge.relay.beside import archive
 from tests.made_relay import moved
 
 PACKAGE = Path(bootstrap.__file__).parents[1]
@@ -206,7 +206,7 @@ def run(folder: Path, *words: str, fed: bytes = b"") -> subprocess.CompletedProc
     """Run the program as a process, beside a relay."""
     if not (folder / "kernelbridge_relay").exists():
         (folder / "kernelbridge_relay").symlink_to(PACKAGE)
-    argv = moved(bootstrap.beside_argv(sys.executable, "process.archive"), folder)
+    argv = moved(bootstrap.beside_argv(sys.executable, "beside.archive"), folder)
     return subprocess.run([*argv, *words], input=fed, capture_output=True, cwd=folder, timeout=20, check=False)
 
 

@@ -1,4 +1,4 @@
-"""relay/process/connector.py: pipes joined to a real port and a real socket, both ways, to their ends."""
+"""relay/beside/connector.py: pipes joined to a real port and a real socket, both ways, to their ends."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from kernelbridge.hosts import bootstrap
-from kernelbridge.relay.process import connector
+from kernelbridge.relay.beside import connector
 from tests.made_relay import moved
 
 PACKAGE = Path(bootstrap.__file__).parents[1]
@@ -80,7 +80,7 @@ class Program:
 
     def __init__(self, folder: Path, *words: str) -> None:
         (folder / "kernelbridge_relay").symlink_to(PACKAGE)
-        argv = moved(bootstrap.beside_argv(sys.executable, "process.connector"), folder)
+        argv = moved(bootstrap.beside_argv(sys.executable, "beside.connector"), folder)
         self.process = subprocess.Popen([*argv, *words], stdin=-1, stdout=-1, stderr=-1)
 
     def talk(self, data: bytes) -> tuple[int, bytes, str]:

@@ -1,4 +1,4 @@
-"""cli/commands/notebook.py: what is a notebook, and what stands behind its name."""
+"""cli/notebook.py: what is a notebook, and what stands behind its name."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import typer
 
-from kernelbridge.cli.commands.notebook import NotebookOptions, is_notebook, options_of
+from kernelbridge.cli.notebook import NotebookOptions, is_notebook, options_of
 from tests.unit.cli.conftest import Call
 
 

@@ -1,4 +1,4 @@
-"""relay/gpu_lock.py: one kernel on each card, with real locks of this machine's kernel and real relays.
+"""relay/gpus/gpu_lock.py: one kernel on each card, with real locks of this machine's kernel and real relays.
 
 The relays are processes of their own, from relay/__main__.py on: what they end with is seen from outside.
 """
@@ -17,7 +17,7 @@ import pytest
 
 from kernelbridge.protocol import frames
 from kernelbridge.protocol.exit_codes import EXIT_CODES, EXIT_NO_LOCK, EXIT_TAKEN
-from kernelbridge.relay.gpu_lock import GpuLocks, Refused, lock_path
+from kernelbridge.relay.gpus.gpu_lock import GpuLocks, Refused, lock_path
 from tests.made_relay import KERNEL, MadeRelay, Visit, order, standin
 from tests.rig.daemon import wait_until
 

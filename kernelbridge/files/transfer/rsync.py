@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Final
 
 from kernelbridge.errors import KernelBridgeError, LinkLost, WorkspaceFailed
-from kernelbridge.files import rsync_shell
-from kernelbridge.files.host_copy import HostCopy, rsync_version
 from kernelbridge.files.ignore import PARTS_FOLDER
 from kernelbridge.files.listing import to_bytes
+from kernelbridge.files.transfer import rsync_shell
+from kernelbridge.files.transfer.host_copy import HostCopy, rsync_version
 from kernelbridge.hosts.transport.stream import HIGH_WATER_BYTES, AnyLink, CommandError, Stream
 
 # The first that sends times to the nanosecond; both ends need it.
@@ -38,6 +38,10 @@ _HOPELESS: Final = frozenset({errno.ENOSPC, errno.EROFS, errno.EIO, errno.EDQUOT
 _PARTIAL_CODES: Final = frozenset({0, 23, 24})
 # Called with how many files and bytes have been copied so far.
 Copied = Callable[[int, int], None]
+
+
+class RsyncGaveUp(Exception):
+    """It ended before it had tried all files, though others may be copied. Users never see it."""
 
 
 async def local_rsync() -> str | None:
@@ -66,7 +70,7 @@ async def send(program: str, copy: HostCopy, local_root: Path, paths: Sequence[s
     """Copy files to the host; what they replace is moved to where copy.settle() looks.
 
     A file that could not be copied is no error: who asked looks what is there. What a cut has left is used again.
-    Raises: WorkspaceFailed: nothing can be written there, LinkLost.
+    Raises: WorkspaceFailed: nothing can be written there, LinkLost, RsyncGaveUp.
     """
     options = [
         *("--perms", "--chmod=D755,Fu+rw,Fgo=rX", "--partial-dir", PARTS_FOLDER),
@@ -112,12 +116,13 @@ async def _run(words: Sequence[str], ends: Sequence[str], link: AnyLink, paths: 
             code = await process.wait()
             joining.cancel()
     finally:
+        # First: asyncio waits for the end of all who have the process's stderr, and its shell is among them.
+        join.close()
         if process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
             await process.wait()
-        join.close()
-    _check(code, complaint.result(), link, join.failure)
+    _check(code, f"{join.complaint}\n{complaint.result()}", link, join.failure)
 
 
 async def _name_files(process: Process, paths: Sequence[str]) -> None:
@@ -147,7 +152,7 @@ async def _lines(process: Process) -> str:
 
 
 def _check(code: int, complaint: str, link: AnyLink, failure: Exception | None) -> None:
-    """Raise what rsync's end means. Raises: LinkLost, WorkspaceFailed."""
+    """Raise what rsync's end means. Raises: LinkLost, WorkspaceFailed, RsyncGaveUp."""
     if isinstance(failure, KernelBridgeError):
         raise failure
     if not link.is_open:
@@ -158,7 +163,7 @@ def _check(code: int, complaint: str, link: AnyLink, failure: Exception | None) 
         raise WorkspaceFailed(host=link.name, reason=hopeless)
     if code not in _PARTIAL_CODES:
         last = complaint.strip().splitlines()[-1:] or [f"rsync ended with {code}"]
-        raise WorkspaceFailed(host=link.name, reason=reasons[0][0] if reasons else last[0])
+        raise RsyncGaveUp(reasons[0][0] if reasons else last[0])
 
 
 class _Join:
@@ -171,6 +176,8 @@ class _Join:
         self._writer: asyncio.StreamWriter | None = None
         # Set while what came from the host waits for rsync.
         self._full = asyncio.Event()
+        # What the host's rsync had to say; set by closed().
+        self.complaint = ""
         # Why the command ended; None: in good order, or not yet. Set by closed().
         self.failure: Exception | None = None
 
@@ -215,6 +222,7 @@ class _Join:
     def closed(self, exc: Exception | None) -> None:
         """Called once by the stream."""
         # An exit code of the host's rsync comes with ours.
+        self.complaint = exc.stderr if isinstance(exc, CommandError) else ""
         self.failure = None if isinstance(exc, CommandError) else exc
         if self._writer is not None:
             self._writer.close()

@@ -1,4 +1,4 @@
-"""relay/process/sftp_server.py: SFTP packet by packet and over pipes; a real client is in cli/ssh/test_server.py."""
+"""relay/beside/sftp_server.py: SFTP packet by packet and over pipes; a real client is in cli/ssh/test_server.py."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kernelbridge.relay.process import sftp_server
-from kernelbridge.relay.process.sftp_server import Reader, SftpServer, attributes, long_name
+from kernelbridge.relay.beside import sftp_server
+from kernelbridge.relay.beside.sftp_server import Reader, SftpServer, attributes, long_name
 
 OK, EOF, NO_SUCH_FILE, DENIED, FAILURE, BAD_MESSAGE, UNSUPPORTED = 0, 1, 2, 3, 4, 5, 8
 INIT, OPEN, CLOSE, READ, WRITE, LSTAT, FSTAT, SETSTAT, FSETSTAT, OPENDIR, READDIR = 1, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from kernelbridge.errors import WorkspaceFailed
-from kernelbridge.files import local_copy
-from kernelbridge.files.host_copy import HOPELESS_REASONS, HostCopy
-from kernelbridge.files.host_shell import Refused
 from kernelbridge.files.ignore import PARTS_FOLDER
 from kernelbridge.files.listing import Entry, hash_here, look_here, to_bytes
 from kernelbridge.files.plan import Action
+from kernelbridge.files.transfer import local_copy
+from kernelbridge.files.transfer.host_copy import HOPELESS_REASONS, HostCopy
+from kernelbridge.files.transfer.host_shell import DeedRefused
 
 if TYPE_CHECKING:
     from kernelbridge.hosts.transport.sftp import Sftp, SftpWriter  # loads asyncssh
@@ -104,7 +104,7 @@ class SftpCopier:
             theirs = self._copy.shell.hash_beginning(name, offset)
             ours = asyncio.to_thread(hash_here, self._root / path, offset)
             is_same = offset > 0 and len(set(await asyncio.gather(theirs, ours))) == 1
-        except Refused:
+        except DeedRefused:
             return 0
         if is_same:
             self._progress(0, offset)
@@ -132,7 +132,14 @@ class SftpCopier:
                 await self._sftp.remove(to_bytes(part))
                 self.failures[action.path] = ""
                 return
-        await self._sftp.rename(to_bytes(part), target, replaces=action.host is not None)
+        try:
+            await self._sftp.rename(to_bytes(part), target, replaces=action.host is not None)
+        except OSError:
+            # SFTP does not say why. Where there is something meanwhile, the next pass decides anew.
+            if action.host is not None or await self._sftp.look(target) is None:
+                raise
+            await self._sftp.remove(to_bytes(part))
+            self.failures[action.path] = ""
 
     async def _fetch(self, action: Action) -> None:
         host = action.host
@@ -160,7 +167,7 @@ class SftpCopier:
                 theirs = self._copy.shell.hash_beginning(self._copy.inside(path), offset)
                 ours = asyncio.to_thread(hash_here, part, offset)
                 offset = offset if len(set(await asyncio.gather(theirs, ours))) == 1 else 0
-            except Refused:
+            except DeedRefused:
                 offset = 0
         with part.open("r+b" if offset else "wb") as file:
             file.seek(offset)

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from kernelbridge.errors import KernelBridgeError, SshFailed, WorkspaceFailed
-from kernelbridge.files.host_shell import HostShell, Refused, open_shell, reason_of
 from kernelbridge.files.ignore import Ignore
 from kernelbridge.files.listing import (
     FIND_FORMAT,
@@ -31,6 +30,7 @@ from kernelbridge.files.listing import (
     to_text,
 )
 from kernelbridge.files.plan import beside_name
+from kernelbridge.files.transfer.host_shell import DeedRefused, HostShell, open_shell, parse_look, reason_of
 from kernelbridge.hosts.transport.stream import AnyLink, Collector, CommandError
 
 if TYPE_CHECKING:
@@ -179,34 +179,38 @@ class HostCopy:
     async def _listing_by_sftp(self, root: str, ignore: Ignore | None) -> Listing:
         sftp = await self.sftp()
         found = Listing()
-        places = asyncio.Semaphore(_FOLDERS_AT_ONCE)
 
-        async def walk(folder: str) -> None:
+        async def read(folder: str) -> list[str]:
             try:
-                async with places:
-                    entries = await sftp.entries(to_bytes(posixpath.join(root, folder)))
+                entries = await sftp.entries(to_bytes(posixpath.join(root, folder)))
             except OSError as exc:
                 found.unknown[folder] = exc.strerror or str(exc)
-                return
-            async with asyncio.TaskGroup() as group:
-                for name, facts in entries:
-                    path = posixpath.join(folder, to_text(name))
-                    if facts.is_link:
-                        target = await sftp.link_target(to_bytes(posixpath.join(root, path)))
-                        found.entries[path] = Entry(Kind.LINK, target=to_text(target))
-                    elif (entry := _of_sftp(facts)) is not None:
-                        found.entries[path] = entry
-                        if facts.is_folder and (ignore is None or ignore.enters(path)):
-                            group.create_task(walk(path))
+                return []
+            inner = []
+            for name, facts in entries:
+                path = posixpath.join(folder, to_text(name))
+                if facts.is_link:
+                    target = await sftp.link_target(to_bytes(posixpath.join(root, path)))
+                    found.entries[path] = Entry(Kind.LINK, target=to_text(target))
+                elif (entry := _of_sftp(facts)) is not None:
+                    found.entries[path] = entry
+                    if facts.is_folder and (ignore is None or ignore.enters(path)):
+                        inner.append(path)
+            return inner
 
-        await walk("")
+        todo = [""]
+        while todo:
+            some, todo = todo[:_FOLDERS_AT_ONCE], todo[_FOLDERS_AT_ONCE:]
+            for inner in await asyncio.gather(*map(read, some)):
+                todo += inner
         return found
 
     async def look(self, paths: Sequence[str]) -> dict[str, Entry]:
         """Say what some paths are, those that are there. Raises: LinkLost, SshFailed."""
         if self.facts.has_find:
-            answers = await asyncio.gather(*(self.shell.look(self.inside(path)) for path in paths))
-            return {path: entry for path, entry in zip(paths, answers, strict=True) if entry is not None}
+            answers = await self.shell.ask_all("look", [(self.inside(path), "") for path in paths])
+            entries = [None if isinstance(answer, DeedRefused) else parse_look(answer) for answer in answers]
+            return {path: entry for path, entry in zip(paths, entries, strict=True) if entry is not None}
         sftp, found = await self.sftp(), {}
         for path in paths:
             where = to_bytes(posixpath.join(self.root, path))
@@ -257,9 +261,9 @@ class HostCopy:
         answers = await self.shell.ask_all(deed, [(self.inside(path), more) for path, more in pairs])
         return self._refusals([path for path, _ in pairs], answers)
 
-    def _refusals(self, paths: Sequence[str], answers: Sequence[bytes | Refused]) -> dict[str, str]:
+    def _refusals(self, paths: Sequence[str], answers: Sequence[bytes | DeedRefused]) -> dict[str, str]:
         reasons = {
-            path: answer.reason for path, answer in zip(paths, answers, strict=True) if isinstance(answer, Refused)
+            path: answer.reason for path, answer in zip(paths, answers, strict=True) if isinstance(answer, DeedRefused)
         }
         return {path: reason for path, reason in reasons.items() if reason != "No such file or directory"}
 
@@ -295,7 +299,7 @@ class HostCopy:
         """Say why nothing can be written, of which SFTP says only that it failed. Raises: LinkLost, SshFailed."""
         try:
             await self.shell.ask("try", f"./.{self._name}/parts/.try")
-        except Refused as exc:
+        except DeedRefused as exc:
             return exc.reason
         return "Failure"
 

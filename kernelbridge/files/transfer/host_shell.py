@@ -53,7 +53,7 @@ _ANSWER_SECONDS: Final = 60.0
 _HASH_BYTES_PER_SECOND: Final = 20 << 20
 
 
-class Refused(Exception):
+class DeedRefused(Exception):
     """The host did not do what was asked, for a reason in its own words. Users never see it."""
 
     def __init__(self, reason: str) -> None:
@@ -105,17 +105,17 @@ class HostShell:
         return SshFailed(host=self._link.name, reason=f"the shell for the workspace ended: {said}")
 
     async def ask(self, deed: str, path: str, more: str = "", *, seconds: float = _ANSWER_SECONDS) -> bytes:
-        """Have something done. Raises: Refused, LinkLost, SshFailed: it is no more, or does not answer in time."""
+        """Have something done. Raises: DeedRefused, LinkLost, SshFailed: it is no more, or does not answer in time."""
         return await self._answer(self._write(deed, path, more), seconds)
 
-    async def ask_all(self, deed: str, pairs: Sequence[tuple[str, str]]) -> list[bytes | Refused]:
-        """Have the same done with many paths, without waiting in between. Raises as ask(), but for Refused."""
+    async def ask_all(self, deed: str, pairs: Sequence[tuple[str, str]]) -> list[bytes | DeedRefused]:
+        """Have the same done with many paths, without waiting in between. Raises as ask(), but for DeedRefused."""
         written = [self._write(deed, path, more) for path, more in pairs]
-        answers: list[bytes | Refused] = []
+        answers: list[bytes | DeedRefused] = []
         for answer in written:
             try:
                 answers.append(await self._answer(answer, _ANSWER_SECONDS))
-            except Refused as exc:
+            except DeedRefused as exc:
                 answers.append(exc)
         return answers
 
@@ -137,7 +137,7 @@ class HostShell:
             raise SshFailed(host=self._link.name, reason=f"no answer about the workspace in {seconds:g} s") from exc
         code, _, said = line.partition(b" ")
         if code != b"0":
-            raise Refused(reason_of(said))
+            raise DeedRefused(reason_of(said))
         return said
 
     async def look(self, path: str) -> Entry | None:
@@ -151,6 +151,7 @@ class HostShell:
 
     def close(self) -> None:
         """End it. Safe to call twice."""
+        self._failure = self._failure or SshFailed(host=self._link.name, reason="the shell for the workspace is closed")
         self.stream.close()
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from kernelbridge.errors import SshFailed
-from kernelbridge.files.host_shell import HostShell, Refused, open_shell, parse_look, reason_of
 from kernelbridge.files.listing import FOLDER, Entry, Kind, look_here
+from kernelbridge.files.transfer.host_shell import DeedRefused, HostShell, open_shell, parse_look, reason_of
 from kernelbridge.hosts.transport.local import CommandStream, open_local
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="hosts are POSIX")
@@ -38,6 +38,10 @@ async def shell(tmp_path: Path) -> AsyncIterator[HostShell]:
     await ended(opened)
 
 
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
 async def ended(shell: HostShell) -> None:
     shell.close()
     assert isinstance(shell.stream, CommandStream)
@@ -49,9 +53,9 @@ async def test_names_are_no_words_of_the_shell(shell: HostShell, tmp_path: Path)
         (tmp_path / name).write_text(name, "utf-8", "surrogateescape")
         assert await shell.look(f"./{name}") == look_here(tmp_path, name)
         await shell.ask("move", f"./{name}", f"./{name}.moved")
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(f"{name}.moved" for name in ODD_NAMES)
+    assert names(tmp_path) == sorted(f"{name}.moved" for name in ODD_NAMES)
     await shell.ask_all("drop", [(f"./{name}.moved", "") for name in ODD_NAMES])
-    assert list(tmp_path.iterdir()) == []
+    assert names(tmp_path) == []
 
 
 async def test_what_is_there_is_not_overwritten(shell: HostShell, tmp_path: Path) -> None:
@@ -60,9 +64,9 @@ async def test_what_is_there_is_not_overwritten(shell: HostShell, tmp_path: Path
     (tmp_path / "folder").mkdir()
     (tmp_path / "dangling").symlink_to("nowhere")
     for taken in ("b", "folder", "dangling"):
-        with pytest.raises(Refused, match="File exists"):
+        with pytest.raises(DeedRefused, match="File exists"):
             await shell.ask("move", "./a", f"./{taken}")
-    with pytest.raises(Refused, match="File exists"):
+    with pytest.raises(DeedRefused, match="File exists"):
         await shell.ask("link", "./a", "x")
     assert (tmp_path / "b").read_text() == "b"
 
@@ -80,7 +84,7 @@ async def test_links_folders_and_modes(shell: HostShell, tmp_path: Path) -> None
     found = await shell.look("./d/f")
     assert found is not None
     assert found.is_executable
-    with pytest.raises(Refused, match="not empty"):
+    with pytest.raises(DeedRefused, match="not empty"):
         await shell.ask("unfolder", "./d")
     (tmp_path / "d/e f/__pycache__").mkdir()
     (tmp_path / "d/e f/__pycache__/x.pyc").touch()

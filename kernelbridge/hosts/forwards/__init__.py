@@ -1,0 +1,1 @@
+"""Bring TCP ports of a container to this machine's loopback."""

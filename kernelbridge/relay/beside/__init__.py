@@ -1,0 +1,1 @@
+"""Programs that run beside the relay, each by one exec stream: commands, files, ports."""

@@ -1,0 +1,177 @@
+"""A workspace kept in step, with a folder of this machine as the host's: what is watched, what told, who holds it."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from watchfiles import Change
+
+from kernelbridge.config.schema import Environment, Host
+from kernelbridge.errors import LinkLost, WorkspaceBig
+from kernelbridge.files.one_pass import WorkspaceVoice
+from kernelbridge.files.project import find_project
+from kernelbridge.files.sync import WorkspaceSync
+from kernelbridge.hosts.transport.local import open_local
+from kernelbridge.hosts.transport.stream import AnyLink
+
+pytestmark = pytest.mark.skipif(shutil.which("rsync") is None, reason="rsync is missing; scripts/test installs it")
+LAB = Host(name="lab", ssh="lab")
+
+
+class MadeWatch:
+    """Tells of what a test says has changed."""
+
+    def __init__(self) -> None:
+        self.told: asyncio.Queue[set[str] | OSError] = asyncio.Queue()
+        self.is_wanted: Callable[[Change, str], bool]
+
+    async def __call__(
+        self, root: Path, is_wanted: Callable[[Change, str], bool]
+    ) -> AsyncIterator[set[tuple[Change, str]]]:
+        self.is_wanted = is_wanted
+        while True:
+            told = await self.told.get()
+            if isinstance(told, OSError):
+                raise told
+            names = [str(root / path) for path in told]
+            yield {(Change.modified, name) for name in names if is_wanted(Change.modified, name)}
+
+
+class Scene:
+    """A project, the host's home, and what the user heard."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.here, self.home = folder, folder / "proj", folder / "home"
+        self.told: list[str] = []
+        self.said: list[str] = []
+        self.watch = MadeWatch()
+        # What link() raises, if anything.
+        self.failure: Exception | None = None
+
+    async def link(self) -> AnyLink:
+        if self.failure is not None:
+            raise self.failure
+        return await open_local("lab")
+
+    def sync(self, **workspace: object) -> WorkspaceSync:
+        environment = Environment.model_validate(
+            {"name": "test", "image": "x", "workspace": {"local": str(self.here), **workspace}}
+        )
+        project = find_project(environment, self.here, machine_id="m")
+        assert project is not None
+        self.there = Path(project.host_root(LAB, str(self.home)))
+        voice = WorkspaceVoice(say=self.said.append, tell=self.told.append)
+        return WorkspaceSync(
+            project, LAB, data_folder=self.folder / "data", link=self.link, voice=voice, watch=self.watch
+        )
+
+
+@pytest.fixture
+def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scene:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    made = Scene(tmp_path)
+    made.here.mkdir()
+    made.home.mkdir()
+    (made.here / "a.py").write_text("old")
+    return made
+
+
+async def until(is_so: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not is_so():  # noqa: ASYNC110 - nothing tells of it
+            await asyncio.sleep(0.01)
+
+
+async def stopped(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
+
+
+async def test_changes_follow_and_what_is_ignored_does_not_wake_anybody(scene: Scene) -> None:
+    (scene.here / ".gitignore").write_text("build/\n")
+    (scene.here / "build").mkdir()
+    async with scene.sync() as sync:
+        assert repr(sync).endswith(".lab.lock not here>>")
+        await sync.bring()
+        assert (scene.there / "a.py").read_text() == "old"
+        task = asyncio.create_task(sync.watch())
+        (scene.here / "a.py").write_text("new")
+        await scene.watch.told.put({"a.py"})
+        await until(lambda: (scene.there / "a.py").read_text() == "new")
+        assert not scene.watch.is_wanted(Change.added, str(scene.here / "build/x"))
+        assert not scene.watch.is_wanted(Change.added, str(scene.here / ".git"))
+        assert scene.watch.is_wanted(Change.added, str(scene.here / "b.py"))
+        (scene.here / "sub").mkdir()
+        (scene.here / "sub/b.py").write_text("b")
+        await scene.watch.told.put({"sub"})
+        await until((scene.there / "sub/b.py").exists)
+        (scene.here / "a.py").unlink()
+        await scene.watch.told.put({"a.py"})
+        await until(lambda: not (scene.there / "a.py").exists())
+        await stopped(task)
+    assert scene.told == []
+
+
+async def test_a_lost_link_is_waited_for(scene: Scene) -> None:
+    async with scene.sync() as sync:
+        await sync.bring()
+        task = asyncio.create_task(sync.watch())
+        await asyncio.sleep(0.2)
+        scene.failure = LinkLost(host="lab")
+        (scene.here / "a.py").write_text("new")
+        await scene.watch.told.put({"a.py"})
+        await asyncio.sleep(0.3)
+        assert (scene.there / "a.py").read_text() == "old"
+        scene.failure = None
+        await until(lambda: (scene.there / "a.py").read_text() == "new")
+        await stopped(task)
+    assert scene.told == []
+
+
+async def test_a_folder_that_cannot_be_watched_is_told_once(scene: Scene) -> None:
+    async with scene.sync() as sync:
+        await sync.bring()
+        task = asyncio.create_task(sync.watch())
+        await scene.watch.told.put(OSError("OS file watch limit reached"))
+        await until(lambda: bool(scene.told))
+        await stopped(task)
+    assert scene.told == [
+        f"{scene.here} cannot be watched (OS file watch limit reached): changes are looked for every 3 s."
+    ]
+
+
+async def test_one_holds_it_and_the_others_rely_on_it(scene: Scene) -> None:
+    async with scene.sync() as first, scene.sync() as second:
+        await asyncio.gather(first.bring(), second.bring())
+        assert (first.is_holder, second.is_holder) == (True, False)
+        assert scene.said == ["waiting for another kernel that copies the workspace"]
+        await first.aclose()
+        await second.bring()
+        assert second.is_holder
+
+
+async def test_big_files_are_a_question_and_who_failed_holds_nobody_up(scene: Scene) -> None:
+    (scene.here / "big").write_bytes(bytes(2 << 20))
+    async with scene.sync(big_files="1m") as first:
+        with pytest.raises(WorkspaceBig, match=r'big \(2\.1 MB\).*`big_files = "2m"`'):
+            await first.bring()
+    async with scene.sync(big_files="2m") as second:
+        await second.bring()
+        assert (scene.there / "big").exists()
+
+
+async def test_results_are_fetched_at_the_end(scene: Scene) -> None:
+    async with scene.sync(sync="both", pull=["runs/**"]) as sync:
+        await sync.bring()
+        (scene.there / "runs").mkdir()
+        (scene.there / "runs/loss").write_text("0.1")
+        (scene.there / "other").write_text("no result")
+        await sync.finish()
+    assert (scene.here / "runs/loss").read_text() == "0.1"
+    assert sorted(path.name for path in scene.here.iterdir()) == ["a.py", "runs"]
