@@ -38,6 +38,7 @@ _PIECE_BYTES = 64 << 10
 # Of a window whose client does not say how large it is.
 _USUAL_SIZE = (80, 24)
 _HIGH_WATER_BYTES = 1 << 20
+_LOOK_SECONDS = 0.1
 
 
 class ContainerServer(asyncssh.SSHServer):
@@ -78,6 +79,8 @@ class Beside:
         # The client's input that the command was not given yet, its end as empty bytes; and how much that is.
         self._input: asyncio.Queue[bytes] = asyncio.Queue()
         self._waiting_bytes = 0
+        # Whether the client is to send nothing, since too much waits.
+        self._holds_back = False
         # What the client wants that the command, which does not run yet, was not told.
         self._is_paused = False
         self._window: WindowSize | None = None
@@ -138,10 +141,21 @@ class Beside:
 
     def feed(self, data: bytes) -> None:
         """Take input of the client's; no more of it than the command keeps up with."""
+        if self.channel.is_closing():
+            return
         self._input.put_nowait(data)
         self._waiting_bytes += len(data)
-        if self._waiting_bytes > _HIGH_WATER_BYTES:
+        if self._waiting_bytes > _HIGH_WATER_BYTES and not self._holds_back:
+            self._holds_back = True
             self.channel.pause_reading()
+            self._look_for_close()
+
+    def _look_for_close(self) -> None:
+        """See that a channel ends that its client closes meanwhile: asyncssh tells so behind all that came before."""
+        if self.channel.is_closing():
+            self.channel.resume_reading()
+        elif self._holds_back:
+            asyncio.get_running_loop().call_later(_LOOK_SECONDS, self._look_for_close)
 
     async def _feed(self, opened: Terminal) -> None:
         # The line's end is told by opened.wait().
@@ -149,7 +163,8 @@ class Beside:
             while data := await self._input.get():
                 await opened.send(data)
                 self._waiting_bytes -= len(data)
-                if self._waiting_bytes <= _HIGH_WATER_BYTES // 2:
+                if self._waiting_bytes <= _HIGH_WATER_BYTES // 2 and self._holds_back:
+                    self._holds_back = False
                     self.channel.resume_reading()
             opened.end_input()
 

@@ -451,6 +451,21 @@ async def test_a_channel_that_the_client_closes_closes_the_command(
     run.err(b"to nobody")
 
 
+async def test_a_channel_that_is_closed_while_its_command_takes_nothing_closes_the_command(
+    client: asyncssh.SSHClientConnection, container: Container
+) -> None:
+    reader, writer = await client.open_connection("localhost", 8888)
+    run = await container.next()
+    run.takes.clear()
+    # More than both ends let wait.
+    writer.write(bytes(16 << 20))
+    while writer.channel.get_write_buffer_size() > 15 << 20:
+        await asyncio.sleep(0.001)
+    writer.channel.abort()
+    await run.until(lambda: "closed" in run.log)
+    assert reader.at_eof()
+
+
 async def test_a_client_that_is_gone_closes_all_its_commands(
     client: asyncssh.SSHClientConnection, container: Container
 ) -> None:
