@@ -5,6 +5,7 @@ With Python's own tarfile: many images have no tar.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import tarfile
@@ -46,8 +47,11 @@ def unpack(path: str, source: BinaryIO) -> None:
             member.uid, member.gid, member.uname, member.gname = os.getuid(), os.getgid(), "", ""
             archive.extract(member, folder or ".", set_attrs=True)
     for place, mode, changed in reversed(folders):
-        os.utime(place, (changed, changed))
-        os.chmod(place, mode)
+        # A folder that was there may be another's; tarfile lets that pass, too.
+        with contextlib.suppress(OSError):
+            os.utime(place, (changed, changed))
+        with contextlib.suppress(OSError):
+            os.chmod(place, mode)
 
 
 def _inside(name: str, new_name: str) -> str:

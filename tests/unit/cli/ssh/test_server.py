@@ -32,6 +32,15 @@ async def whole(stream: Any) -> bytes:
         return data
 
 
+async def once(claim: Callable[[], bool]) -> None:
+    """Return when something is so that nobody tells of."""
+    for _ in range(SECONDS * 1000):
+        if claim():
+            return
+        await asyncio.sleep(0.001)
+    raise AssertionError("it never came")
+
+
 async def started(client: asyncssh.SSHClientConnection, *words: Any, **facts: Any) -> Any:
     async with asyncio.timeout(SECONDS):
         return await client.create_process(*words, encoding=None, **facts)
@@ -407,6 +416,7 @@ async def test_a_client_sends_no_more_than_the_command_keeps_up_with(
     run.takes.clear()
     content = bytes(16 << 20)
     process.stdin.write(content)
+    await once(lambda: process.stdin.channel.get_write_buffer_size() < 15 << 20)
     await asyncio.sleep(0.01)
     # What the window lets through is far from all.
     assert process.stdin.channel.get_write_buffer_size() > 8 << 20
@@ -459,8 +469,7 @@ async def test_a_channel_that_is_closed_while_its_command_takes_nothing_closes_t
     run.takes.clear()
     # More than both ends let wait.
     writer.write(bytes(16 << 20))
-    while writer.channel.get_write_buffer_size() > 15 << 20:
-        await asyncio.sleep(0.001)
+    await once(lambda: writer.channel.get_write_buffer_size() < 15 << 20)
     writer.channel.abort()
     await run.until(lambda: "closed" in run.log)
     assert reader.at_eof()

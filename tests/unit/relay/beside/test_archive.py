@@ -135,6 +135,25 @@ def test_a_folder_that_may_not_be_written_is_filled_and_has_its_mode_and_time(tm
     assert mode_of(tmp_path / "d") == 0o555
 
 
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can be somebody else")
+def test_files_go_into_a_folder_that_is_anothers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    folder.chmod(0o777)
+    tmp_path.chmod(0o777)
+    monkeypatch.chdir(tmp_path)
+    member = tarfile.TarInfo("folder")
+    member.type, member.mode = tarfile.DIRTYPE, 0o700
+    source = made(member, ("folder/x", b"x"))
+    os.seteuid(65534)
+    try:
+        archive.unpack(".", source)
+    finally:
+        os.seteuid(0)
+    assert (folder / "x").read_bytes() == b"x"
+    assert mode_of(folder) == 0o777
+
+
 def mode_of(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode) if path.exists() else 0
 
