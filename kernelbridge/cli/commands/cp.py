@@ -221,7 +221,8 @@ def _receive(
             unpack(cast(IO[bytes], io.BufferedReader(arriving, _PIECE_BYTES)), target)
         except (OSError, tarfile.TarError) as exc:
             failure = exc
-        if isinstance(failure, OSError):
+        # Of an archive that cannot be read the other end may know why; of these it does not.
+        if isinstance(failure, OSError | tarfile.FilterError | tarfile.ExtractError):
             raise failure
         arriving.drop_rest()
         _check(waiting.result(), arriving.said, address)

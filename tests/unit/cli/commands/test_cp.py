@@ -232,6 +232,20 @@ def test_much_that_comes_behind_an_end_is_dropped(
     assert call("cp", "pytorch:/work", "new").code == 0
 
 
+def test_what_is_refused_is_told_without_the_rest_of_it(
+    call: Call, container: MadeContainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def act(stream: CopyStream, what: str, path: str) -> None:
+        stream.output(tarfile.TarInfo("../out").tobuf())
+        while not stream.is_closed:
+            stream.output(bytes(1 << 16))
+
+    monkeypatch.setattr(container, "act", act)
+    ended = call("cp", "pytorch:/work", ".")
+    assert ended.code == 1
+    assert "outside the destination" in ended.err
+
+
 # -- what a container's archive may say
 
 
