@@ -229,6 +229,7 @@ def _receive(
         if failure is not None:
             raise failure
     finally:
+        arriving.drop_rest()
         fleet.run(opened.aclose(), COPY_CLOSE_SECONDS)
 
 
