@@ -22,6 +22,14 @@ def added(before: str, now: str) -> str:
     """Return what a log has gained of which only the last part is kept; all of it, where nothing of before is left."""
     if now.startswith(before):
         return now[len(before) :]
+    # What was kept of before stands first. The longest such piece counts: what is new may be the same again.
+    head = now[:_TAIL_LENGTH]
+    at = before.find(head)
+    while at >= 0 and not now.startswith(before[at:]):
+        at = before.find(head, at + 1)
+    if at >= 0 and head:
+        return now[len(before) - at :]
+    # A character that was cut in two is another one now.
     tail = before[-_TAIL_LENGTH:]
     at = now.rfind(tail)
     return now[at + len(tail) :] if at >= 0 else now

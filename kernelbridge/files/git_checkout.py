@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from pathlib import Path
 
@@ -13,7 +14,9 @@ CHECKOUT_SECONDS = 600.0
 
 def check_out(root: Path, revision: str, into: Path) -> str:
     """Write the files of a revision into an empty or missing folder; return its commit. Raises KernelBridgeError."""
-    commit = _git(root, ["rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}"]).strip()
+    named = _hash_of(root, revision)
+    # In two steps: `:/text` takes all that follows for the text.
+    commit = _hash_of(root, f"{named}^{{commit}}") if named else ""
     if not commit:
         raise KernelBridgeError(f"{root} has no git revision {revision!r}.", "`git branch --all` lists the branches.")
     into.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -25,6 +28,12 @@ def check_out(root: Path, revision: str, into: Path) -> str:
     finally:
         index.unlink(missing_ok=True)
     return commit
+
+
+def _hash_of(root: Path, revision: str) -> str:
+    """Return what one revision is; empty for none, and for what names several or leaves some out."""
+    found = _git(root, ["rev-parse", "--verify", "--quiet", "--end-of-options", revision]).strip()
+    return found if re.fullmatch("[0-9a-f]+", found) else ""
 
 
 def _git(root: Path, words: list[str], *, environ: dict[str, str] | None = None) -> str:

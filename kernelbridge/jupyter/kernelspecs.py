@@ -78,12 +78,16 @@ def _request_text(environment: Environment) -> str:
         case "all":
             text = "all GPUs"
         case fields.GpuRange(wanted=most, min=least):
-            text = f"{least} to {most} free GPUs" if least < most else f"{most} free GPUs"
+            text = f"{least} to {most} free GPUs" if least < most else _count_text(most)
         case 0:
             return "no GPU"
         case number:
-            text = "1 free GPU" if number == 1 else f"{number} free GPUs"
+            text = _count_text(number)
     return text + (f" ({', '.join(needs)})" if needs else "")
+
+
+def _count_text(number: int) -> str:
+    return "1 free GPU" if number == 1 else f"{number} free GPUs"
 
 
 def environment_spec(

@@ -45,8 +45,11 @@ def value_of(text: str) -> object:
     words = {"true": True, "false": False, "none": None, "null": None}
     if text.lower() in words:
         return words[text.lower()]
-    with contextlib.suppress(ValueError, SyntaxError, MemoryError, RecursionError):
-        return ast.literal_eval(text)
+    with contextlib.suppress(ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        value: object = ast.literal_eval(text)
+        # It is written into a cell: infinity has no way to be.
+        ast.literal_eval(repr(value))
+        return value
     return text
 
 
@@ -56,6 +59,8 @@ def with_parameters(notebook: Any, parameters: Sequence[tuple[str, object]]) -> 
         return notebook
     lines = ["# Parameters", *(f"{name} = {value!r}" for name, value in parameters)]
     made = _FORMAT.v4.new_code_cell("\n".join(lines), metadata={"tags": [INJECTED_TAG]})
+    if (notebook.nbformat, notebook.nbformat_minor) < (4, 5):
+        del made["id"]  # Cells have one since 4.5.
     cells = [cell for cell in notebook.cells if INJECTED_TAG not in _tags(cell)]
     at = next((index + 1 for index, cell in enumerate(cells) if PARAMETERS_TAG in _tags(cell)), 0)
     notebook.cells = [*cells[:at], made, *cells[at:]]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from kernelbridge.plain_text import last_lines, printable, printable_lines
+from kernelbridge.plain_text import added, last_lines, printable, printable_lines
 
 
 def test_what_a_terminal_would_obey_is_replaced_and_the_rest_stays() -> None:
@@ -46,3 +46,43 @@ def test_lines_of_a_program_are_shown_without_its_orders_to_a_terminal(text: str
 )
 def test_the_last_lines_are_what_a_program_wrote(text: str, shown: str) -> None:
     assert last_lines(text, 2) == shown
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "more"),
+    [
+        ("", "", ""),
+        ("", "one\n", "one\n"),
+        ("one\n", "one\n", ""),
+        ("one\n", "one\ntwo\n", "two\n"),
+        ("one\n", "other\n", "other\n"),
+        ("one\n", "", ""),
+    ],
+)
+def test_what_a_log_has_gained_is_what_stands_behind_what_it_had(before: str, now: str, more: str) -> None:
+    assert added(before, now) == more
+
+
+ALL = "".join(f"line {number}\n" for number in range(1000))
+
+
+@pytest.mark.parametrize("kept", [500, 2000])
+@pytest.mark.parametrize("gained", [0, 1, 100, 200])
+def test_it_is_known_where_only_the_last_part_of_a_log_is_kept(kept: int, gained: int) -> None:
+    end = len(ALL) - gained
+    assert added(ALL[end - kept : end], ALL[-kept:]) == ALL[end:]
+
+
+def test_it_is_known_where_what_is_new_is_the_same_again() -> None:
+    block = ALL[:300]
+    assert added("old\n" + block, block + "between\n" + block) == "between\n" + block
+    assert added("." * 5000, "." * 5000 + "x") == "x"
+    assert added("." * 5000 + "x" * 300, "." * 4000 + "x" * 300 + "y") == "y"
+
+
+def test_it_is_known_where_the_first_character_that_is_kept_was_cut_in_two() -> None:
+    assert added("\ufffd" + ALL[100:2000], "\ufffd\ufffd" + ALL[200:2100]) == ALL[2000:2100]
+
+
+def test_a_log_of_which_nothing_is_left_is_new_as_a_whole() -> None:
+    assert added(ALL[:1000], ALL[5000:7000]) == ALL[5000:7000]

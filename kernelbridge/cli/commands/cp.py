@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import os
 import queue
@@ -108,6 +109,7 @@ def _send(
     said = bytearray()
     opened = _open(context, fleet, address, ("unpack", target), lambda kind, data: said.extend(data))
     try:
+        waiting = fleet.submit(opened.wait())
 
         class Sink(io.RawIOBase):
             def writable(self) -> bool:
@@ -115,17 +117,24 @@ def _send(
 
             def write(self, data: object) -> int:
                 piece = bytes(cast(bytes, data))
+                if waiting.done():
+                    raise BrokenPipeError(errno.EPIPE, "the container took no more of it")
                 fleet.run(opened.send(piece))
                 moved(len(piece))
                 return len(piece)
 
-        name = source.name or source.resolve().name
-        with tarfile.open(
-            fileobj=cast(IO[bytes], Sink()), mode="w|", format=tarfile.PAX_FORMAT, bufsize=_PIECE_BYTES
-        ) as archive:
-            archive.add(source, arcname=name)
+        name = (source.name if source.name != ".." else "") or source.resolve().name or "root"
+        try:
+            with tarfile.open(
+                fileobj=cast(IO[bytes], Sink()), mode="w|", format=tarfile.PAX_FORMAT, bufsize=_PIECE_BYTES
+            ) as archive:
+                archive.add(source, arcname=name)
+        except BrokenPipeError:
+            # What it says is the reason.
+            _check(waiting.result(), said, address)
+            raise
         fleet.run(_end_input(opened))
-        _check(fleet.run(opened.wait()), said, address)
+        _check(waiting.result(), said, address)
     finally:
         fleet.run(opened.aclose(), COPY_CLOSE_SECONDS)
 
@@ -153,19 +162,20 @@ class _Arriving(io.RawIOBase):
         if kind == terminal.ERRORS:
             self.said += data
             return
-        if self._is_dropped:
-            return
+        # Said with the lock held: else a pause could come behind the resumption that was decided after it.
         with self._lock:
+            if self._is_dropped:
+                return
             self._waiting_bytes += len(data)
-            is_full = self._waiting_bytes > MOST_ARRIVED_BYTES
-        self._pieces.put(data)
-        if is_full:
-            self._congested(True)
+            self._pieces.put(data)
+            if self._waiting_bytes > MOST_ARRIVED_BYTES:
+                self._congested(True)
 
     def drop_rest(self) -> None:
         """Keep nothing more: the other end is to come to its own."""
-        self._is_dropped = True
-        self._congested(False)
+        with self._lock:
+            self._is_dropped = True
+            self._congested(False)
 
     def readable(self) -> bool:
         """Asked by io."""
@@ -179,10 +189,9 @@ class _Arriving(io.RawIOBase):
             self._is_over = not self._rest
             with self._lock:
                 self._waiting_bytes -= len(self._rest)
-                is_short = self._waiting_bytes < MOST_ARRIVED_BYTES // 2
+                if self._waiting_bytes < MOST_ARRIVED_BYTES // 2:
+                    self._congested(False)
             self._moved(len(self._rest))
-            if is_short:
-                self._congested(False)
         size = min(len(view), len(self._rest))
         view[:size] = self._rest[:size]
         self._rest = self._rest[size:]
@@ -197,7 +206,7 @@ def _receive(
 
     async def pause(is_paused: bool) -> None:
         if opened is not None:
-            (opened.stream.pause_reading if is_paused else opened.stream.resume_reading)()
+            (opened.pause if is_paused else opened.resume)()
 
     def congested(is_congested: bool) -> None:
         fleet.submit(pause(is_congested))
@@ -212,13 +221,15 @@ def _receive(
             unpack(cast(IO[bytes], io.BufferedReader(arriving, _PIECE_BYTES)), target)
         except (OSError, tarfile.TarError) as exc:
             failure = exc
-        if isinstance(failure, OSError):
+        # Of an archive that cannot be read the other end may know why; of these it does not.
+        if isinstance(failure, OSError | tarfile.FilterError | tarfile.ExtractError):
             raise failure
         arriving.drop_rest()
         _check(waiting.result(), arriving.said, address)
         if failure is not None:
             raise failure
     finally:
+        arriving.drop_rest()
         fleet.run(opened.aclose(), COPY_CLOSE_SECONDS)
 
 
@@ -238,7 +249,19 @@ def unpack(source: IO[bytes], target: Path) -> None:
                 if member.islnk():
                     linked = member.linkname.partition("/")
                     member = member.replace(linkname=f"{new_name}{linked[1]}{linked[2]}", deep=False)
+            member = tarfile.data_filter(member, str(folder))
+            if member.islnk():
+                _make_way(folder, member)
             archive.extract(member, folder, filter="data")
+
+
+def _make_way(folder: Path, member: tarfile.TarInfo) -> None:
+    """Remove a file where a hard link is to be: tarfile does so for other members only. Raises tarfile.TarError."""
+    if not (folder / member.linkname).exists():
+        raise tarfile.ExtractError(f"{member.name} is a link to a file that did not come")
+    place = folder / member.name
+    if place.is_symlink() or place.is_file():
+        place.unlink()
 
 
 def _check(code: int, said: bytes | bytearray, address: RelayAddress) -> None:

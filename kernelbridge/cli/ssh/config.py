@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -19,7 +20,7 @@ _KEY_ALIAS: Final = "kernelbridge"
 _FILE_NAME: Final = "kernelbridge.conf"
 _NOTE: Final = "# Made by `kernelbridge ssh-config --write`; the next one writes it anew."
 _INCLUDE: Final = f"Include {_FILE_NAME}"
-_INCLUDE_NOTE: Final = "# Containers of kernelbridge: `ssh kb-NAME`."
+_HEAD: Final = f"# Containers of kernelbridge: `ssh kb-NAME`.\n{_INCLUDE}\n\n"
 
 
 def host_key_path(folder: Path) -> Path:
@@ -77,25 +78,36 @@ def write(text: str, ssh_folder: Path) -> Path:
     own = ssh_folder / _FILE_NAME
     write_whole(own, text.encode(), is_private=True)
     config = ssh_folder / "config"
-    written = config.read_text("utf-8") if config.exists() else ""
+    written = _text(config) if config.exists() else ""
     if not includes(written):
         # First: what stands below a `Host` line is that one's alone.
-        _write_through(config, f"{_INCLUDE_NOTE}\n{_INCLUDE}\n\n{written}".encode())
+        _write_through(config, f"{_HEAD}{written}")
     return own
 
 
-def _write_through(path: Path, text: bytes) -> None:
+def _text(path: Path) -> str:
+    """Return a file whose bytes may be anything: they go back as they were."""
+    return path.read_bytes().decode("utf-8", "surrogateescape")
+
+
+def _write_through(path: Path, text: str) -> None:
     """Replace a file that may be a link, as of people who keep such files in a repository."""
     target = Path(os.path.realpath(path))
     mode = target.stat().st_mode & 0o777 if target.exists() else 0o600
-    write_whole(target, text, is_private=True)
+    write_whole(target, text.encode("utf-8", "surrogateescape"), is_private=True)
     target.chmod(mode)
 
 
 def includes(config: str) -> bool:
     """Whether a user's config includes the entries."""
-    words = [line.split() for line in config.splitlines()]
-    return any(line[0].lower() == "include" and _FILE_NAME in " ".join(line[1:]) for line in words if line)
+    return any(_FILE_NAME in names for names in map(_included, config.splitlines()))
+
+
+def _included(line: str) -> set[str]:
+    """Return the names of the files, without their folders, that a line includes."""
+    found = re.match(r"\s*include\s*[\s=]\s*(.*)", line, re.IGNORECASE)
+    words = re.findall(r'"[^"]*"|\S+', found[1]) if found else []
+    return {word.strip('"').replace("\\", "/").rpartition("/")[2] for word in words}
 
 
 def remove(ssh_folder: Path) -> bool:
@@ -103,8 +115,7 @@ def remove(ssh_folder: Path) -> bool:
     own, config = ssh_folder / _FILE_NAME, ssh_folder / "config"
     was_there = own.exists()
     own.unlink(missing_ok=True)
-    if config.exists() and includes(text := config.read_text("utf-8")):
-        head = f"{_INCLUDE_NOTE}\n{_INCLUDE}\n\n"
-        _write_through(config, text.replace(head, "", 1).encode())
+    if config.exists() and includes(text := _text(config)):
+        _write_through(config, text.replace(_HEAD, "", 1))
         was_there = True
     return was_there

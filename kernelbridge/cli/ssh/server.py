@@ -7,6 +7,7 @@ that sshd would need, and no key goes anywhere. Who may connect is who may start
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import socket
 import sys
@@ -37,6 +38,7 @@ _PIECE_BYTES = 64 << 10
 # Of a window whose client does not say how large it is.
 _USUAL_SIZE = (80, 24)
 _HIGH_WATER_BYTES = 1 << 20
+_LOOK_SECONDS = 0.1
 
 
 class ContainerServer(asyncssh.SSHServer):
@@ -77,6 +79,11 @@ class Beside:
         # The client's input that the command was not given yet, its end as empty bytes; and how much that is.
         self._input: asyncio.Queue[bytes] = asyncio.Queue()
         self._waiting_bytes = 0
+        # Whether the client is to send nothing, since too much waits.
+        self._holds_back = False
+        # What the client wants that the command, which does not run yet, was not told.
+        self._is_paused = False
+        self._window: WindowSize | None = None
         self._task: asyncio.Task[None] | None = None
 
     def begin(self, request: CommandRequest) -> None:
@@ -86,6 +93,10 @@ class Beside:
     async def _run(self, request: CommandRequest) -> None:
         try:
             opened = self._opened = await self._open_beside(request, self._written)
+            if self._window is not None:
+                opened.resize(self._window)
+            if self._is_paused:
+                opened.pause()
             feeding = asyncio.get_running_loop().create_task(self._feed(opened))
             try:
                 self._exit(await opened.wait())
@@ -120,25 +131,42 @@ class Beside:
     def _written(self, kind: int, data: bytes) -> None:
         if self.channel.is_closing():
             return
-        if kind == terminal.ERRORS and hasattr(self.channel, "write_stderr"):
+        if kind != terminal.ERRORS:
+            self.channel.write(data)
+        elif hasattr(self.channel, "write_stderr"):
             self.channel.write_stderr(data)
         else:
-            self.channel.write(data)
+            # Of a connection, which has one stream: why there is none.
+            _LOG.info("%s", data.decode("utf-8", "replace").strip())
 
     def feed(self, data: bytes) -> None:
         """Take input of the client's; no more of it than the command keeps up with."""
+        if self.channel.is_closing():
+            return
         self._input.put_nowait(data)
         self._waiting_bytes += len(data)
-        if self._waiting_bytes > _HIGH_WATER_BYTES:
+        if self._waiting_bytes > _HIGH_WATER_BYTES and not self._holds_back:
+            self._holds_back = True
             self.channel.pause_reading()
+            self._look_for_close()
+
+    def _look_for_close(self) -> None:
+        """See that a channel ends that its client closes meanwhile: asyncssh tells so behind all that came before."""
+        if self.channel.is_closing():
+            self.channel.resume_reading()
+        elif self._holds_back:
+            asyncio.get_running_loop().call_later(_LOOK_SECONDS, self._look_for_close)
 
     async def _feed(self, opened: Terminal) -> None:
-        while data := await self._input.get():
-            await opened.send(data)
-            self._waiting_bytes -= len(data)
-            if self._waiting_bytes <= _HIGH_WATER_BYTES // 2:
-                self.channel.resume_reading()
-        opened.end_input()
+        # The line's end is told by opened.wait().
+        with contextlib.suppress(KernelBridgeError):
+            while data := await self._input.get():
+                await opened.send(data)
+                self._waiting_bytes -= len(data)
+                if self._waiting_bytes <= _HIGH_WATER_BYTES // 2 and self._holds_back:
+                    self._holds_back = False
+                    self.channel.resume_reading()
+            opened.end_input()
 
     def end_input(self) -> None:
         """Take in that the client sends nothing more."""
@@ -146,6 +174,7 @@ class Beside:
 
     def resize(self, window: WindowSize) -> None:
         """Pass a new size on."""
+        self._window = window
         if self._opened is not None:
             self._opened.resize(window)
 
@@ -156,8 +185,9 @@ class Beside:
 
     def pause(self, is_paused: bool) -> None:
         """Take no more output while the client takes none."""
+        self._is_paused = is_paused
         if self._opened is not None:
-            (self._opened.stream.pause_reading if is_paused else self._opened.stream.resume_reading)()
+            (self._opened.pause if is_paused else self._opened.resume)()
 
     def end(self) -> None:
         """Take in that the channel is gone: the command hears SIGHUP."""
@@ -203,7 +233,9 @@ class CommandSession(asyncssh.SSHServerSession[bytes]):
 
     def session_started(self) -> None:
         """Called by asyncssh once it is known what is wanted."""
-        env = {name: value for name, value in self._beside.channel.get_environment().items() if "\0" not in value}
+        asked = self._beside.channel.get_environment()
+        # No program can be given others.
+        env = {name: text for name, text in asked.items() if name and "=" not in name and "\0" not in name + text}
         request = CommandRequest(argv=self._argv, folder="~", window=self._window, env={**env, **self._env})
         self._beside.begin(request)
 
@@ -291,20 +323,27 @@ class SocketSession(_Reached, asyncssh.SSHUNIXSession[bytes]):
 
 async def serve(sock: socket.socket, *, host_key: bytes, open_beside: OpenBeside, python: str) -> None:
     """Serve the client at the other end of a socket until it has gone."""
-    connection = await asyncssh.run_server(
-        sock,
-        # Nothing of this machine's own sshd config is ours.
-        config=None,
-        server_factory=lambda: ContainerServer(open_beside, python),
-        server_host_keys=[asyncssh.import_private_key(host_key)],
-        encoding=None,
-        # The line is a pipe of this machine.
-        encryption_algs=["aes128-gcm@openssh.com", "aes256-gcm@openssh.com", "chacha20-poly1305@openssh.com"],
-        compression_algs=["none"],
-        agent_forwarding=False,
-        keepalive_interval=0,
-        login_timeout=0,
-    )
+    try:
+        connection = await asyncssh.run_server(
+            sock,
+            # Nothing of this machine's own sshd config is ours.
+            config=None,
+            server_factory=lambda: ContainerServer(open_beside, python),
+            server_host_keys=[asyncssh.import_private_key(host_key)],
+            encoding=None,
+            # The line is a pipe of this machine.
+            encryption_algs=["aes128-gcm@openssh.com", "aes256-gcm@openssh.com", "chacha20-poly1305@openssh.com"],
+            compression_algs=["none"],
+            # The terminal is the container's.
+            line_editor=False,
+            agent_forwarding=False,
+            keepalive_interval=0,
+            login_timeout=0,
+        )
+    except (asyncssh.Error, OSError) as exc:
+        # It went before it was served, and knows why: another host key, say.
+        _LOG.info("no client: %s", exc)
+        return
     await connection.wait_closed()
 
 
@@ -325,16 +364,25 @@ def joined_to_stdio() -> socket.socket:
 
     def read() -> None:
         source = sys.stdin.buffer.raw if hasattr(sys.stdin.buffer, "raw") else sys.stdin.buffer
-        while piece := source.read(_PIECE_BYTES):
-            theirs.sendall(piece)
-        theirs.shutdown(socket.SHUT_WR)
+        # Either end may go first.
+        with contextlib.suppress(OSError):
+            while piece := source.read(_PIECE_BYTES):
+                theirs.sendall(piece)
+            theirs.shutdown(socket.SHUT_WR)
+
+    reader = threading.Thread(target=read, name="kernelbridge-read", daemon=True)
 
     def write() -> None:
         sink = sys.stdout.buffer
-        while piece := theirs.recv(_PIECE_BYTES):
-            sink.write(piece)
-            sink.flush()
+        with theirs:
+            with contextlib.suppress(OSError):
+                while piece := theirs.recv(_PIECE_BYTES):
+                    sink.write(piece)
+                    sink.flush()
+            with contextlib.suppress(OSError):
+                theirs.shutdown(socket.SHUT_RDWR)
+            reader.join()
 
-    for work in (read, write):
-        threading.Thread(target=work, name=f"kernelbridge-{work.__name__}", daemon=True).start()
+    reader.start()
+    threading.Thread(target=write, name="kernelbridge-write", daemon=True).start()
     return ours

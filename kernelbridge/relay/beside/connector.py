@@ -6,9 +6,9 @@ Run beside the relay: `... tcp HOST PORT` or `... unix PATH`.
 from __future__ import annotations
 
 import os
-import select
 import socket
 import sys
+import threading
 from typing import Sequence
 
 CONNECT_SECONDS = 20.0
@@ -30,23 +30,27 @@ def connect(words: Sequence[str]) -> socket.socket:
 
 def pump(made: socket.socket, source: int = 0, sink: int = 1) -> None:
     """Move bytes both ways until the connection has ended."""
-    readable = [source, made.fileno()]
-    while made.fileno() in readable:
-        ready = select.select(readable, [], [])[0]
-        if source in ready:
+    # Each way by itself: the other end may take nothing until what it sends is taken.
+    threading.Thread(target=_send, args=(made, source), daemon=True).start()
+    while True:
+        piece = made.recv(_PIECE_BYTES)
+        if not piece:
+            return
+        view = memoryview(piece)
+        while view:
+            view = view[os.write(sink, view) :]
+
+
+def _send(made: socket.socket, source: int) -> None:
+    try:
+        while True:
             piece = os.read(source, _PIECE_BYTES)
-            if piece:
-                made.sendall(piece)
-            else:
-                readable.remove(source)
-                made.shutdown(socket.SHUT_WR)
-        if made.fileno() in ready:
-            piece = made.recv(_PIECE_BYTES)
             if not piece:
-                return
-            view = memoryview(piece)
-            while view:
-                view = view[os.write(sink, view) :]
+                break
+            made.sendall(piece)
+        made.shutdown(socket.SHUT_WR)
+    except OSError:
+        return  # Whoever receives hears of it, too.
 
 
 def main() -> None:
@@ -55,3 +59,5 @@ def main() -> None:
         pump(connect(sys.argv[1:]))
     except OSError as exc:
         sys.exit(exc.strerror or str(exc))
+    except ValueError as exc:
+        sys.exit("not a name that can be looked up: %s" % exc)

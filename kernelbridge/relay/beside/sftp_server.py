@@ -13,7 +13,7 @@ import sys
 import time
 from typing import BinaryIO, Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple, Union
 
-VERSION = 3
+SFTP_VERSION = 3
 # Of a request: OpenSSH's own limit.
 _MOST_PACKET_BYTES = 256 * 1024
 _MOST_READ_BYTES = _MOST_PACKET_BYTES - 1024
@@ -46,7 +46,7 @@ class _BadPacket(Exception):
     """A request that is none."""
 
 
-class _Refused(Exception):
+class _Declined(Exception):
     """A request that gets a status without an error of the system."""
 
     def __init__(self, code: int, text: str = "") -> None:
@@ -125,13 +125,17 @@ def _string(text: bytes) -> bytes:
 def attributes(found: os.stat_result) -> bytes:
     """Return what a file is, as the protocol has it."""
     flags = _HAS_SIZE | _HAS_OWNER | _HAS_MODE | _HAS_TIMES
-    times = [min(max(0, int(at)), 0xFFFFFFFF) for at in (found.st_atime, found.st_mtime)]
+    times = [_moment(at) for at in (found.st_atime, found.st_mtime)]
     return struct.pack("!IQIIIII", flags, found.st_size, found.st_uid, found.st_gid, found.st_mode, *times)
+
+
+def _moment(at: float) -> int:
+    return min(max(0, int(at)), 0xFFFFFFFF)
 
 
 def long_name(name: bytes, found: os.stat_result) -> bytes:
     """Return a line of `ls -l`, which clients print."""
-    when = time.strftime("%b %d %Y", time.localtime(found.st_mtime))
+    when = time.strftime("%b %d %Y", time.localtime(_moment(found.st_mtime)))
     head = "%s %4d %-8d %-8d %8d %s " % (
         stat.filemode(found.st_mode),
         found.st_nlink,
@@ -229,7 +233,7 @@ class SftpServer:
             names = (b"posix-rename@openssh.com", b"hardlink@openssh.com", b"fsync@openssh.com")
             known = b"".join(_string(name) + _string(b"1") for name in names)
             known += _string(b"statvfs@openssh.com") + _string(b"2")
-            return bytes([_VERSION]) + struct.pack("!I", VERSION) + known
+            return bytes([_VERSION]) + struct.pack("!I", SFTP_VERSION) + known
         try:
             number = reader.number()
         except _BadPacket:
@@ -237,16 +241,18 @@ class SftpServer:
         try:
             handler = self._handlers.get(kind)
             if handler is None:
-                raise _Refused(_UNSUPPORTED, "not known here")
+                raise _Declined(_UNSUPPORTED, "not known here")
             body = handler(reader)
         except _BadPacket:
             return _status(number, _BAD_MESSAGE, "too short")
-        except _Refused as exc:
+        except _Declined as exc:
             return _status(number, exc.code, str(exc))
         except OSError as exc:
             return _status(number, _BY_ERRNO.get(exc.errno or 0, _FAILURE), exc.strerror or "")
         except ValueError:
             return _status(number, _FAILURE, "a name with a zero byte")
+        except OverflowError:
+            return _status(number, _FAILURE, "a number too large")
         if body is None:
             return _status(number, _OK, "")
         return body[:1] + struct.pack("!I", number) + body[1:]
@@ -255,14 +261,14 @@ class SftpServer:
 
     def _new_name(self) -> bytes:
         if len(self._files) + len(self._folders) >= _MOST_HANDLES:
-            raise _Refused(_FAILURE, "too many open files")
+            raise _Declined(_FAILURE, "too many open files")
         self._count += 1
         return b"%d" % self._count
 
     def _file(self, packet: Reader) -> int:
         name = packet.text()
         if name not in self._files:
-            raise _Refused(_FAILURE, "no such handle")
+            raise _Declined(_FAILURE, "no such handle")
         return self._files[name]
 
     def _open(self, packet: Reader) -> bytes:
@@ -281,14 +287,14 @@ class SftpServer:
         if self._folders.pop(name, None) is not None:
             return
         if name not in self._files:
-            raise _Refused(_FAILURE, "no such handle")
+            raise _Declined(_FAILURE, "no such handle")
         os.close(self._files.pop(name))
 
     def _read(self, packet: Reader) -> bytes:
         descriptor, offset, size = self._file(packet), packet.long(), packet.number()
         piece = os.pread(descriptor, min(size, _MOST_READ_BYTES), offset)
         if not piece:
-            raise _Refused(_EOF, "end of file")
+            raise _Declined(_EOF, "end of file")
         return bytes([_DATA]) + _string(piece)
 
     def _write(self, packet: Reader) -> None:
@@ -316,10 +322,10 @@ class SftpServer:
     def _read_folder(self, packet: Reader) -> bytes:
         folder = self._folders.get(packet.text())
         if folder is None:
-            raise _Refused(_FAILURE, "no such handle")
+            raise _Declined(_FAILURE, "no such handle")
         names = folder.next_names()
         if not names:
-            raise _Refused(_EOF, "end of folder")
+            raise _Declined(_EOF, "end of folder")
         return bytes([_NAME]) + struct.pack("!I", len(names)) + b"".join(names)
 
     def _make_folder(self, packet: Reader) -> None:
@@ -339,7 +345,7 @@ class SftpServer:
         source, target = packet.text(), packet.text()
         # The protocol's own rename replaces nothing.
         if os.path.lexists(target):
-            raise _Refused(_FAILURE, "it is there already")
+            raise _Declined(_FAILURE, "it is there already")
         os.rename(source, target)
 
     def _read_link(self, packet: Reader) -> bytes:
@@ -361,7 +367,7 @@ class SftpServer:
         elif name == b"fsync@openssh.com":
             os.fsync(self._file(packet))
         else:
-            raise _Refused(_UNSUPPORTED, "not known here")
+            raise _Declined(_UNSUPPORTED, "not known here")
         return None
 
 

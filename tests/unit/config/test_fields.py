@@ -533,3 +533,33 @@ def test_a_wrong_forward_is_told_with_its_place(line: str, key: str, words: str)
     (found,) = environment_problems(line).items()
     assert found[0] == f"environments.a.{key}"
     assert words in found[1]
+
+
+# -- as many GPUs as there are
+
+
+def test_gpus_may_be_as_many_as_there_are_up_to_a_number() -> None:
+    gpus = with_environment("gpus = { wanted = 2, min = 0 }").gpus
+    assert gpus == fields.GpuRange(wanted=2, min=0)
+    assert fields.parse_gpu_range({"wanted": 1, "min": 1}) == fields.GpuRange(wanted=1, min=1)
+
+
+@pytest.mark.parametrize(
+    ("written", "told"),
+    [
+        ("{ wanted = 2 }", "two keys"),
+        ("{ min = 0 }", "two keys"),
+        ("{}", "two keys"),
+        ("{ wanted = 2, min = 0, max = 3 }", "two keys"),
+        ("{ wanted = 1, min = 2 }", "may not be more"),
+        ("{ wanted = -1, min = -1 }", "numbers of GPUs"),
+        ("{ wanted = 2000, min = 0 }", "numbers of GPUs"),
+        ("{ wanted = true, min = false }", "numbers of GPUs"),
+        ('{ wanted = "all", min = 0 }', "numbers of GPUs"),
+        ("{ wanted = 1.5, min = 0 }", "numbers of GPUs"),
+    ],
+)
+def test_a_range_of_gpus_that_is_none_is_told(written: str, told: str) -> None:
+    found = environment_problems(f"gpus = {written}")
+    assert list(found) == ["environments.a.gpus"]
+    assert told in found["environments.a.gpus"]

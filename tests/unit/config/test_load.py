@@ -169,3 +169,47 @@ packages = ["six"]
     assert [str(problem) for problem in caught.value.problems] == [
         "environments.torch.apt: nothing can be added to an image on hpc, where Slurm runs it: add it to the image"
     ]
+
+
+# -- this machine's own engine
+
+
+def test_this_machine_is_a_host_where_an_environment_names_it() -> None:
+    loaded = load.parse('[environments.a]\nimage = "x"\nhosts = ["local"]\n', PATH)
+    assert loaded.hosts == {"local": Host(name="local", ssh="local")}
+    assert [host.is_local for host in loaded.hosts_of(loaded.environment("a"))] == [True]
+
+
+def test_it_stands_beside_the_hosts_that_are_named() -> None:
+    text = '[hosts.lab]\nssh = "lab"\n[environments.a]\nimage = "x"\nhosts = ["local", "lab"]\n'
+    loaded = load.parse(text, PATH)
+    assert [host.name for host in loaded.hosts_of(loaded.environment("a"))] == ["local", "lab"]
+
+
+def test_it_is_no_host_where_nobody_names_it() -> None:
+    loaded = load.parse('[hosts.lab]\nssh = "lab"\n[environments.a]\nimage = "x"\nhosts = ["lab"]\n', PATH)
+    assert list(loaded.hosts) == ["lab"]
+    assert list(load.parse('[hosts.lab]\nssh = "lab"\n[environments.a]\nimage = "x"\n', PATH).hosts) == ["lab"]
+
+
+def test_a_host_of_that_name_stays_as_it_is_written() -> None:
+    text = '[hosts.local]\nssh = "lab"\n[environments.a]\nimage = "x"\nhosts = ["local"]\n'
+    assert load.parse(text, PATH).hosts["local"].ssh == "lab"
+
+
+def test_by_the_defaults_it_is_named_too() -> None:
+    text = '[defaults]\nhosts = ["local"]\n[environments.a]\nimage = "x"\n'
+    assert list(load.parse(text, PATH).hosts) == ["local"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'hosts = 1\n[environments.a]\nimage = "x"\nhosts = ["local"]\n',
+        'environments = ["local"]\n',
+        '[environments]\na = "local"\n',
+        '[environments.a]\nimage = "x"\nhosts = [["local"]]\n',
+    ],
+)
+def test_what_is_no_table_is_told_all_the_same(text: str) -> None:
+    assert problems_of(text)

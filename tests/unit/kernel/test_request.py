@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from kernelbridge.config.schema import Forward
+from kernelbridge.config.schema import Forward, Workspace
 from kernelbridge.errors import LinkLost, StartTimeout
+from kernelbridge.files.project import Project
 from kernelbridge.kernel.request import ALWAYS_PASSED, RunCommand, deadline, launch_order
 from kernelbridge.protocol.terminal import WindowSize
 from tests.made_clock import MadeClock
@@ -142,3 +144,40 @@ def test_a_request_can_be_for_other_hosts_and_last_and_is_else_as_it_was() -> No
     assert asked.changed(persist=True).hosts == (LAB,)
     assert not asked.environment.persist
     assert asked.changed(persist=False) == asked
+
+
+# -- where it starts
+
+
+PROJECT = Project(
+    workspace=Workspace(local="."),
+    local_root=Path("/home/ada/thing"),
+    container_root="/workspace",
+    container_folder="/workspace/notebooks",
+    name="thing-0123456789",
+)
+
+
+@pytest.mark.parametrize(
+    ("project", "command_folder", "workdir", "folder"),
+    [
+        (None, "", None, ""),
+        (PROJECT, "", None, "/workspace/notebooks"),
+        (PROJECT, "", "/work", "/work"),
+        (PROJECT, "/data", "/work", "/data"),
+        (None, "/data", None, "/data"),
+    ],
+)
+def test_it_starts_where_the_command_the_environment_or_the_workspace_says(
+    project: Project | None, command_folder: str, workdir: str | None, folder: str
+) -> None:
+    request = replace(launch_request(workdir=workdir), project=project)
+    run = replace(request, command=RunCommand(argv=("true",), folder=command_folder))
+    assert launch_order(run, launch=1, session="s")["cwd"] == folder
+    if not command_folder:
+        assert launch_order(request, launch=1, session="s")["cwd"] == folder
+
+
+def test_a_request_names_the_folder_that_it_came_from_to_no_container() -> None:
+    request = replace(launch_request(), folder="/home/ada/secret project")
+    assert "secret project" not in str(launch_order(request, launch=1, session="s"))

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from kernelbridge.config.schema import Environment
 from kernelbridge.errors import GpusBusy, GpuUnavailable
 from kernelbridge.hosts.gpus import nvidia_smi
 from kernelbridge.hosts.gpus.nvidia_smi import Gpu, GpuFacts, GpuProcess
@@ -370,3 +371,55 @@ def test_real_answers_are_picked_from() -> None:
     assert uuids("mig-a100.txt", one()) == ["GPU-ffff"]
     assert uuids("mig-a100.txt", ids("MIG-2")) == ["MIG-2222"]
     assert uuids("gb10.txt", one(avoids_busy=False)) == ["GPU-9999"]
+
+
+# -- as many as there are
+
+
+def up_to(number: int, least: int, **keys: Any) -> GpuRequest:
+    return GpuRequest(number=number, least=least, **keys)
+
+
+@pytest.mark.parametrize(
+    ("cards", "wish", "taken"),
+    [
+        (FOUR, up_to(2, 1), ("GPU-0", "GPU-1")),
+        (FOUR, up_to(9, 1), ("GPU-0", "GPU-1", "GPU-2", "GPU-3")),
+        (FOUR[:1], up_to(2, 1), ("GPU-0",)),
+        ([], up_to(2, 0), ()),
+        (FOUR, up_to(0, 0), ()),
+        (MIXED, up_to(2, 0, model="H200"), ("GPU-1",)),
+        (MIXED, up_to(2, 0, model="B200"), ()),
+        (MIXED, up_to(3, 1, memory_bytes=60 * GIB), ("GPU-0", "GPU-1")),
+    ],
+)
+def test_of_a_range_as_many_are_taken_as_the_host_has(
+    cards: list[Gpu], wish: GpuRequest, taken: tuple[str, ...]
+) -> None:
+    assert take(cards, wish) == taken
+
+
+def test_fewer_than_the_least_are_never_enough() -> None:
+    with pytest.raises(GpuUnavailable, match="lab: 2 GPUs requested"):
+        take(FOUR[:1], up_to(4, 2))
+
+
+def test_what_others_have_is_waited_for_and_not_done_without() -> None:
+    with pytest.raises(GpusBusy, match="lab: 1 GPU requested, but not free"):
+        take(FOUR[:1], up_to(1, 0), Others(held=[held("GPU-0")]))
+    with pytest.raises(GpusBusy, match="lab: 4 GPUs requested, but not free"):
+        take(FOUR, up_to(9, 1), Others(held=[held("GPU-0")]))
+
+
+def test_without_a_driver_none_are_enough_where_the_range_says_so() -> None:
+    assert pick(GpuFacts(), up_to(1, 0), Others(), host="lab") == ()
+    with pytest.raises(GpuUnavailable):
+        pick(GpuFacts(), up_to(1, 1), Others(), host="lab")
+
+
+def test_a_range_is_read_from_its_environment_and_is_a_number_to_others() -> None:
+    environment = Environment.model_validate({"name": "a", "image": "x", "gpus": {"wanted": 2, "min": 1}})
+    wish = GpuRequest.of_environment(environment)
+    assert (wish.number, wish.least) == (2, 1)
+    assert GpuRequest.of_text(wish.to_text()) == GpuRequest(number=2)
+    assert GpuRequest.of_text('{"number":{"wanted":2,"min":1}}') is None

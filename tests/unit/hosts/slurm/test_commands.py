@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from kernelbridge.config.fields import GpuRange
 from kernelbridge.hosts.labels import Labels, parse_labels
 from kernelbridge.hosts.slurm import commands, job_ending
 from kernelbridge.hosts.slurm.commands import JobFacts, JobRequest
@@ -73,9 +74,17 @@ def test_a_bare_request_leaves_everything_to_the_partition() -> None:
 
 
 @pytest.mark.parametrize(
-    ("gpus", "gres", "expected"), [(0, None, ""), (2, None, "gpu:2"), (2, "gpu:h200:1", "gpu:h200:1")]
+    ("gpus", "gres", "expected"),
+    [
+        (0, None, ""),
+        (2, None, "gpu:2"),
+        (2, "gpu:h200:1", "gpu:h200:1"),
+        (GpuRange(wanted=2, min=0), None, "gpu:2"),
+        (GpuRange(wanted=0, min=0), None, ""),
+        (GpuRange(wanted=2, min=0), "gpu:h200:1", "gpu:h200:1"),
+    ],
 )
-def test_the_users_own_words_for_gpus_win(gpus: int, gres: str | None, expected: str) -> None:
+def test_the_users_own_words_for_gpus_win(gpus: int | GpuRange, gres: str | None, expected: str) -> None:
     assert commands.gres_of(gpus=gpus, gres=gres) == expected
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from kernelbridge.config.container_paths import LOCKS_FOLDER
-from kernelbridge.config.schema import Host
+from kernelbridge.config.schema import Host, Workspace
 from kernelbridge.errors import (
     ContainerFailed,
     DriverTooOld,
@@ -23,7 +24,9 @@ from kernelbridge.errors import (
     JobRefused,
     KernelBridgeError,
     StartTimeout,
+    WorkspaceFailed,
 )
+from kernelbridge.files.project import Project
 from kernelbridge.hosts.backend import Over
 from kernelbridge.hosts.docker.images.derived_image import FLOORS
 from kernelbridge.hosts.docker.responses import ImageFacts
@@ -78,6 +81,8 @@ class Start:
         # To which hosts the workspace was brought, and whether there is one.
         self.brought: list[str] = []
         self.has_workspace = False
+        # What happens meanwhile.
+        self.bringing: Callable[[], object] = lambda: None
 
     def _labels(self, asked: LaunchRequest, gpu_ids: Sequence[str]) -> Labels:
         return Labels(kernel=asked.kernel_id, environment="torch", owner="m", gpus=",".join(gpu_ids))
@@ -113,6 +118,7 @@ class Start:
     async def bring(self, host: Host) -> bool:
         """The workspace; there is none in most tests."""
         self.brought.append(host.name)
+        self.bringing()
         return self.has_workspace
 
     @property
@@ -393,3 +399,91 @@ async def test_a_job_that_ends_in_the_queue_says_how(clock: MadeClock, tmp_path:
     with pytest.raises(JobEnded):
         await Start(tmp_path, launch_request("k", hosts=(HPC,)), cluster=cluster).open()
     assert cluster.orders == []
+
+
+# -- a workspace
+
+
+PROJECT = Project(
+    workspace=Workspace(local="."),
+    local_root=Path("/home/ada/thing"),
+    container_root="/workspace",
+    container_folder="/workspace",
+    name="thing-0123456789",
+)
+COPY = "/home/ada/.local/share/kernelbridge/workspaces/thing-0123456789"
+
+
+def asked_with_workspace(**keys: Any) -> LaunchRequest:
+    return replace(launch_request(**keys), project=PROJECT)
+
+
+async def test_a_workspace_is_brought_once_and_mounted(lab: MadeEngine, tmp_path: Path) -> None:
+    lab.leads_to = (COPY,)
+    start = Start(tmp_path, asked_with_workspace(), lab)
+    start.has_workspace = True
+    start.joins = [TAKEN]
+    await start.open()
+    assert start.brought == ["lab"]
+    assert start.tries == ["GPU-0", "GPU-1"]
+    for spec in lab.specs:
+        (mount,) = [mount for mount in spec["HostConfig"]["Mounts"] if mount["Target"] == "/workspace"]
+        assert (mount["Source"], mount["Type"], mount.get("ReadOnly", False)) == (COPY, "bind", False)
+
+
+async def test_gpus_that_were_taken_while_a_workspace_was_brought_are_not_tried(
+    lab: MadeEngine, tmp_path: Path
+) -> None:
+    lab.leads_to = (COPY,)
+    start = Start(tmp_path, asked_with_workspace(), lab)
+    start.has_workspace = True
+    start.bringing = lambda: lab.hold(BOBS, "GPU-0")
+    await start.open()
+    assert (start.brought, start.tries) == (["lab"], ["GPU-1"])
+    assert start.placement.gpu_ids == ("GPU-1",)
+
+
+async def test_where_there_is_nothing_to_bring_the_gpus_stay_as_picked(lab: MadeEngine, tmp_path: Path) -> None:
+    start = Start(tmp_path, launch_request(), lab)
+    start.bringing = lambda: lab.hold(BOBS, "GPU-0")
+    await start.open()
+    assert (start.brought, start.tries) == (["lab"], ["GPU-0"])
+
+
+async def test_each_host_that_is_tried_has_the_workspace_first(
+    lab: MadeEngine, clock: MadeClock, tmp_path: Path
+) -> None:
+    two = MadeEngine(clock=clock, name="two", facts_of_gpus=cards(2), leads_to=(COPY,))
+    two.has_image()
+    lab.leads_to = (COPY,)
+    start = Start(tmp_path, asked_with_workspace(gpus=2, hosts=(LAB, TWO)), lab, two)
+    start.has_workspace = True
+    start.joins = [TAKEN]
+    await start.open()
+    assert start.brought == ["lab", "two"]
+    assert start.placement.host == TWO
+
+
+async def test_a_workspace_that_cannot_be_brought_ends_the_start_before_anything_is_made(
+    lab: MadeEngine, tmp_path: Path
+) -> None:
+    def fail() -> None:
+        raise WorkspaceFailed(host="lab", reason="the disk is full")
+
+    start = Start(tmp_path, asked_with_workspace(), lab)
+    start.bringing = fail
+    with pytest.raises(WorkspaceFailed):
+        await start.open()
+    assert (lab.specs, lab.log) == ([], [])
+
+
+async def test_a_job_has_the_workspace_before_it_is_handed_in(clock: MadeClock, tmp_path: Path) -> None:
+    cluster = MadeCluster(looks=(RUNNING,))
+    start = Start(tmp_path, replace(launch_request(hosts=(HPC,), gpus=1), project=PROJECT), cluster=cluster)
+    start.has_workspace = True
+    start.bringing = lambda: cluster.log.append("brought")
+    await start.open()
+    assert start.brought == ["hpc"]
+    assert cluster.log.index("brought") < cluster.log.index(f"submit {NAME}")
+    assert COPY.encode() in cluster.scripts[0]
+    assert b"/workspace" in cluster.scripts[0]

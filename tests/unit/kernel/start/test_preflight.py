@@ -6,12 +6,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from kernelbridge.config.schema import Host
+from kernelbridge.config.schema import Host, Workspace
 from kernelbridge.errors import (
     CacheFailed,
     ConfigInvalid,
@@ -26,7 +27,9 @@ from kernelbridge.errors import (
     MountMissing,
     SecretMissing,
     StartTimeout,
+    WorkspaceFailed,
 )
+from kernelbridge.files.project import Project
 from kernelbridge.hosts import mounts
 from kernelbridge.hosts.transport.login_stage import Hearer, LoginStage
 from kernelbridge.hosts.transport.stream import Completed
@@ -296,3 +299,77 @@ async def test_each_step_of_a_check_is_said_with_its_host(hosts: Hosts) -> None:
         *("two: connecting", "two: logging in", "two: looking for free GPUs", f"two: looking for the image {image}"),
         "two: looking for what is to be mounted",
     ]
+
+
+# -- a workspace
+
+
+COPY = "/home/ada/.local/share/kernelbridge/workspaces/thing-0123456789"
+
+
+def project(**keys: str) -> Project:
+    return Project(
+        workspace=Workspace.model_validate({"local": ".", **keys}),
+        local_root=Path("/home/ada/thing"),
+        container_root="/workspace",
+        container_folder="/workspace",
+        name="thing-0123456789",
+    )
+
+
+class Asked:
+    """What a host was asked to run; the folder that is made there may fail."""
+
+    def __init__(self, engine: Any) -> None:
+        self._run = engine.run
+        self.made: list[str] = []
+        self.resolved: list[str] = []
+        self.stderr = b""
+
+    async def run(self, argv: Any, *, seconds: float) -> Completed:
+        if argv[2] == mounts.MAKE_SCRIPT:
+            self.made += argv[4:]
+            return Completed(exit_code=1 if self.stderr else 0, stdout=b"", stderr=self.stderr)
+        self.resolved += argv[4:]
+        found: Completed = await self._run(argv, seconds=seconds)
+        return found
+
+
+async def find(hosts: Hosts, asked: Project, *on: Host, **keys: Any) -> Candidates:
+    request = replace(launch_request(hosts=on, **keys), project=asked)
+    return await Preflight(request, hosts._reach, hosts._cluster, config=hosts.config).find_hosts()
+
+
+async def test_the_folder_of_a_workspaces_copy_is_made_and_looked_at_as_any_mount(hosts: Hosts) -> None:
+    asked = Asked(hosts.lab)
+    hosts.lab.run = asked.run  # type: ignore[method-assign]
+    hosts.lab.leads_to = ("/data", COPY)
+    assert (await find(hosts, project(), LAB, mounts=("/data:/data",))).hosts == (LAB,)
+    assert (asked.made, asked.resolved) == ([COPY], ["/data", COPY, "/srv/docker.sock"])
+
+
+async def test_a_folder_that_the_host_has_is_not_made_and_must_be_there(hosts: Hosts) -> None:
+    asked = Asked(hosts.lab)
+    hosts.lab.run = asked.run  # type: ignore[method-assign]
+    hosts.lab.leads_to = ("/nfs/thing",)
+    assert (await find(hosts, project(host="/nfs/thing"), LAB)).hosts == (LAB,)
+    assert (asked.made, asked.resolved) == ([], ["/nfs/thing", "/srv/docker.sock"])
+    hosts.lab.leads_to = ("",)
+    with pytest.raises(MountMissing, match="/nfs/thing"):
+        await find(hosts, project(host="/nfs/thing"), LAB)
+
+
+async def test_a_copy_for_which_there_is_no_room_is_told_and_the_next_host_found(hosts: Hosts) -> None:
+    asked = Asked(hosts.lab)
+    asked.stderr = b"mkdir: Disk quota exceeded\n"
+    hosts.lab.run = asked.run  # type: ignore[method-assign]
+    hosts.two.leads_to = (COPY,)
+    assert (await find(hosts, project(), LAB, TWO)).hosts == (TWO,)
+    with pytest.raises(WorkspaceFailed, match="Disk quota exceeded"):
+        await find(hosts, project(), LAB)
+
+
+async def test_a_clusters_login_node_gets_the_folder_too(hosts: Hosts) -> None:
+    hosts.cluster.run_answer = f"={COPY}\0".encode()
+    assert (await find(hosts, project(), HPC)).hosts == (HPC,)
+    assert "run mkdir" in hosts.cluster.log
