@@ -6,11 +6,13 @@ import contextlib
 import errno
 import io
 import os
+import posixpath
 import queue
 import re
+import sys
 import tarfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import IO, Annotated, NamedTuple, cast
 
@@ -31,6 +33,8 @@ ARCHIVE_MODULE = "beside.archive"
 MOST_ARRIVED_BYTES = 8 << 20
 COPY_CLOSE_SECONDS = 5.0
 _PIECE_BYTES = 256 << 10
+# Whose files are what was copied: the user's; on Windows the number says nothing.
+_OWNER = (os.getuid(), os.getgid()) if sys.platform != "win32" else (0, 0)
 
 
 class Place(NamedTuple):
@@ -91,12 +95,17 @@ def _open(
     address: RelayAddress,
     words: tuple[str, str],
     output: Callable[[int, bytes], None],
+    on_open: Callable[[Terminal], None] = lambda opened: None,
 ) -> Terminal:
+    """Start the container's side; `on_open` is called on the fleet's thread before more of its output comes."""
+
     async def opened() -> Terminal:
         argv = (*bootstrap.beside_argv(address.python, ARCHIVE_MODULE), *words)
-        return await open_terminal(
+        made = await open_terminal(
             await address.workload(), CommandRequest(argv=argv), host=address.host, output=output
         )
+        on_open(made)
+        return made
 
     return context.wait(fleet, opened(), seconds=START_SECONDS)
 
@@ -202,57 +211,120 @@ def _receive(
     context: CliContext, fleet: Fleet, address: RelayAddress, source: str, target: Path, moved: Callable[[int], None]
 ) -> None:
     """Copy to here. Raises OSError, tarfile.TarError and KernelBridgeError."""
-    opened: Terminal | None = None
+    # Both of the fleet's thread; much may come before the thread of this function knows that it was opened.
+    running: Terminal | None = None
+    is_to_wait = False
 
     async def pause(is_paused: bool) -> None:
-        if opened is not None:
-            (opened.pause if is_paused else opened.resume)()
+        nonlocal is_to_wait
+        is_to_wait = is_paused
+        if running is not None:
+            (running.pause if is_paused else running.resume)()
+
+    def on_open(made: Terminal) -> None:
+        nonlocal running
+        running = made
+        if is_to_wait:
+            made.pause()
 
     def congested(is_congested: bool) -> None:
         fleet.submit(pause(is_congested))
 
     arriving = _Arriving(congested, moved)
-    opened = _open(context, fleet, address, ("pack", source), arriving.put)
+    opened = _open(context, fleet, address, ("pack", source), arriving.put, on_open)
     try:
         waiting = fleet.submit(opened.wait())
         waiting.add_done_callback(lambda done: arriving.put(terminal.OUTPUT, b""))
         failure: Exception | None = None
+        left_out: list[str] = []
         try:
-            unpack(cast(IO[bytes], io.BufferedReader(arriving, _PIECE_BYTES)), target)
+            left_out = unpack(cast(IO[bytes], io.BufferedReader(arriving, _PIECE_BYTES)), target)
         except (OSError, tarfile.TarError) as exc:
             failure = exc
         # Of an archive that cannot be read the other end may know why; of these it does not.
-        if isinstance(failure, OSError | tarfile.FilterError | tarfile.ExtractError):
+        if isinstance(failure, OSError | tarfile.ExtractError):
             raise failure
         arriving.drop_rest()
         _check(waiting.result(), arriving.said, address)
         if failure is not None:
             raise failure
+        for words in left_out:
+            context.complain(words)
     finally:
         arriving.drop_rest()
         fleet.run(opened.aclose(), COPY_CLOSE_SECONDS)
 
 
-def unpack(source: IO[bytes], target: Path) -> None:
+def unpack(source: IO[bytes], target: Path) -> list[str]:
     """Write what an archive of the container's has: into a folder that is there, else under this path.
 
-    Nothing of it gets anywhere else, whatever the container says. Raises OSError and tarfile.TarError.
+    Nothing of it gets anywhere else, whatever the container says. Returns, in words, what was left out: links that lead
+    out of what was copied, and what is neither file, folder nor link. Raises OSError and tarfile.TarError.
     """
     folder, new_name = (target, "") if target.is_dir() else (target.parent, target.name)
     if not folder.is_dir():
         raise FileNotFoundError(2, os.strerror(2), str(folder))
+    left_out: dict[str, str] = {}
     with tarfile.open(fileobj=source, mode="r|", bufsize=_PIECE_BYTES) as archive:
+        # tarfile's own filters are not in every Python 3.11, and refuse the whole archive for one link.
+        archive.extraction_filter = lambda member, path: member
         for member in archive:
-            _, mark, rest = member.name.partition("/")
-            if new_name:
-                member = member.replace(name=f"{new_name}{mark}{rest}", deep=False)
-                if member.islnk():
-                    linked = member.linkname.partition("/")
-                    member = member.replace(linkname=f"{new_name}{linked[1]}{linked[2]}", deep=False)
-            member = tarfile.data_filter(member, str(folder))
-            if member.islnk():
-                _make_way(folder, member)
-            archive.extract(member, folder, filter="data")
+            member.name = _renamed(member.name, new_name)
+            reason = _prepare(member, folder, new_name, left_out)
+            if reason:
+                left_out[member.name] = reason
+            elif not _extract(archive, member, folder):
+                left_out[member.name] = "this machine makes no such links"
+    return [f"{name} is left out: {reason}." for name, reason in left_out.items()]
+
+
+def _renamed(name: str, new_name: str) -> str:
+    _, mark, rest = name.partition("/")
+    return f"{new_name}{mark}{rest}" if new_name else name
+
+
+def _prepare(member: tarfile.TarInfo, folder: Path, new_name: str, left_out: Collection[str]) -> str:
+    """Have a member give no rights, and return why it is left out. Raises tarfile.ExtractError."""
+    _demand_inside(folder, member.name, member.name)
+    # Whoever copies owns it. A user's folder can be entered and filled; no file is run as another, or written by others.
+    member.uid, member.gid, member.uname, member.gname = _OWNER[0], _OWNER[1], "", ""
+    member.mode = member.mode & 0o755 | (0o700 if member.isdir() else 0o600)
+    if member.issym():
+        above = posixpath.dirname(member.name)
+        is_inside = not posixpath.isabs(member.linkname) and _is_inside(
+            folder, f"{above}/{member.linkname}".lstrip("/")
+        )
+        return "" if is_inside else f"it is a link to {member.linkname}"
+    if member.islnk():
+        member.linkname = _renamed(member.linkname, new_name)
+        if member.linkname in left_out:
+            return f"it is another name of {member.linkname}"
+        _demand_inside(folder, member.linkname, member.name)
+        _make_way(folder, member)
+        return ""
+    return "" if member.isreg() or member.isdir() else "it is neither a file nor a folder"
+
+
+def _demand_inside(folder: Path, name: str, called: str) -> None:
+    if not _is_inside(folder, name):
+        raise tarfile.ExtractError(f"{called!r} would be outside of {folder}")
+
+
+def _is_inside(folder: Path, name: str) -> bool:
+    root = os.path.realpath(folder)
+    return os.path.commonpath([os.path.realpath(os.path.join(root, name)), root]) == root
+
+
+def _extract(archive: tarfile.TarFile, member: tarfile.TarInfo, folder: Path) -> bool:
+    """Write a member; False for a link where this system makes none. Raises OSError and tarfile.TarError."""
+    try:
+        archive.extract(member, folder)
+    except (OSError, tarfile.TarError, KeyError):
+        # Windows lets few users make links; of a stream tarfile cannot copy instead.
+        if not (sys.platform == "win32" and member.issym()):
+            raise
+        return False
+    return True
 
 
 def _make_way(folder: Path, member: tarfile.TarInfo) -> None:

@@ -12,9 +12,9 @@ import pytest
 from kernelbridge.errors import CommandNotRun, HostRefused, LinkLost
 from kernelbridge.hosts import bootstrap
 from kernelbridge.kernel.command.terminal import (
-    TERMINAL_MODULE,
     SILENT_SECONDS,
     START_SECONDS,
+    TERMINAL_MODULE,
     CommandRequest,
     Terminal,
     open_terminal,
