@@ -64,14 +64,14 @@ def raw_keys() -> Iterator[None]:
     if sys.platform == "win32":
         with _raw_console():
             yield
-        return
-    descriptor = sys.stdin.fileno()
-    before = termios.tcgetattr(descriptor)
-    try:
-        tty.setraw(descriptor)
-        yield
-    finally:
-        termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
+    else:
+        descriptor = sys.stdin.fileno()
+        before = termios.tcgetattr(descriptor)
+        try:
+            tty.setraw(descriptor)
+            yield
+        finally:
+            termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
 
 
 if sys.platform == "win32":
@@ -234,4 +234,7 @@ def _signals(command: JoinedCommand) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-_PASSED = [signal.SIGINT] if sys.platform == "win32" else [signal.SIGINT, signal.SIGQUIT]
+if sys.platform == "win32":
+    _PASSED = [signal.SIGINT]
+else:
+    _PASSED = [signal.SIGINT, signal.SIGQUIT]

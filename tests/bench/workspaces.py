@@ -16,6 +16,7 @@ from kernelbridge.files.one_pass import WorkspaceVoice
 from kernelbridge.files.project import Project, find_project
 from kernelbridge.files.sync import WorkspaceSync
 from kernelbridge.hosts.transport.ssh import open_link
+from kernelbridge.hosts.transport.stream import AnyLink
 from tests.bench.ways import Place
 from tests.rig.laptop import Laptop
 
@@ -68,11 +69,11 @@ def _in_our_home(laptop: Laptop) -> None:
     os.environ.update(laptop.variables)
 
 
-async def _ours(place: Place, project: Project, measure: Callable[[WorkspaceSync], object] | None) -> float:
+async def _ours(place: Place, project: Project, *, is_change: bool) -> float:
     host = _host(place)
     async with await open_link(host) as link:
 
-        async def of_now() -> object:
+        async def of_now() -> AnyLink:
             return link
 
         async with WorkspaceSync(
@@ -80,11 +81,11 @@ async def _ours(place: Place, project: Project, measure: Callable[[WorkspaceSync
             host,
             data_folder=place.laptop.data_dir,
             link=of_now,
-            voice=_SILENT,  # type: ignore[arg-type]
+            voice=_SILENT,
         ) as sync:
             began = time.perf_counter()
             await sync.bring()
-            return time.perf_counter() - began if measure is None else await _change(place, project, sync)
+            return time.perf_counter() - began if not is_change else await _change(place, project, sync)
 
 
 async def _change(place: Place, project: Project, sync: WorkspaceSync) -> float:
@@ -109,7 +110,7 @@ def first_copy(fill: Callable[[Path], None]) -> Callable[[Place], float]:
     def measured(place: Place) -> float:
         _in_our_home(place.laptop)
         with _project(place, fill) as project:
-            return asyncio.run(_ours(place, project, None))
+            return asyncio.run(_ours(place, project, is_change=False))
 
     return measured
 
@@ -118,7 +119,7 @@ def one_change(place: Place) -> float:
     """From a changed file to its copy on the host, in seconds."""
     _in_our_home(place.laptop)
     with _project(place, _fill_many) as project:
-        return asyncio.run(_ours(place, project, _change))
+        return asyncio.run(_ours(place, project, is_change=True))
 
 
 def _rsync(place: Place, project: Project) -> float:

@@ -12,15 +12,16 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import pytest
 import websocket
 from playwright.sync_api import expect, sync_playwright
 
 from kernelbridge.hosts.forwards.port_forwards import bound
-from kernelbridge.jupyter import forward_pages
+from kernelbridge.jupyter import forwarded_http
 from tests.clients import webapp
 from tests.clients.lab import CHROMIUM, FLAGS
 from tests.clients.page import Page, call
@@ -49,12 +50,20 @@ class Answer:
     body: bytes
 
 
-def ask(port: int, path: str = "/", *, method: str = "GET", body: bytes | None = None, **headers: str) -> Answer:
+def ask(
+    port: int,
+    path: str = "/",
+    *,
+    method: str = "GET",
+    body: bytes | None = None,
+    more: Mapping[str, str] = MappingProxyType({}),
+    **headers: str,
+) -> Answer:
     """One request of a connection of its own; `_` in a header's name is `-`."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30 * SLOW)
     try:
         named = {name.replace("_", "-"): value for name, value in headers.items()}
-        connection.request(method, path, body=body, headers={"Host": f"127.0.0.1:{port}", **named})
+        connection.request(method, path, body=body, headers={"Host": f"127.0.0.1:{port}", **more, **named})
         answer = connection.getresponse()
         return Answer(answer.status, dict(answer.getheaders()), answer.read())
     finally:
@@ -86,7 +95,7 @@ class Scene:
 
     def page_path(self) -> str:
         """The path that the browser is led to, with its pass."""
-        led = ask(self.port, self.path, **self.login())
+        led = ask(self.port, self.path, more=self.login())
         assert led.status == 302
         return led.headers["Location"]
 
@@ -135,12 +144,12 @@ def test_a_port_is_reached_by_this_machines_names_and_jupyters_cookies_stay_here
         {"Host": "evil.example"},
         {"Origin": "http://evil.example"},
         {"Origin": "null"},
-        {"Sec_Fetch_Site": "cross-site", "Sec_Fetch_Mode": "no-cors"},
+        {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "no-cors"},
     ],
 )
 def test_a_foreign_page_gets_nothing_from_a_port(scene: Scene, headers: dict[str, str]) -> None:
     scene.heard()
-    assert ask(scene.here, **headers).status == 403
+    assert ask(scene.here, more=headers).status == 403
     assert scene.heard() == []
 
 
@@ -220,9 +229,9 @@ def test_without_a_login_there_is_no_page_and_a_login_leads_to_an_address_with_a
     for wrong in (path.replace("~", "~x"), scene.path + "~" + "A" * 43 + "/"):
         assert ask(scene.port, wrong).headers.get("Location", "").startswith("/login?")
     wrong_port = path.replace(f"/{PORT}/", "/7007/")
-    assert ask(scene.port, wrong_port, **scene.login()).status == 404, "raw ports are no pages"
-    assert ask(scene.port, path.replace(f"/{PORT}/", "/22/"), **scene.login()).status == 404
-    assert ask(scene.port, scene.path.replace(scene.page.kernel_id[:8], "0000"), **scene.login()).status == 404
+    assert ask(scene.port, wrong_port, more=scene.login()).status == 404, "raw ports are no pages"
+    assert ask(scene.port, path.replace(f"/{PORT}/", "/22/"), more=scene.login()).status == 404
+    assert ask(scene.port, scene.path.replace(scene.page.kernel_id[:8], "0000"), more=scene.login()).status == 404
 
 
 def test_cookies_and_tokens_pass_neither_way_and_each_answer_is_in_the_sandbox(scene: Scene) -> None:
@@ -303,7 +312,7 @@ def test_a_page_in_a_browser_reaches_its_own_port_and_nothing_of_jupyters(scene:
         expect(page.locator("#terminals")).to_have_text("refused", timeout=20_000)
         browser.close()
     assert call(scene.server, "GET", "api/terminals") == before
-    assert forward_pages.SANDBOX == SANDBOX
+    assert forwarded_http.SANDBOX == SANDBOX
 
 
 # -- over cuts and restarts

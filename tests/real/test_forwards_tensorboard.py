@@ -46,7 +46,7 @@ def test_tensorboard_shows_its_page(rig: Rig, bridge_env: Laptop) -> None:
         kernel.run("%load_ext tensorboard")
         assert f"http://localhost:{PORT}/" in kernel.run(MAGIC)
         wait_until(lambda: TITLE in shown_at(f"http://localhost:{PORT}/"), "the board", 30)
-        row = rig.engine.kernels()[0].name.removeprefix("kernelbridge-")[:8]
+        row = str(rig.engine.kernels()[0].name).removeprefix("kernelbridge-")[:8]
         with begin(bridge_env, "tensorboard", row, "runs", "--no-browser", "--port", str(free_port())) as command:
             assert command.process.stdout is not None
             address = command.process.stdout.readline().strip()

@@ -18,10 +18,10 @@ import pytest
 
 from kernelbridge.config.schema import Environment, Host
 from kernelbridge.errors import LinkLost, WorkspaceBig, WorkspaceFailed
-from kernelbridge.files import rsync
 from kernelbridge.files.one_pass import WorkspaceVoice
 from kernelbridge.files.project import Project, find_project
 from kernelbridge.files.sync import WorkspaceSync
+from kernelbridge.files.transfer import rsync
 from kernelbridge.hosts.transport.ssh import Link, open_link
 from tests.real.conftest import require
 from tests.rig.laptop import Laptop

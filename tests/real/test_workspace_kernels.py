@@ -141,7 +141,7 @@ def test_jupyterlabs_debugger_stops_in_the_projects_module_under_the_containers_
 
         def is_stopped() -> bool:
             message = kernel.client.get_iopub_msg(timeout=20 * SLOW)
-            return message["msg_type"] == "debug_event" and message["content"]["event"] == "stopped"
+            return bool(message["msg_type"] == "debug_event" and message["content"]["event"] == "stopped")
 
         wait_until(is_stopped, "the stop", 20)
         thread = kernel.debug("threads")["body"]["threads"][0]["id"]

@@ -34,7 +34,10 @@ MOST_ARRIVED_BYTES = 8 << 20
 COPY_CLOSE_SECONDS = 5.0
 _PIECE_BYTES = 256 << 10
 # Whose files are what was copied: the user's; on Windows the number says nothing.
-_OWNER = (os.getuid(), os.getgid()) if sys.platform != "win32" else (0, 0)
+if sys.platform == "win32":
+    _OWNER = (0, 0)
+else:
+    _OWNER = (os.getuid(), os.getgid())
 
 
 class Place(NamedTuple):
@@ -286,7 +289,7 @@ def _renamed(name: str, new_name: str) -> str:
 def _prepare(member: tarfile.TarInfo, folder: Path, new_name: str, left_out: Collection[str]) -> str:
     """Have a member give no rights, and return why it is left out. Raises tarfile.ExtractError."""
     _demand_inside(folder, member.name, member.name)
-    # Whoever copies owns it. A user's folder can be entered and filled; no file is run as another, or written by others.
+    # Whoever copies owns it: no file is run as another, or written by others.
     member.uid, member.gid, member.uname, member.gname = _OWNER[0], _OWNER[1], "", ""
     member.mode = member.mode & 0o755 | (0o700 if member.isdir() else 0o600)
     if member.issym():
@@ -311,8 +314,8 @@ def _demand_inside(folder: Path, name: str, called: str) -> None:
 
 
 def _is_inside(folder: Path, name: str) -> bool:
-    root = os.path.realpath(folder)
-    return os.path.commonpath([os.path.realpath(os.path.join(root, name)), root]) == root
+    # Not Path.resolve(), which raises at links that lead to each other.
+    return Path(os.path.realpath(folder / name)).is_relative_to(os.path.realpath(folder))
 
 
 def _extract(archive: tarfile.TarFile, member: tarfile.TarInfo, folder: Path) -> bool:

@@ -73,8 +73,8 @@ async def send(
 ) -> None:
     """Copy files to the host, by path their size in bytes; what they replace is moved to where copy.settle() looks.
 
-    Where nothing is there yet that they could replace, and where no file is big enough to go on with after a cut,
-    rsync looks for neither: that is a quarter of the time of many small files. A file that could not be copied is no error: who asked looks what is there. What a cut has left is used again.
+    With `replaces` false nothing is there that they could replace, and rsync does not look for it; nor for what a cut
+    has left of small files. A file that could not be copied is no error: who asked looks what is there.
     Raises: WorkspaceFailed: nothing can be written there, LinkLost, RsyncGaveUp.
     """
     options = [

@@ -276,6 +276,7 @@ HOSTILE = [
     archive(("a/../../secret", "a", tarfile.LNKTYPE)),
     archive(("a", "../secret", tarfile.SYMTYPE), ("a", "x")),
     archive(("a", "", tarfile.CHRTYPE)),
+    archive(("a", "b", tarfile.SYMTYPE), ("b", "a", tarfile.SYMTYPE), ("a/out", "x")),
 ]
 
 

@@ -14,6 +14,7 @@ from kernelbridge.errors import LinkLost
 from kernelbridge.hosts.gpus import nvidia_smi
 from kernelbridge.hosts.gpus.nvidia_smi import Gpu, GpuFacts, GpuProcess, Inventory
 from kernelbridge.hosts.transport.facts import HostFacts
+from kernelbridge.hosts.transport.sftp import Sftp
 from kernelbridge.hosts.transport.stream import AnyLink, Completed, Receiver, Stream
 
 SAMPLES = Path(__file__).parents[2] / "samples" / "nvidia-smi"
@@ -245,6 +246,9 @@ class SlowLink:
 
     async def open_command(self, argv: Sequence[str], receiver: Receiver) -> Stream:
         raise FileNotFoundError(argv[0])
+
+    async def open_sftp(self) -> Sftp:
+        raise NotImplementedError
 
     async def ask_login_shell(self) -> bool:
         self.login_shells += 1

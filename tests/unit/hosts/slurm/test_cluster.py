@@ -18,6 +18,7 @@ from kernelbridge.hosts.slurm.cluster import BUSY_LOOK_SECONDS, BUSY_SECONDS, CO
 from kernelbridge.hosts.slurm.commands import JobRequest
 from kernelbridge.hosts.slurm.job_ending import JobEnding
 from kernelbridge.hosts.transport.facts import HostFacts
+from kernelbridge.hosts.transport.sftp import Sftp
 from kernelbridge.hosts.transport.stream import AnyLink, Completed, Receiver, Stream
 from kernelbridge.kernel.start.preflight import CHECK_SECONDS
 from tests.made_clock import MadeClock
@@ -74,6 +75,9 @@ class FakeLink:
     async def open_command(self, argv: Sequence[str], receiver: Receiver) -> Stream:
         self.opened.append(list(argv))
         return cast("Stream", ShellInput(self.written, receiver))
+
+    async def open_sftp(self) -> Sftp:
+        raise NotImplementedError
 
     async def ask_login_shell(self) -> bool:
         self.login_shells += 1

@@ -13,6 +13,7 @@ from kernelbridge.errors import KernelBridgeError
 from kernelbridge.hosts.transport import pool
 from kernelbridge.hosts.transport.facts import HostFacts, SocketFacts
 from kernelbridge.hosts.transport.login_stage import report
+from kernelbridge.hosts.transport.sftp import Sftp
 from kernelbridge.hosts.transport.stream import AnyLink, Completed, Receiver, Stream
 from tests.made_clock import StillClock
 
@@ -55,6 +56,9 @@ class FakeLink:
 
     async def open_command(self, argv: Sequence[str], receiver: Receiver) -> Stream:
         raise FileNotFoundError(argv[0])
+
+    async def open_sftp(self) -> Sftp:
+        raise NotImplementedError
 
     async def ask_login_shell(self) -> bool:
         return False

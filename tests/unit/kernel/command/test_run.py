@@ -239,7 +239,7 @@ async def test_an_engine_that_never_answers_keeps_nobody_who_gives_up(scene: Sce
         await asyncio.sleep(10_000)
         return ""
 
-    scene.engine.create = hang  # type: ignore[method-assign]
+    scene.engine.create = hang  # type: ignore[method-assign, assignment]
     starting = asyncio.create_task(scene.run.start())
     await settle()
     began = clock.now
