@@ -309,16 +309,20 @@ class OnePass:
             found = (await self._copy.listing(self.ignore)).entries
         else:
             found = await self._copy.look([action.path for action in actions])
-        doubtful = {}
+        doubtful, failed = {}, {}
+        # What looks as before, and as it should: of one size and second.
+        alike = await self._compare([action.path for action in actions if _is_alike(action, found.get(action.path))])
         for action in actions:
-            there, local = found.get(action.path), action.local
+            there, local, is_copied = found.get(action.path), action.local, action.deed is Deed.COPY_THERE
             assert local is not None
-            if there is None or (there == action.host and action.deed is Deed.COPY_THERE):
-                self._failures[action.path] = await asyncio.to_thread(self._why_not_copied, action.path, local)
-            elif _is_as_meant(local, there, is_copied=action.deed is Deed.COPY_THERE):
+            if there is None or (there == action.host and is_copied and not alike.get(action.path)):
+                failed[action.path] = local
+            elif _is_as_meant(local, there, is_copied=is_copied):
                 self._learned[action.path] = Known(local, there)
             else:
                 doubtful[action.path] = Known(local, there)
+        for path, local in failed.items():
+            self._failures[path] = await asyncio.to_thread(self._why_not_copied, path, local)
         await self._learn_doubtful(doubtful)
 
     def _why_not_copied(self, path: str, local: Entry) -> str:
@@ -452,6 +456,13 @@ class OnePass:
 def _original(name: str, host: str) -> str:
     before, mark, after = name.rpartition(f".changed-on-{host}-")
     return before + (f".{after.partition('.')[2]}" if "." in after else "") if mark else name
+
+
+def _is_alike(action: Action, there: Entry | None) -> bool:
+    """Whether a file that was copied looks as the one that it replaced, though it may be the new one."""
+    if action.deed is not Deed.COPY_THERE or action.local is None or there is None or there != action.host:
+        return False
+    return there.kind is Kind.FILE and _is_as_meant(action.local, there, is_copied=True)
 
 
 def _is_as_meant(local: Entry, there: Entry, *, is_copied: bool) -> bool:

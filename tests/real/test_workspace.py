@@ -239,6 +239,16 @@ async def test_names_links_bits_and_times_come_as_they_are(place: Place, way: st
     assert not (place.there / os.fsdecode(ODD_NAMES[0])).exists()
 
 
+async def test_two_edits_of_one_size_in_one_second_are_both_copied(place: Place, way: str) -> None:
+    """SFTP keeps whole seconds: the new copy looks as the one before."""
+    for text, nanoseconds in (("old", 1_800_000_000_200_000_000), ("new", 1_800_000_000_700_000_000)):
+        (place.here / "a.py").write_text(text)
+        os.utime(place.here / "a.py", ns=(nanoseconds, nanoseconds))
+        await place.once()
+        assert reads(place.there / "a.py") == text
+    assert place.told == []
+
+
 async def test_what_both_sides_changed_is_kept_twice(place: Place, way: str) -> None:
     for name in ("a.py", "b.py", "c.py", "d.py"):
         (place.here / name).write_text("old")
