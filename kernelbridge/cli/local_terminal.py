@@ -105,11 +105,13 @@ class OutputWriter:
         # Bytes that wait, and whether that was told to be too many; both under the lock.
         self._waiting_bytes = 0
         self._is_congested = False
-        # Set by the first begin().
-        self._has_begun = False
+        # Set by begin(): until then the terminal may not be ready.
+        self._may_write = threading.Event()
         # Set when nobody reads any more.
         self.is_broken = False
         self._thread = threading.Thread(target=self._run, name="kernelbridge-output", daemon=True)
+        # Here and not in begin(): a signal may break off the start of a thread.
+        self._thread.start()
 
     @property
     def is_congested(self) -> bool:
@@ -132,6 +134,7 @@ class OutputWriter:
                 self._congested(is_congested)
 
     def _run(self) -> None:
+        self._may_write.wait()
         while (piece := self._queue.get()) is not None:
             kind, data = piece
             if not self.is_broken:
@@ -145,9 +148,7 @@ class OutputWriter:
 
     def begin(self) -> None:
         """Write from now on, and what was queued before. Safe to call twice."""
-        if not self._has_begun:
-            self._has_begun = True
-            self._thread.start()
+        self._may_write.set()
 
     def close(self) -> None:
         """Return when all is written."""

@@ -171,6 +171,10 @@ class RunScreen:
             tell=self._tell,
         )
 
+    def words_alone(self) -> RunOutput:
+        """Return the same for a run that is left: what it writes is not taken, and waits for whoever attaches."""
+        return replace(self.output(), write=lambda kind, data: None, is_congested=lambda: True)
+
     def _progress(self, text: str) -> None:
         if self._status is not None and text:
             self._status.update(printable(text))
@@ -205,9 +209,9 @@ def screen() -> Iterator[RunScreen]:
         made.close()
 
 
-def _start(fleet: Fleet, request: LaunchRequest, shown: RunScreen) -> CommandRun:
+def _start(fleet: Fleet, request: LaunchRequest, shown: RunScreen, output: RunOutput) -> CommandRun:
     """Start a run; one that is interrupted leaves nothing."""
-    made = fleet.run(fleet.make_run(request, shown.output()))
+    made = fleet.run(fleet.make_run(request, output))
     starting: Future[None] | None = None
     try:
         starting = fleet.submit(made.start())
@@ -224,14 +228,14 @@ def _start(fleet: Fleet, request: LaunchRequest, shown: RunScreen) -> CommandRun
 
 def _start_and_leave(fleet: Fleet, request: LaunchRequest) -> str:
     with screen() as shown:
-        made = _start(fleet, request, shown)
+        made = _start(fleet, request, shown, shown.words_alone())
         fleet.run(made.detach(), LEAVE_SECONDS)
     return request.kernel_id
 
 
 def _run(context: CliContext, fleet: Fleet, request: LaunchRequest) -> int:
     with screen() as shown:
-        return stay(context, fleet, _start(fleet, request, shown), shown)
+        return stay(context, fleet, _start(fleet, request, shown, shown.output()), shown)
 
 
 def attach(context: CliContext, fleet: Fleet, row: KernelRow, *, takes: bool) -> int:
@@ -269,9 +273,10 @@ def stay(context: CliContext, fleet: Fleet, made: CommandRun, shown: RunScreen) 
     has_window = window is not None and local_terminal.is_terminal()
     if has_window:
         joined.resize(local_terminal.window())
-    shown.writer.begin()  # Before a signal may come: a start of a thread cannot be broken off.
     try:
         with _told_to_leave(), local_terminal.joined(joined, has_window=has_window):
+            # Not before the terminal is raw, which would add a carriage return to each line.
+            shown.writer.begin()
             code = result(fleet.submit(made.wait()))
     except _Left:
         fleet.run(made.detach(), LEAVE_SECONDS)

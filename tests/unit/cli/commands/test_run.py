@@ -229,6 +229,15 @@ def test_a_run_that_is_left_at_once_prints_its_id_and_has_no_terminal(
     assert fleet.request.command.window is not None
 
 
+def test_a_run_that_is_left_at_once_keeps_its_output_for_whoever_attaches(capfd: pytest.CaptureFixture[str]) -> None:
+    with run.screen() as shown:
+        output = shown.words_alone()
+        output.write(terminal.OUTPUT, b"line 1")
+        assert output.is_congested(), "or it counts as taken"
+        output.tell("a line that stays")
+    assert capfd.readouterr() == ("", "kernelbridge: a line that stays\n")
+
+
 # -- up
 
 
