@@ -54,7 +54,13 @@ def is_terminal() -> bool:
 
 
 def window() -> WindowSize:
-    """Return this terminal's size."""
+    """Return this terminal's size: its own, and not what COLUMNS and LINES said when a program above was started."""
+    for descriptor in (1, 0, 2):
+        with contextlib.suppress(OSError):
+            size = os.get_terminal_size(descriptor)
+            # A terminal within an editor may not know.
+            if size.columns and size.lines:
+                return window_of(size)
     return window_of(shutil.get_terminal_size())
 
 

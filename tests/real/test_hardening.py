@@ -158,6 +158,7 @@ def test_a_container_is_ours_only_if_its_name_and_all_its_labels_say_so(rig: Rig
         "lease": "all",
         "python": "",
         "unsafe": "",
+        "kind": "kernel",
     }
     assert facts.keys() >= {field.name for field in fields(Labels)}
     build(rig, HOSTILE, "\n".join(f'LABEL {LABEL_PREFIX}{key}="{text}"' for key, text in facts.items()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +38,11 @@ class Ended:
 
 
 Call = Callable[..., Ended]
+
+
+def set_terminal_size(monkeypatch: pytest.MonkeyPatch, columns: int, lines: int) -> None:
+    """Have this process's terminal say that it is so large."""
+    monkeypatch.setattr(os, "get_terminal_size", lambda descriptor=1: os.terminal_size((columns, lines)))
 
 
 @pytest.fixture

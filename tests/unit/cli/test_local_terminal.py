@@ -20,6 +20,7 @@ from kernelbridge.cli.local_terminal import MOST_QUEUED_BYTES, OutputWriter
 from kernelbridge.protocol import terminal
 from kernelbridge.protocol.terminal import WindowSize
 from tests.rig.daemon import wait_until
+from tests.unit.cli.conftest import set_terminal_size
 
 OUT, ERR = terminal.OUTPUT, terminal.ERRORS
 
@@ -119,9 +120,13 @@ def test_somebody_sits_here_where_stdin_and_stdout_are_a_terminal(pty: Pty, monk
 
 
 def test_the_window_is_as_large_as_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "111")
-    monkeypatch.setenv("LINES", "33")
+    """And not as a program further up was told: libraries that read keys set these two."""
+    monkeypatch.setenv("COLUMNS", "50")
+    monkeypatch.setenv("LINES", "20")
+    set_terminal_size(monkeypatch, 111, 33)
     assert local_terminal.window() == WindowSize(111, 33)
+    set_terminal_size(monkeypatch, 0, 0)
+    assert local_terminal.window() == WindowSize(50, 20), "one that does not know"
 
 
 def test_keys_are_raw_for_as_long_as_a_block_runs_whatever_ends_it(pty: Pty) -> None:
@@ -263,8 +268,7 @@ def test_a_signal_is_the_commands_as_long_as_it_is_joined(command: MadeCommand, 
 def test_a_terminal_of_another_size_is_told(command: MadeCommand, pty: Pty, monkeypatch: pytest.MonkeyPatch) -> None:
     before = signal.getsignal(signal.SIGWINCH)
     with local_terminal.joined(command, has_window=True, reads_input=False):
-        monkeypatch.setenv("COLUMNS", "50")
-        monkeypatch.setenv("LINES", "20")
+        set_terminal_size(monkeypatch, 50, 20)
         os.kill(os.getpid(), signal.SIGWINCH)
         wait_until(lambda: command.told == [WindowSize(50, 20)], "the size", 10)
     assert signal.getsignal(signal.SIGWINCH) is before

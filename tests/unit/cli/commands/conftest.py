@@ -11,7 +11,7 @@ import pytest
 
 from kernelbridge.cli import app
 from tests.made_runs import RunFleet
-from tests.unit.cli.conftest import Call, Ended
+from tests.unit.cli.conftest import Call, Ended, set_terminal_size
 
 
 @pytest.fixture
@@ -72,8 +72,7 @@ def sits_at_a_terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[Shell]:
     made = Shell()
     monkeypatch.setattr(sys, "stdin", made.file)
     monkeypatch.setattr(type(sys.stdout), "isatty", lambda self: True, raising=False)
-    monkeypatch.setenv("COLUMNS", "111")
-    monkeypatch.setenv("LINES", "33")
+    set_terminal_size(monkeypatch, 111, 33)
     yield made
     made.file.close()
     os.close(made.master)

@@ -18,7 +18,7 @@ from tests.fakes import row
 from tests.made_runs import RunFleet, Script
 from tests.rig.daemon import wait_until
 from tests.unit.cli.commands.conftest import Feed, Shell
-from tests.unit.cli.conftest import Call
+from tests.unit.cli.conftest import Call, set_terminal_size
 
 KERNEL = "aabb1111-0000-4000-8000-000000000001"
 
@@ -58,8 +58,7 @@ def test_no_words_are_no_command(given: list[str]) -> None:
 
 
 def test_a_command_on_a_terminal_like_this_one_is_told_its_kind_and_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "111")
-    monkeypatch.setenv("LINES", "33")
+    set_terminal_size(monkeypatch, 111, 33)
     monkeypatch.setenv("TERM", "xterm-kitty")
     asked = commands.request_of(("vim",), "/w", wants_window=True)
     assert (asked.argv, asked.folder, asked.window) == (("vim",), "/w", WindowSize(111, 33))
