@@ -21,8 +21,9 @@ else:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
-# What a holder writes once the copy is in step, and takes away while it is not.
+# What a holder writes once the copy is in step, and takes away while it is not; or behind it, why it will not be.
 _IN_STEP: Final = "in step\n"
+_FAILED: Final = "failed\n"
 
 
 class Holder:
@@ -63,13 +64,22 @@ class Holder:
         if descriptor is not None:
             os.close(descriptor)
 
-    def tell_state(self, *, is_in_step: bool) -> None:
-        """Tell those who wait whether the copy is in step; what cannot be written they do not hear."""
+    def tell_state(self, *, is_in_step: bool, failure: str = "") -> None:
+        """Tell those who wait whether the copy is in step, or why it will not be; they hear what can be written."""
         with contextlib.suppress(OSError):
-            self._state_path.write_text(_IN_STEP if is_in_step else "", "utf-8")
+            said = f"{_FAILED}{failure}" if failure else _IN_STEP if is_in_step else ""
+            self._state_path.write_text(said, "utf-8", "replace")
 
     def is_in_step(self) -> bool:
         """Whether the holder, whoever it is, has said that the copy is in step."""
+        return self._said() == _IN_STEP
+
+    def failure(self) -> str:
+        """Return why the copy will not be in step, as the holder has said; empty: it has not."""
+        said = self._said()
+        return said.removeprefix(_FAILED) if said.startswith(_FAILED) else ""
+
+    def _said(self) -> str:
         with contextlib.suppress(OSError, ValueError):
-            return self._state_path.read_text("utf-8") == _IN_STEP
-        return False
+            return self._state_path.read_text("utf-8")
+        return ""

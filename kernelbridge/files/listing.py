@@ -173,6 +173,18 @@ def find_words(ignore: Ignore) -> list[str]:
     return ["-mindepth", "1", "(", *skipped, ")", "-o", "(", *readable, ")", "-o", "-printf", FIND_FORMAT]
 
 
+def is_inner(path: str) -> bool:
+    """Whether a path that a host names is one inside the folder, and no other way to write it."""
+    return all(part not in ("", ".", "..") for part in path.split("/"))
+
+
+def file_entry(size: bytes, mtime: bytes, mode: bytes) -> Entry:
+    """Return a file as find tells of it. Raises: ValueError."""
+    seconds, _, part = mtime.partition(b".")
+    mtime_ns = int(seconds) * 1_000_000_000 + int((part + b"0" * 9)[:9])
+    return Entry(Kind.FILE, int(size), mtime_ns, bool(int(mode, 8) & stat.S_IXUSR))
+
+
 def parse_find(answer: bytes, ignore: Ignore | None = None) -> Listing:
     """Read what find_words() prints; without rules nothing is left out."""
     found = Listing()
@@ -184,16 +196,19 @@ def parse_find(answer: bytes, ignore: Ignore | None = None) -> Listing:
         mtime, _, rest = rest.partition(b" ")
         mode, _, name = rest.partition(b" ")
         path = to_text(name)
-        if kind == b"u":
+        if not is_inner(path):
+            # It is somebody else's find: what is not there is not known.
+            found.is_whole = False
+        elif kind == b"u":
             found.unknown[path] = "Permission denied"
         elif kind == b"d":
             found.entries[path] = FOLDER
         elif kind == b"l":
             found.entries[path] = Entry(Kind.LINK, target=to_text(target))
         elif kind == b"f":
-            seconds, _, part = mtime.partition(b".")
-            mtime_ns = int(seconds) * 1_000_000_000 + int((part + b"0" * 9)[:9])
-            found.entries[path] = Entry(Kind.FILE, int(size), mtime_ns, bool(int(mode, 8) & stat.S_IXUSR))
+            with contextlib.suppress(ValueError):
+                found.entries[path] = file_entry(size, mtime, mode)
+            found.is_whole = found.is_whole and path in found.entries
     if ignore is not None:
         drop_ignored(found, ignore)
     return found

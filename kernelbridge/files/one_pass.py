@@ -8,13 +8,13 @@ import shutil
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Final
 
 from kernelbridge.config import fields
 from kernelbridge.errors import WorkspaceBig, WorkspaceFailed
 from kernelbridge.files.ignore import PARTS_FOLDER, Ignore
-from kernelbridge.files.listing import Entry, Kind, Listing, hash_here, look_here, relative_target, scan
+from kernelbridge.files.listing import FOLDER, Entry, Kind, Listing, hash_here, look_here, relative_target, scan
 from kernelbridge.files.manifest import Manifest
 from kernelbridge.files.plan import Action, Deed, Known, PlanTerms, big_copies, plan
 from kernelbridge.files.project import Project
@@ -110,11 +110,10 @@ class OnePass:
         if paths is None:
             local = await asyncio.to_thread(scan, self._side.root, self.ignore)
             host = await self._copy.listing(self.ignore)
-            known = self._manifest.known
+            known = await self._known_of(host)
         else:
             local = await asyncio.to_thread(self._look_here, paths)
-            # Why one is not there is not known, so nothing is deleted here for it.
-            host = Listing(entries=await self._copy.look(list(paths)), is_whole=False)
+            host = await self._look_there(paths)
             known = {path: one for path in paths if (one := self._manifest.known.get(path)) is not None}
         actions = await self._decide(local, host, known)
         actions = self._without_big(actions, known, asked)
@@ -133,7 +132,7 @@ class OnePass:
         """Return what a whole pass would do, and do nothing of it. Raises as run()."""
         local = await asyncio.to_thread(scan, self._side.root, self.ignore)
         host = await self._copy.listing(self.ignore)
-        is_known = self._copy.facts.copy_id == self._manifest.copy_id
+        is_known = self._copy.facts.copy_id == self._manifest.copy_id and bool(host.entries)
         actions = await self._decide(local, host, self._manifest.known if is_known else {})
         return [action for action in actions if action.deed is not Deed.REMEMBER]
 
@@ -144,11 +143,28 @@ class OnePass:
         if facts.has_replaced:
             before = {path: known.host for path, known in self._manifest.known.items()}
             self._tell_kept(await self._copy.settle(before, stamp=self._stamp))
-            self._copy.facts = replace(facts, has_replaced=False)
+
+    async def _known_of(self, host: Listing) -> Mapping[str, Known]:
+        """Return what was known; of a copy in which nothing is any more nothing is, whoever has emptied it."""
+        if not host.entries and self._manifest.known:
+            await asyncio.to_thread(self._manifest.forget_all, copy_id=self._copy.facts.copy_id)
+        return self._manifest.known
 
     def _look_here(self, paths: Collection[str]) -> Listing:
         found = {path: look_here(self._side.root, path) for path in paths}
         return Listing(entries={path: entry for path, entry in found.items() if entry is not None})
+
+    async def _look_there(self, paths: Collection[str]) -> Listing:
+        """Look at some paths on the host. Why one is not there is not known, so nothing is deleted here for it."""
+        above = {folder.as_posix() for path in paths for folder in PurePosixPath(path).parents} - {"."}
+        found = await self._copy.look([*paths, *above])
+        listing = Listing(entries={path: entry for path, entry in found.items() if path in paths}, is_whole=False)
+        # Whoever follows a link gets somewhere else: a pass over everything sees what is to be done.
+        listing.unknown = {
+            folder: "it is no folder there" for folder in above if folder in found and found[folder] != FOLDER
+        }
+        self.is_due = self.is_due or bool(listing.unknown)
+        return listing
 
     # -- deciding
 
@@ -158,6 +174,7 @@ class OnePass:
             stamp=self._stamp,
             is_both=self._side.is_both,
             pulls=self.ignore.pulls,
+            keeps_deleted=self._side.project.keeps_deleted,
             has_modes=self._side.has_modes,
             folds_case=self._side.folds_case,
         )
@@ -203,7 +220,10 @@ class OnePass:
         if not asked.issuperset(sizes):
             asked.update(sizes)
             self._voice.tell(str(error))
-        return [action for action in actions if action not in big]
+        left_out = {action.path for action in big}
+        # What is kept beside something that does not come stays where it is.
+        left_out |= {action.beside for action in actions if action.beside and action.path in left_out}
+        return [action for action in actions if action.path not in left_out]
 
     # -- carrying out
 
@@ -217,11 +237,11 @@ class OnePass:
         for action in by_deed[Deed.REMEMBER]:
             if action.local is not None and action.host is not None:
                 self._learned[action.path] = Known(action.local, action.host)
-        await self._keep_beside(by_deed[Deed.KEEP_BESIDE])
-        await self._delete_there(by_deed[Deed.DELETE_THERE])
-        await self._here(by_deed[Deed.DELETE_HERE], self._delete_here)
-        copies = [action for action in by_deed[Deed.COPY_THERE] if action.path not in self._failures]
         try:
+            await self._keep_beside(by_deed[Deed.KEEP_BESIDE])
+            await self._delete_there(by_deed[Deed.DELETE_THERE])
+            await self._here(by_deed[Deed.DELETE_HERE], self._delete_here)
+            copies = [action for action in by_deed[Deed.COPY_THERE] if action.path not in self._failures]
             await self._copy_there(copies, host)
             modes = {action.path: action.local.is_executable for action in by_deed[Deed.MODE_THERE] if action.local}
             self._failures |= await self._copy.set_modes(modes)
@@ -255,8 +275,11 @@ class OnePass:
             if above and above not in host.entries:
                 folders.add(above)
         self._failures |= await self._copy.make_folders(folders)
+        replaced = {action.path: action.host for action in of_kind[Kind.LINK] if action.host}
+        self._replaced |= replaced
+        self._failures |= await self._copy.move_away(list(replaced))
         links = {action.path: action.local.target for action in of_kind[Kind.LINK] if action.local}
-        self._replaced |= {action.path: action.host for action in of_kind[Kind.LINK] if action.host}
+        links = {path: target for path, target in links.items() if path not in self._failures}
         refused = await self._copy.make_links(links)
         self._failures |= refused
         self._tell_leading_out({path: target for path, target in links.items() if path not in refused})
@@ -380,9 +403,11 @@ class OnePass:
             for action in files:
                 assert action.host is not None
                 try:
-                    (arrived / action.path).replace(local_copy.staged(self._side.root, action.path, action.host))
+                    local_copy.stage(self._side.root, action.path, action.host, arrived=arrived)
                 except FileNotFoundError:
                     self._failures[action.path] = ""
+                except NotDone as exc:
+                    self._failures[action.path] = exc.reason
             shutil.rmtree(arrived, ignore_errors=True)
 
         await asyncio.to_thread(stage)
@@ -398,6 +423,9 @@ class OnePass:
                     self._failures[action.path] = exc.reason
                 except OSError as exc:
                     self._failures[action.path] = f"{exc.strerror or exc} here"
+                except (OverflowError, ValueError) as exc:
+                    # A time, for example, that this machine's disk cannot have.
+                    self._failures[action.path] = f"{exc} here"
 
         await asyncio.to_thread(change)
 

@@ -73,6 +73,8 @@ class PlanTerms:
     is_both: bool = False
     # Whether a path is one of those that come back.
     pulls: Callable[[str], bool] = field(default=lambda path: False)
+    # Whether nothing is deleted here, whatever was deleted there.
+    keeps_deleted: bool = False
     # Whether this machine's files can be marked as executable; and takes names for the same that differ in case alone.
     has_modes: bool = True
     folds_case: bool = False
@@ -151,10 +153,13 @@ class _Planner:
         else:
             self._on_both(path, local, host, known)
 
+    def _comes_back(self, path: str) -> bool:
+        return self._terms.is_both and self._terms.pulls(path)
+
     def _only_there(self, path: str, known: Known | None) -> None:
         host = self._host.entries[path]
         if known is None:
-            if self._terms.is_both and self._terms.pulls(path):
+            if self._comes_back(path):
                 self._copy_here(path)
         elif host == known.host:
             self._add(Deed.DELETE_THERE, path)
@@ -168,7 +173,7 @@ class _Planner:
     def _only_here(self, path: str, local: Entry, known: Known | None) -> None:
         if known is None or local != known.local:
             self._add(Deed.COPY_THERE, path)
-        elif self._terms.is_both and self._host.is_whole:
+        elif self._comes_back(path) and self._host.is_whole and not self._terms.keeps_deleted:
             self._add(Deed.DELETE_HERE, path)
 
     def _on_both(self, path: str, local: Entry, host: Entry, known: Known | None) -> None:
@@ -183,6 +188,7 @@ class _Planner:
         elif not is_changed_there and known is not None:
             self._changed_here(path, local, known.local)
         elif not is_changed_here:
+            # Also where `pull` does not name it: both sides have it, and one has changed it.
             if self._terms.is_both:
                 self._copy_here(path)
         elif local.kind is Kind.FILE and local.size_bytes == host.size_bytes and path not in self._terms.same:
@@ -232,7 +238,7 @@ class _Planner:
         elif is_changed_here:
             self._conflict(path)
             self._anew.add(path)
-        elif self._terms.is_both and (host.kind is not Kind.FOLDER or self._terms.pulls(path)):
+        elif self._terms.is_both and (host.kind is not Kind.FOLDER or self._comes_back(path)):
             self._add(Deed.DELETE_HERE, path)
             self._add(Deed.COPY_HERE, path, is_room_made=True)
 

@@ -34,6 +34,8 @@ class Project:
     container_folder: str
     # The name of its copy on hosts: no other project and no other machine has the same.
     name: str
+    # Whether nothing is deleted here that was deleted on a host.
+    keeps_deleted: bool = False
 
     def is_copied(self, host: Host) -> bool:
         """Whether a host has a copy of ours; else it has the folder by itself."""

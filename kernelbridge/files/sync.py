@@ -53,6 +53,10 @@ _RULE_FILES: Final = frozenset({".gitignore", ".dockerignore"})
 Watch = Callable[[Path, Callable[[Change, str], bool]], AsyncIterator[set[tuple[Change, str]]]]
 
 
+def _reason(exc: KernelBridgeError) -> str:
+    return exc.reason if isinstance(exc, WorkspaceFailed) else exc.sentence.rstrip(".")
+
+
 def _of_this_machine(exc: OSError) -> WorkspaceFailed:
     """Make the error for what this machine's own disk refuses."""
     words = f"{exc.filename}: {exc.strerror}" if exc.filename else exc.strerror or str(exc)
@@ -150,6 +154,8 @@ class WorkspaceSync:
         while not self._take():
             if self._holder.is_in_step():
                 return
+            if failure := self._holder.failure():
+                raise WorkspaceFailed(host=self._host.name, reason=failure)
             if not is_said:
                 self._voice.say("waiting for another kernel that copies the workspace")
                 is_said = True
@@ -187,8 +193,8 @@ class WorkspaceSync:
                     raise _of_this_machine(exc) from exc
             except KernelBridgeError as exc:
                 await self._close()
-                # Who waits would wait in vain; they meet the same failure where it is about the host.
-                self._holder.tell_state(is_in_step=not is_transient(exc))
+                # Who waits would wait in vain.
+                self._holder.tell_state(is_in_step=False, failure="" if is_transient(exc) else _reason(exc))
                 raise
             self._holder.tell_state(is_in_step=True)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
@@ -116,6 +115,9 @@ class KernelWorkspace:
         sync, self._sync = self._sync, None
         if sync is not None:
             if finishes:
-                with contextlib.suppress(KernelBridgeError):
+                try:
                     await sync.finish()
+                except KernelBridgeError as exc:
+                    _LOG.warning("the last results of a workspace were not fetched: %s", exc)
+                    self._tell(f"The last results were not fetched: {exc}")
             await sync.aclose()

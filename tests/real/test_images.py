@@ -28,22 +28,9 @@ PROXIES = {"default": {"httpProxy": "http://ada:s3cret@p:3128", "noProxy": "lab"
 SEEN = "{name: text for name, text in os.environ.items() if 'proxy' in name.lower()}"
 
 
-@contextmanager
-def docker_config(rig: Rig, config: dict[str, Any]) -> Iterator[None]:
-    """The login on the host has this config for its docker command."""
-    folder = rig.lab.home("kbtest") / ".docker"
-    folder.mkdir(mode=0o755)
-    (folder / "config.json").write_text(json.dumps(config))
-    try:
-        yield
-    finally:
-        (folder / "config.json").unlink()
-        folder.rmdir()
-
-
 def test_what_an_image_and_its_host_say_holds_in_the_kernel(rig: Rig, bridge_env: Laptop) -> None:
     with (
-        docker_config(rig, {"proxies": PROXIES}),
+        rig.lab.home_files("kbtest", {".docker/config.json": json.dumps({"proxies": PROXIES})}),
         rig.engine.changed(rig.image, "ENV NVIDIA_DRIVER_CAPABILITIES=all NVIDIA_VISIBLE_DEVICES=all") as image,
     ):
         bridge_env.write_environment(image, gpus=1, memory="300m", env={"no_proxy": "mine"})

@@ -82,10 +82,14 @@ def _environment(loaded: Config, name: str) -> Environment:
 
 
 def _both(project: Project) -> Project:
-    """Return a project whose results are asked for: all that was made there, unless the config names some."""
+    """Return a project whose results are asked for: all that was made there, unless the config names some.
+
+    Where the config does not say that both sides are one, nothing is deleted here.
+    """
     workspace = project.workspace
     pull = workspace.pull or ("**",)
-    return replace(project, workspace=workspace.model_copy(update={"sync": "both", "pull": pull}))
+    both = workspace.model_copy(update={"sync": "both", "pull": pull})
+    return replace(project, workspace=both, keeps_deleted=workspace.sync != "both")
 
 
 def _carry_out(context: CliContext, fleet: Fleet, project: Project, host: Host, direction: Direction) -> None:

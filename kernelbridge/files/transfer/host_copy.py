@@ -12,7 +12,7 @@ import re
 import secrets
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from kernelbridge.errors import KernelBridgeError, SshFailed, WorkspaceFailed
@@ -25,12 +25,13 @@ from kernelbridge.files.listing import (
     Listing,
     drop_ignored,
     find_words,
+    is_inner,
     parse_find,
     to_bytes,
     to_text,
 )
 from kernelbridge.files.plan import beside_name
-from kernelbridge.files.transfer.host_shell import DeedRefused, HostShell, open_shell, parse_look, reason_of
+from kernelbridge.files.transfer.host_shell import GONE, DeedRefused, HostShell, open_shell, parse_look, reason_of
 from kernelbridge.hosts.transport.stream import AnyLink, Collector, CommandError
 
 if TYPE_CHECKING:
@@ -160,7 +161,7 @@ class HostCopy:
         """List the copy without what is ignored. Raises: LinkLost, SshFailed, WorkspaceFailed."""
         if not self.facts.has_find:
             found = await self._listing_by_sftp(self.root, ignore)
-            drop_ignored(found, ignore)
+            await asyncio.to_thread(drop_ignored, found, ignore)
             return found
         exit_code, answer = await _collected(
             self.link, ["sh", "-c", _LIST_SCRIPT, "find", self.root, *find_words(ignore)]
@@ -188,9 +189,16 @@ class HostCopy:
                 return []
             inner = []
             for name, facts in entries:
-                path = posixpath.join(folder, to_text(name))
-                if facts.is_link:
-                    target = await sftp.link_target(to_bytes(posixpath.join(root, path)))
+                path = f"{folder}/{to_text(name)}" if folder else to_text(name)
+                if b"/" in name or not is_inner(path):
+                    found.is_whole = False
+                elif facts.is_link:
+                    try:
+                        target = await sftp.link_target(to_bytes(posixpath.join(root, path)))
+                    except OSError:
+                        # Gone since the folder was read, or nobody knows.
+                        found.is_whole = False
+                        continue
                     found.entries[path] = Entry(Kind.LINK, target=to_text(target))
                 elif (entry := _of_sftp(facts)) is not None:
                     found.entries[path] = entry
@@ -209,7 +217,10 @@ class HostCopy:
         """Say what some paths are, those that are there. Raises: LinkLost, SshFailed."""
         if self.facts.has_find:
             answers = await self.shell.ask_all("look", [(self.inside(path), "") for path in paths])
-            entries = [None if isinstance(answer, DeedRefused) else parse_look(answer) for answer in answers]
+            try:
+                entries = [None if isinstance(answer, DeedRefused) else parse_look(answer) for answer in answers]
+            except ValueError as exc:
+                raise SshFailed(host=self.link.name, reason=f"its shell does not say what a file is: {exc}") from exc
             return {path: entry for path, entry in zip(paths, entries, strict=True) if entry is not None}
         sftp, found = await self.sftp(), {}
         for path in paths:
@@ -252,6 +263,8 @@ class HostCopy:
 
     async def move_away(self, paths: Sequence[str]) -> dict[str, str]:
         """Move files out of the copy, for settle(); return why some are there still. Raises: LinkLost."""
+        if paths:
+            self.facts = replace(self.facts, has_replaced=True)
         folders = sorted({self.replaced(path).rpartition("/")[0] for path in paths})
         await self.shell.ask_all("folder", [(folder, "") for folder in folders])
         pairs = [(self.inside(path), self.replaced(path)) for path in paths]
@@ -265,7 +278,7 @@ class HostCopy:
         reasons = {
             path: answer.reason for path, answer in zip(paths, answers, strict=True) if isinstance(answer, DeedRefused)
         }
-        return {path: reason for path, reason in reasons.items() if reason != "No such file or directory"}
+        return {path: reason for path, reason in reasons.items() if reason != GONE}
 
     async def settle(self, expected: Mapping[str, Entry], *, stamp: str) -> list[str]:
         """Let go what was replaced and is what had been seen; all else gets back into the copy, beside its successor.
@@ -275,24 +288,30 @@ class HostCopy:
         root = posixpath.join(self.state_folder, "replaced")
         if self.facts.has_find:
             words = ["-mindepth", "1", "-printf", FIND_FORMAT]
-            _, answer = await _collected(self.link, ["sh", "-c", _LIST_SCRIPT, "find", root, *words])
-            found = parse_find(answer)
+            exit_code, answer = await _collected(self.link, ["sh", "-c", _LIST_SCRIPT, "find", root, *words])
+            found = await asyncio.to_thread(parse_find, answer)
+            found.is_whole = found.is_whole and exit_code in (0, _GONE)
         else:
             found = await self._listing_by_sftp(root, None)
+        # Nothing that was not seen is thrown away.
+        if found.unknown or not found.is_whole:
+            reason = f"what was replaced there cannot be looked through: {root}"
+            raise WorkspaceFailed(host=self.link.name, reason=reason)
         strange = [
             path
             for path, entry in found.entries.items()
             if entry.kind is not Kind.FOLDER and entry != expected.get(path)
         ]
         names = {path: beside_name(path, host=self.link.name, stamp=stamp) for path in strange}
-        await self.make_folders(path.rpartition("/")[0] for path in names)
+        refused = await self.make_folders(path.rpartition("/")[0] for path in names)
         pairs = [(self.replaced(path), self.inside(beside)) for path, beside in names.items()]
-        refused = self._refusals(strange, await self.shell.ask_all("move", pairs))
+        refused |= self._refusals(strange, await self.shell.ask_all("move", pairs))
         for path, reason in refused.items():
             raise WorkspaceFailed(
                 host=self.link.name, reason=f"{path}, which was changed there, cannot be kept: {reason}"
             )
         await self.shell.ask_all("drop", [(f"./.{self._name}/replaced", "")])
+        self.facts = replace(self.facts, has_replaced=False)
         return list(names.values())
 
     async def why_not_written(self) -> str:

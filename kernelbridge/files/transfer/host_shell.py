@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from kernelbridge.errors import KernelBridgeError, SshFailed
-from kernelbridge.files.listing import FOLDER, Entry, Kind, to_bytes, to_text
+from kernelbridge.files.listing import FOLDER, Entry, Kind, file_entry, to_bytes, to_text
 from kernelbridge.hosts.transport.stream import AnyLink, CommandError, Stream
 
 # `$1` is the folder that all paths begin in. Answers are "0", or an exit code and a reason; of `look` and `hash` what
@@ -27,16 +27,17 @@ look() {
   [ -e "$1" ] || [ -L "$1" ] || { echo -; return; }
   find "$1" -maxdepth 0 -printf '%y %s %T@ %m ' && { [ ! -L "$1" ] || readlink "$1" | od -An -v -tx1 | tr -d ' \n'; }
 }
+there() { [ -e "$1" ] || [ -L "$1" ] || { echo gone; return 1; }; }
 free() { ! { [ -e "$1" ] || [ -L "$1" ]; } || { echo 'File exists'; return 1; }; }
 while IFS=' ' read -r deed first second; do
   decode "$first"; a=$word; decode "$second"; b=$word
   case $deed in
     folder) said=$(mkdir -p "$a" 2>&1) ;;
-    move) said=$({ free "$b" && mv "$a" "$b"; } 2>&1) ;;
+    move) said=$({ there "$a" && free "$b" && mv "$a" "$b"; } 2>&1) ;;
     unfolder) said=$({ rm -rf "$a/__pycache__" "$a/.kernelbridge-part"; rmdir "$a"; } 2>&1) ;;
     drop) said=$(rm -rf "$a" 2>&1) ;;
-    link) said=$({ [ ! -L "$a" ] || rm -f "$a"; free "$a" && ln -s "$b" "$a"; } 2>&1) ;;
-    mode) said=$(chmod "$b" "$a" 2>&1) ;;
+    link) said=$({ free "$a" && ln -s -- "$b" "$a"; } 2>&1) ;;
+    mode) said=$({ there "$a" && chmod "$b" "$a"; } 2>&1) ;;
     look) said=$(look "$a" 2>&1) ;;
     hash) said=$({ head -c "$b" "$a" | ${sum:-false}; } 2>&1) ;;
     try) said=$({ head -c 65536 /dev/zero >"$a" && rm -f "$a"; } 2>&1) ;;
@@ -47,6 +48,8 @@ while IFS=' ' read -r deed first second; do
   printf '%s %s\n' "$code" "$said"
 done
 """
+# Reason of a deed whose file is not there any more.
+GONE: Final = "gone"
 _PLAIN: Final = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_./:=,+@%-")
 # How long an answer may take; reading a file of many gigabytes takes its time, at this many bytes a second at least.
 _ANSWER_SECONDS: Final = 60.0
@@ -96,6 +99,8 @@ class HostShell:
         for answer in self._waiting:
             if not answer.done():
                 answer.set_exception(self._error())
+                # Whoever asked for many hears it of the first: the others are nobody's error.
+                answer.exception()
         self._waiting.clear()
 
     def _error(self) -> KernelBridgeError:
@@ -140,10 +145,6 @@ class HostShell:
             raise DeedRefused(reason_of(said))
         return said
 
-    async def look(self, path: str) -> Entry | None:
-        """Say what a path is, as a listing by find does; None where nothing is. Raises as ask()."""
-        return parse_look(await self.ask("look", path))
-
     async def hash_beginning(self, path: str, size_bytes: int) -> str:
         """Return the SHA-256 of the first bytes of a file. Raises as ask()."""
         seconds = _ANSWER_SECONDS + size_bytes / _HASH_BYTES_PER_SECOND
@@ -168,17 +169,17 @@ def _word(text: str) -> str:
 
 
 def parse_look(answer: bytes) -> Entry | None:
-    """Read what the shell says of one path; None where nothing is, or what is not copied."""
+    """Read what the shell says of one path; None where nothing is, or what is not copied. Raises: ValueError."""
     kind, *rest = answer.split(b" ")
+    if kind in (b"f", b"l") and len(rest) < (4 if kind == b"l" else 3):
+        raise ValueError("words are missing")
     if kind == b"d":
         return FOLDER
     if kind == b"l":
         return Entry(Kind.LINK, target=to_text(bytes.fromhex(rest[3].decode())).removesuffix("\n"))
     if kind != b"f":
         return None
-    seconds, _, part = rest[1].partition(b".")
-    mtime_ns = int(seconds) * 1_000_000_000 + int((part + b"0" * 9)[:9])
-    return Entry(Kind.FILE, int(rest[0]), mtime_ns, bool(int(rest[2], 8) & 0o100))
+    return file_entry(*rest[:3])
 
 
 def reason_of(said: bytes) -> str:

@@ -7,12 +7,13 @@ import hashlib
 import os
 import posixpath
 import shutil
+import stat
 import sys
 from pathlib import Path
 from typing import Final
 
 from kernelbridge.files.ignore import PARTS_FOLDER
-from kernelbridge.files.listing import Entry, Kind, look_here, to_bytes
+from kernelbridge.files.listing import Entry, Kind, is_inner, look_here, to_bytes
 
 # What Windows does not allow in a name, and names that are devices there.
 _WINDOWS_MARKS: Final = frozenset('<>:"\\|?*')
@@ -31,9 +32,9 @@ class NotDone(Exception):
 
 def check_name(path: str, *, platform: str = sys.platform) -> None:
     """Refuse a host's name that this machine cannot have, or that leads out of the project. Raises: NotDone."""
-    parts = path.split("/")
-    if any(part in ("", ".", "..") for part in parts):
+    if not is_inner(path):
         raise NotDone("it is no path inside the folder")
+    parts = path.split("/")
     if platform == "win32":
         for part in parts:
             is_device = part.partition(".")[0].upper() in _WINDOWS_DEVICES
@@ -50,6 +51,15 @@ def staged(root: Path, path: str, entry: Entry) -> Path:
     """Return where a file is kept that comes from the host, until it is whole; the same for the same file."""
     made_of = b"%s\0%d\0%d" % (to_bytes(path), entry.size_bytes, entry.mtime_ns)
     return root / PARTS_FOLDER / hashlib.sha256(made_of).hexdigest()[:32]
+
+
+def stage(root: Path, path: str, entry: Entry, *, arrived: Path) -> None:
+    """Keep a file that came into a folder of its own until it is placed. Raises: NotDone: it is no file, OSError."""
+    came = arrived / path
+    seen = came.lstat()
+    if not stat.S_ISREG(seen.st_mode) or Path(os.path.realpath(came)) != Path(os.path.realpath(arrived)) / path:
+        raise NotDone("what came is not the file that was listed")
+    came.replace(staged(root, path, entry))
 
 
 def place(root: Path, path: str, entry: Entry, *, part: Path | None, seen: Entry | None) -> Entry:

@@ -78,7 +78,7 @@ async def send(
     Raises: WorkspaceFailed: nothing can be written there, LinkLost, RsyncGaveUp.
     """
     options = [
-        *("--perms", "--chmod=D755,Fu+rw,Fgo=rX"),
+        *("--links", "--perms", "--chmod=D755,Fu+rw,Fgo=rX"),
         *("--temp-dir", posixpath.join(copy.state_folder, "parts")),
     ]
     if replaces:
@@ -102,7 +102,7 @@ async def _run(words: Sequence[str], ends: Sequence[str], link: AnyLink, paths: 
         shell = shlex.join([sys.executable, "-I", "-S", str(Path(rsync_shell.__file__)), str(theirs.fileno())])
         common = [
             # Which files are to be copied is decided: size and time say nothing more.
-            *("--links", "--times", "--ignore-times", "--no-implied-dirs", "--secluded-args"),
+            *("--times", "--ignore-times", "--no-implied-dirs", "--secluded-args"),
             *("--files-from=-", "--from0", "--info=progress2,name0", "--no-human-readable", "--rsh", shell),
         ]
         process = await asyncio.create_subprocess_exec(

@@ -99,11 +99,13 @@ class SftpCopier:
         if there is None or there.size_bytes == 0 or there.size_bytes > local.size_bytes:
             return 0
         offset = (there.size_bytes - 1) // _PART_BYTES * _PART_BYTES
+        if not offset:
+            return 0
         name = f"./{posixpath.basename(self._copy.state_folder)}/parts/{posixpath.basename(part)}"
         try:
             theirs = self._copy.shell.hash_beginning(name, offset)
             ours = asyncio.to_thread(hash_here, self._root / path, offset)
-            is_same = offset > 0 and len(set(await asyncio.gather(theirs, ours))) == 1
+            is_same = len(set(await asyncio.gather(theirs, ours))) == 1
         except DeedRefused:
             return 0
         if is_same:
@@ -163,6 +165,7 @@ class SftpCopier:
         there = look_here(part.parent, part.name)
         if there is not None:
             offset = min(there.size_bytes, host.size_bytes) // _PART_BYTES * _PART_BYTES
+        if offset:
             try:
                 theirs = self._copy.shell.hash_beginning(self._copy.inside(path), offset)
                 ours = asyncio.to_thread(hash_here, part, offset)

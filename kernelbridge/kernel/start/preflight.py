@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from kernelbridge.config import requirements_file
 from kernelbridge.config.schema import HOST_CACHE, Environment, Host, Mount
-from kernelbridge.errors import CacheFailed, GpusBusy, ImageMissing, KernelBridgeError, SecretMissing, WorkspaceFailed
+from kernelbridge.errors import CacheFailed, GpusBusy, ImageMissing, KernelBridgeError, SecretMissing
 from kernelbridge.hosts import mounts
 from kernelbridge.hosts.docker.responses import ImageFacts
 from kernelbridge.hosts.gpus import driver_check
@@ -107,7 +107,7 @@ class Preflight:
             say("asking the scheduler")
             async with _deadline(host, cluster.link):
                 await cluster.check(slurm_job.job_request(self._request, host))
-                await check_mounts(await self._with_workspace(host, cluster.link), cluster.link)
+                await check_mounts(self._with_folder(host, cluster.link), cluster.link)
             return None, True
         environment = self._request.environment
         async with _deadline(host, engine.link):
@@ -118,17 +118,17 @@ class Preflight:
             if environment.build is None:
                 say(f"looking for the image {environment.image}")
                 image = await _check_image(environment, host, engine)
-            environment = await self._with_workspace(host, engine.link)
+            environment = self._with_folder(host, engine.link)
             if environment.host_mounts:
                 say("looking for what is to be mounted")
             await resolve_mounts(environment, engine)
         return image, is_free
 
-    async def _with_workspace(self, host: Host, link: AnyLink) -> Environment:
-        """Return the environment with its workspace's mount, whose folder on the host is there then."""
+    def _with_folder(self, host: Host, link: AnyLink) -> Environment:
+        """Return the environment with the mount of a workspace that the host has by itself: a copy is made later."""
         project = self._request.project
         if project is not None and project.is_copied(host):
-            await make_folder(link, project.host_root(host, link.facts.home))
+            return self._request.environment
         return with_workspace(self._request, host, link.facts.home).environment
 
     async def _check_gpus(self, host: Host, engine: Engine) -> bool:
@@ -194,20 +194,9 @@ async def check_mounts(environment: Environment, link: AnyLink) -> None:
 async def make_cache(link: AnyLink) -> None:
     """Make the login's folder of caches on its host. Raises: CacheFailed, LinkLost, others."""
     path = mounts.host_path(HOST_CACHE, link.facts.home)
-    if reason := await _make(link, path):
-        raise CacheFailed(host=link.name, path=path, reason=reason)
-
-
-async def make_folder(link: AnyLink, path: str) -> None:
-    """Make the folder of a workspace's copy for the login alone. Raises: WorkspaceFailed, LinkLost, others."""
-    if reason := await _make(link, path):
-        raise WorkspaceFailed(host=link.name, reason=f"{path}: {reason}")
-
-
-async def _make(link: AnyLink, path: str) -> str:
-    """Make a folder for the login alone; return why that failed."""
     done = await link.run(["sh", "-c", mounts.MAKE_SCRIPT, "mkdir", path], seconds=CHECK_SECONDS)
-    return done.stderr.decode("utf-8", "replace").strip() if done.exit_code else ""
+    if done.exit_code:
+        raise CacheFailed(host=link.name, path=path, reason=done.stderr.decode("utf-8", "replace").strip())
 
 
 async def _check_image(environment: Environment, host: Host, engine: Engine) -> ImageFacts | None:

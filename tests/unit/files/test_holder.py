@@ -20,6 +20,17 @@ def test_one_has_the_place_until_it_gives_it_back(tmp_path: Path) -> None:
     second.release()
 
 
+def test_who_waits_sees_why_the_copy_will_not_be_in_step(tmp_path: Path) -> None:
+    first, second = Holder(tmp_path / "w.lock"), Holder(tmp_path / "w.lock")
+    first.take()
+    assert second.failure() == ""
+    first.tell_state(is_in_step=False, failure="No space left on device")
+    assert (second.failure(), second.is_in_step()) == ("No space left on device", False)
+    first.tell_state(is_in_step=True)
+    assert (second.failure(), second.is_in_step()) == ("", True)
+    first.release()
+
+
 def test_who_waits_sees_when_the_copy_is_in_step(tmp_path: Path) -> None:
     first, second = Holder(tmp_path / "w.lock"), Holder(tmp_path / "w.lock")
     assert not second.is_in_step()

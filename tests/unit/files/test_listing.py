@@ -117,6 +117,16 @@ def test_a_hosts_listing_that_is_cut_is_not_whole() -> None:
     assert not parse_find(b"f 1 1.5 644 a\0\0f 1 1.").is_whole
 
 
+@pytest.mark.parametrize(
+    "damaged",
+    [b"f 1 1.5 644 /etc/passwd", b"f 1 1.5 644 a/../../b", b"d 1 1.5 755 ./a", b"f 1 1.5 644 ", b"f x 1.5 644 b"],
+)
+def test_what_no_find_would_say_is_left_out_and_nothing_deleted_for_it(damaged: bytes) -> None:
+    found = parse_find(damaged + b"\0\0d 0 1.0 755 x\0\0")
+    assert found.entries == {"x": FOLDER}
+    assert not found.is_whole
+
+
 def test_a_folder_that_the_host_may_not_read_is_unknown() -> None:
     found = parse_find(b"u 0 0 0 secret\0\0d 0 1.0 755 x\0\0")
     assert found.unknown == {"secret": "Permission denied"}

@@ -53,7 +53,7 @@ ONE_PATH = [
     ("changed on both sides, of two sizes", NEW, LONG, OLD, CONFLICT, [*CONFLICT, f"copy here {KEPT}"]),
     ("deleted here", None, OLD, OLD, ["delete there a"], ["delete there a"]),
     ("deleted here, changed there", None, NEW, OLD, ["tell a", "forget a"], ["tell a", "forget a"]),
-    ("deleted there", OLD, None, OLD, [], ["delete here a"]),
+    ("deleted there", OLD, None, OLD, [], []),
     ("deleted there, changed here", NEW, None, OLD, ["copy there a"], ["copy there a"]),
     ("deleted on both sides", None, None, OLD, ["forget a"], ["forget a"]),
     ("executable from now on", RUN, OLD, OLD, ["mode there a"], ["mode there a"]),
@@ -65,7 +65,7 @@ ONE_PATH = [
     ("both have the folder", FOLDER, FOLDER, None, ["remember a"], ["remember a"]),
     ("a new folder", FOLDER, None, None, ["copy there a"], ["copy there a"]),
     ("a folder deleted here", None, FOLDER, FOLDER, ["delete there a"], ["delete there a"]),
-    ("a folder deleted there", FOLDER, None, FOLDER, [], ["delete here a"]),
+    ("a folder deleted there", FOLDER, None, FOLDER, [], []),
     ("a big file touched", BIG_TOUCHED, BIG, BIG, ["compare a"], ["compare a"]),
     ("a file became a link", LINK, OLD, OLD, REPLACED, REPLACED),
     ("a file became a folder", FOLDER, OLD, OLD, REPLACED, REPLACED),
@@ -136,7 +136,21 @@ def test_folders_are_made_before_their_files_and_emptied_before_they_go() -> Non
         "delete there d-e",
         "delete there d",
     ]
-    assert deeds(planned(tree, {}, known, is_both=True))[0] == "delete here d/x/a"
+    back = planned(tree, {}, known, is_both=True, pulls=lambda path: True)
+    assert deeds(back)[0] == "delete here d/x/a"
+
+
+def test_nothing_is_deleted_here_but_results_that_were_deleted_there() -> None:
+    """And not by a copy that is asked for by hand, where the config does not say that both sides are one."""
+    here = {"a": OLD, "runs": FOLDER, "runs/1": OLD}
+    known = {path: Known(entry, entry) for path, entry in here.items()}
+
+    def pulls(path: str) -> bool:
+        return path.startswith("runs/")
+
+    assert planned(here, {}, known, pulls=pulls) == []
+    assert deeds(planned(here, {}, known, is_both=True, pulls=pulls)) == ["delete here runs/1"]
+    assert planned(here, {}, known, is_both=True, pulls=pulls, keeps_deleted=True) == []
 
 
 def test_a_rename_is_a_deletion_and_a_copy_and_the_old_name_goes_first() -> None:
@@ -171,7 +185,7 @@ def test_what_could_not_be_seen_is_left_alone() -> None:
 
 def test_a_listing_that_is_not_whole_deletes_nothing() -> None:
     known = {"a": Known(OLD, OLD), "b": Known(OLD, OLD)}
-    assert planned({"a": OLD}, {}, known, is_whole=False, is_both=True) == []
+    assert planned({"a": OLD}, {}, known, is_whole=False, is_both=True, pulls=lambda path: True) == []
 
 
 def test_a_lost_memory_deletes_nothing() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -12,12 +12,13 @@ import pytest
 from watchfiles import Change
 
 from kernelbridge.config.schema import Environment, Host
-from kernelbridge.errors import LinkLost, WorkspaceBig
+from kernelbridge.errors import LinkLost, WorkspaceBig, WorkspaceFailed
+from kernelbridge.files.holder import Holder
 from kernelbridge.files.one_pass import WorkspaceVoice
 from kernelbridge.files.project import find_project
 from kernelbridge.files.sync import WorkspaceSync
-from kernelbridge.hosts.transport.local import open_local
-from kernelbridge.hosts.transport.stream import AnyLink
+from kernelbridge.hosts.transport.local import CommandStream, LocalLink, open_local
+from kernelbridge.hosts.transport.stream import AnyLink, Receiver
 
 pytestmark = pytest.mark.skipif(shutil.which("rsync") is None, reason="rsync is missing; scripts/test installs it")
 LAB = Host(name="lab", ssh="lab")
@@ -72,13 +73,23 @@ class Scene:
 
 
 @pytest.fixture
-def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scene:
+async def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Scene]:
+    started: list[CommandStream] = []
+    start = LocalLink._start
+
+    async def noted(link: LocalLink, argv: Sequence[str], receiver: Receiver) -> CommandStream:
+        started.append(await start(link, argv, receiver))
+        return started[-1]
+
+    monkeypatch.setattr(LocalLink, "_start", noted)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     made = Scene(tmp_path)
     made.here.mkdir()
     made.home.mkdir()
     (made.here / "a.py").write_text("old")
-    return made
+    yield made
+    for stream in started:
+        await stream.wait_gone()
 
 
 async def until(is_so: Callable[[], bool]) -> None:
@@ -154,6 +165,67 @@ async def test_one_holds_it_and_the_others_rely_on_it(scene: Scene) -> None:
         await first.aclose()
         await second.bring()
         assert second.is_holder
+
+
+async def test_who_relies_on_a_holder_that_fails_hears_why(scene: Scene) -> None:
+    async with scene.sync() as first:
+        await first.bring()
+    (path,) = (scene.folder / "data/workspaces").glob("*.lock")
+    holder = Holder(path)
+    assert holder.take()
+    holder.tell_state(is_in_step=False, failure="No space left on device")
+    async with scene.sync() as second:
+        with pytest.raises(WorkspaceFailed, match=r"^lab: .*\(No space left on device\)"):
+            await second.bring()
+    holder.release()
+
+
+@pytest.mark.parametrize("is_made_again", [False, True])
+async def test_a_copy_that_was_removed_or_emptied_comes_anew_and_nothing_goes_here(
+    scene: Scene, is_made_again: bool
+) -> None:
+    workspace = {"sync": "both", "pull": ["**"]}
+    async with scene.sync(**workspace) as sync:
+        await sync.bring()
+    shutil.rmtree(scene.there)
+    if is_made_again:
+        scene.there.mkdir()
+    async with scene.sync(**workspace) as sync:
+        await sync.bring()
+    assert (scene.here / "a.py").read_text() == (scene.there / "a.py").read_text() == "old"
+
+
+async def test_a_folder_that_has_become_a_link_there_is_not_followed(scene: Scene) -> None:
+    (scene.here / "sub").mkdir()
+    (scene.here / "sub/b.py").write_text("old")
+    outside = scene.home / "outside"
+    outside.mkdir()
+    (outside / "b.py").write_text("another's")
+    async with scene.sync() as sync:
+        await sync.bring()
+        task = asyncio.create_task(sync.watch())
+        shutil.rmtree(scene.there / "sub")
+        (scene.there / "sub").symlink_to(outside)
+        (scene.here / "sub/b.py").write_text("new")
+        await scene.watch.told.put({"sub/b.py"})
+        await until(lambda: not (scene.there / "sub").is_symlink() and (scene.there / "sub/b.py").is_file())
+        await stopped(task)
+    assert (scene.there / "sub/b.py").read_text() == "new"
+    assert (outside / "b.py").read_text() == "another's"
+    assert [path.name for path in outside.iterdir()] == ["b.py"]
+
+
+async def test_what_a_big_file_would_replace_stays_in_its_place(scene: Scene) -> None:
+    async with scene.sync(big_files="1m") as sync:
+        await sync.bring()
+        (scene.there / "a.py").write_text("theirs")
+        (scene.here / "a.py").write_bytes(bytes(2 << 20))
+        task = asyncio.create_task(sync.watch())
+        await until(lambda: bool(scene.told))
+        await stopped(task)
+    assert "big_files" in scene.told[0]
+    assert [path.name for path in scene.there.iterdir()] == ["a.py"]
+    assert (scene.there / "a.py").read_text() == "theirs"
 
 
 async def test_big_files_are_a_question_and_who_failed_holds_nobody_up(scene: Scene) -> None:

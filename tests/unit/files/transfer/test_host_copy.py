@@ -13,6 +13,7 @@ import pytest
 from kernelbridge.errors import WorkspaceFailed
 from kernelbridge.files.ignore import Ignore
 from kernelbridge.files.listing import look_here, scan
+from kernelbridge.files.transfer import host_copy
 from kernelbridge.files.transfer.host_copy import HostCopy, open_copy, parse_facts_of_copy, parse_hashes, rsync_version
 from kernelbridge.hosts.transport.local import CommandStream, open_local
 
@@ -67,6 +68,37 @@ async def test_what_was_replaced_goes_only_if_it_is_what_was_seen(copy: HostCopy
     assert (root / "changed.changed-on-here-T.py").read_text() == "changed since"
     assert not (root / "changed.py").exists()
     assert not (Path(copy.state_folder) / "replaced").exists()
+
+
+async def test_nothing_is_thrown_away_that_was_not_looked_through(
+    copy: HostCopy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (Path(copy.root) / "a").write_text("changed")
+    await copy.move_away(["a"])
+    assert copy.facts.has_replaced
+
+    async def broken(*_: object) -> tuple[int, bytes]:
+        return 1, b""
+
+    with monkeypatch.context() as patch:
+        patch.setattr(host_copy, "_collected", broken)
+        with pytest.raises(WorkspaceFailed, match="cannot be looked through"):
+            await copy.settle({}, stamp="T")
+    assert copy.facts.has_replaced
+    assert await copy.settle({}, stamp="T") == ["a.changed-on-here-T"]
+    assert not copy.facts.has_replaced
+
+
+async def test_what_cannot_get_back_stays_where_it_is(copy: HostCopy) -> None:
+    folder = Path(copy.root) / "d"
+    folder.mkdir()
+    (folder / "a").write_text("changed")
+    await copy.move_away(["d/a"])
+    folder.rmdir()
+    folder.write_text("a file is where its folder was")
+    with pytest.raises(WorkspaceFailed, match="cannot be kept"):
+        await copy.settle({}, stamp="T")
+    assert (Path(copy.state_folder) / "replaced/d/a").read_text() == "changed"
 
 
 async def test_a_copy_that_goes_meanwhile_is_said(copy: HostCopy) -> None:

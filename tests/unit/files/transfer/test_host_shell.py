@@ -42,6 +42,10 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
+async def look(shell: HostShell, path: str) -> Entry | None:
+    return parse_look(await shell.ask("look", path))
+
+
 async def ended(shell: HostShell) -> None:
     shell.close()
     assert isinstance(shell.stream, CommandStream)
@@ -51,7 +55,7 @@ async def ended(shell: HostShell) -> None:
 async def test_names_are_no_words_of_the_shell(shell: HostShell, tmp_path: Path) -> None:
     for name in ODD_NAMES:
         (tmp_path / name).write_text(name, "utf-8", "surrogateescape")
-        assert await shell.look(f"./{name}") == look_here(tmp_path, name)
+        assert await look(shell, f"./{name}") == look_here(tmp_path, name)
         await shell.ask("move", f"./{name}", f"./{name}.moved")
     assert names(tmp_path) == sorted(f"{name}.moved" for name in ODD_NAMES)
     await shell.ask_all("drop", [(f"./{name}.moved", "") for name in ODD_NAMES])
@@ -74,14 +78,20 @@ async def test_what_is_there_is_not_overwritten(shell: HostShell, tmp_path: Path
 async def test_links_folders_and_modes(shell: HostShell, tmp_path: Path) -> None:
     await shell.ask("folder", "./d/e f")
     await shell.ask("link", "./d/l", "../x\ny")
-    await shell.ask("link", "./d/l", "z")
-    assert (tmp_path / "d/l").readlink() == Path("z")
-    assert await shell.look("./d/l") == Entry(Kind.LINK, target="z")
-    assert await shell.look("./d") == FOLDER
-    assert await shell.look("./none") is None
+    assert (tmp_path / "d/l").readlink() == Path("../x\ny")
+    with pytest.raises(DeedRefused, match="File exists"):
+        await shell.ask("link", "./d/l", "z")
+    await shell.ask("link", "./d/m", "-td/e f")
+    assert (tmp_path / "d/m").readlink() == Path("-td/e f")
+    (tmp_path / "d/m").unlink()
+    with pytest.raises(DeedRefused, match="No such file"):
+        await shell.ask("link", "./none/l", "z")
+    assert await look(shell, "./d/l") == Entry(Kind.LINK, target="../x\ny")
+    assert await look(shell, "./d") == FOLDER
+    assert await look(shell, "./none") is None
     (tmp_path / "d/f").touch(mode=0o644)
     await shell.ask("mode", "./d/f", "+x")
-    found = await shell.look("./d/f")
+    found = await look(shell, "./d/f")
     assert found is not None
     assert found.is_executable
     with pytest.raises(DeedRefused, match="not empty"):
@@ -110,6 +120,9 @@ async def test_its_end_is_an_error_for_who_waits_and_who_comes(tmp_path: Path) -
 
 
 def test_answers_are_read() -> None:
+    for damaged in (b"f", b"f x 1.0 644", b"f 1 1.0 999", b"l 1 1.0 777", b"l 1 1.0 777 xyz"):
+        with pytest.raises(ValueError):
+            parse_look(damaged)
     assert parse_look(b"-") is None
     assert parse_look(b"s 0 1.0 777 ") is None
     assert parse_look(b"f 5 7.1234567890 755 ") == Entry(Kind.FILE, 5, 7_123_456_789, True)

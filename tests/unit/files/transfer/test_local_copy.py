@@ -55,6 +55,25 @@ def test_a_folder_goes_only_if_it_is_empty(tmp_path: Path) -> None:
 
 
 @posix_only
+def test_only_the_file_that_was_listed_is_taken_from_what_came(tmp_path: Path) -> None:
+    arrived, outside = tmp_path / PARTS_FOLDER / "arrived", tmp_path / "outside"
+    (arrived / "sub").mkdir(parents=True)
+    outside.mkdir()
+    (outside / "b").write_text("mine")
+    (arrived / "link").symlink_to(outside / "b")
+    (arrived / "elsewhere").symlink_to(outside)
+    (arrived / "sub/a").write_text("new")
+    for path in ("link", "elsewhere/b", "sub"):
+        with pytest.raises(NotDone, match="not the file"):
+            local_copy.stage(tmp_path, path, FILE, arrived=arrived)
+    with pytest.raises(FileNotFoundError):
+        local_copy.stage(tmp_path, "none", FILE, arrived=arrived)
+    assert (outside / "b").read_text() == "mine"
+    local_copy.stage(tmp_path, "sub/a", FILE, arrived=arrived)
+    assert local_copy.staged(tmp_path, "sub/a", FILE).read_text() == "new"
+
+
+@posix_only
 def test_nothing_leads_out_of_the_folder(tmp_path: Path) -> None:
     root = tmp_path / "proj"
     root.mkdir()

@@ -27,7 +27,6 @@ from kernelbridge.errors import (
     MountMissing,
     SecretMissing,
     StartTimeout,
-    WorkspaceFailed,
 )
 from kernelbridge.files.project import Project
 from kernelbridge.hosts import mounts
@@ -340,12 +339,13 @@ async def find(hosts: Hosts, asked: Project, *on: Host, **keys: Any) -> Candidat
     return await Preflight(request, hosts._reach, hosts._cluster, config=hosts.config).find_hosts()
 
 
-async def test_the_folder_of_a_workspaces_copy_is_made_and_looked_at_as_any_mount(hosts: Hosts) -> None:
+async def test_the_folder_of_a_workspaces_copy_is_not_made_by_who_looks(hosts: Hosts) -> None:
+    """A copy that was removed would look as one that was emptied, and not as one that is new."""
     asked = Asked(hosts.lab)
     hosts.lab.run = asked.run  # type: ignore[method-assign]
-    hosts.lab.leads_to = ("/data", COPY)
+    hosts.lab.leads_to = ("/data",)
     assert (await find(hosts, project(), LAB, mounts=("/data:/data",))).hosts == (LAB,)
-    assert (asked.made, asked.resolved) == ([COPY], ["/data", COPY, "/srv/docker.sock"])
+    assert (asked.made, asked.resolved) == ([], ["/data", "/srv/docker.sock"])
 
 
 async def test_a_folder_that_the_host_has_is_not_made_and_must_be_there(hosts: Hosts) -> None:
@@ -357,19 +357,3 @@ async def test_a_folder_that_the_host_has_is_not_made_and_must_be_there(hosts: H
     hosts.lab.leads_to = ("",)
     with pytest.raises(MountMissing, match="/nfs/thing"):
         await find(hosts, project(host="/nfs/thing"), LAB)
-
-
-async def test_a_copy_for_which_there_is_no_room_is_told_and_the_next_host_found(hosts: Hosts) -> None:
-    asked = Asked(hosts.lab)
-    asked.stderr = b"mkdir: Disk quota exceeded\n"
-    hosts.lab.run = asked.run  # type: ignore[method-assign]
-    hosts.two.leads_to = (COPY,)
-    assert (await find(hosts, project(), LAB, TWO)).hosts == (TWO,)
-    with pytest.raises(WorkspaceFailed, match="Disk quota exceeded"):
-        await find(hosts, project(), LAB)
-
-
-async def test_a_clusters_login_node_gets_the_folder_too(hosts: Hosts) -> None:
-    hosts.cluster.run_answer = f"={COPY}\0".encode()
-    assert (await find(hosts, project(), HPC)).hosts == (HPC,)
-    assert "run mkdir" in hosts.cluster.log
