@@ -10,7 +10,7 @@ from typing import Any
 from kernelbridge.cli.ssh import server
 from kernelbridge.kernel.command.terminal import CommandRequest
 from kernelbridge.protocol import terminal
-from kernelbridge.protocol.terminal import WindowSize
+from kernelbridge.protocol.terminal import CommandEnd, WindowSize
 
 PYTHON = "/opt/python"
 KEY = server.new_host_key()
@@ -29,14 +29,14 @@ class MadeSession:
     is_paused: bool = False
     # Whether it takes its input.
     takes: asyncio.Event = field(default_factory=asyncio.Event)
-    outcome: asyncio.Future[int] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+    outcome: asyncio.Future[CommandEnd] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
     changed: asyncio.Event = field(default_factory=asyncio.Event)
 
     def _note(self, what: str) -> None:
         self.log.append(what)
         self.changed.set()
 
-    async def wait(self) -> int:
+    async def wait_end(self) -> CommandEnd:
         return await asyncio.shield(self.outcome)
 
     async def send(self, data: bytes) -> None:
@@ -72,8 +72,8 @@ class MadeSession:
     def err(self, data: bytes) -> None:
         self.write(terminal.ERRORS, data)
 
-    def end(self, code: int) -> None:
-        self.outcome.set_result(code)
+    def end(self, code: int, *, signal: int = 0) -> None:
+        self.outcome.set_result(CommandEnd(code, signal))
 
     async def until(self, claim: Callable[[], bool]) -> None:
         async with asyncio.timeout(SECONDS):

@@ -175,8 +175,8 @@ def warnings(config: Config) -> tuple[str, ...]:
         if host.scheduler is not None and host.runtime in ("apptainer", "pyxis") and environment.tmpfs
     )
     unguarded = (
-        f"environments.{environment.name}.forwards: any program of this machine can connect to {forward.written}, and "
-        "any web page can send to it."
+        f"environments.{environment.name}.forwards: any program of this machine (on Linux: of your login) can connect "
+        f"to {forward.written}, and any web page can send to it."
         for environment in config.environments.values()
         for forward in environment.forwards
         if forward.is_raw

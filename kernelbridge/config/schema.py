@@ -432,9 +432,9 @@ class Environment(Frozen):
         "`.dockerignore` and `ignore` say what is left out. What was changed over there is never overwritten. A table "
         'has `local`, the folder; `container`, its place, `"/workspace"` if not set, or `"same"` for the path that it '
         'has here; `sync`, `"push"` or `"both"`, which also brings back what matches `pull`, for example '
-        '`["runs/**"]`; `ignore`, a list of lines as in .gitignore; `big_files`, a size, `"1g"` if not set: you are '
-        "asked before a bigger file is copied, or more than ten times as much at once; or `host`, where the host has "
-        "the folder by itself (NFS, sshfs): nothing is copied then.",
+        '`["runs/**"]`, and changes to files that are on both sides; `ignore`, a list of lines as in .gitignore; '
+        '`big_files`, a size, `"1g"` if not set: you are asked before a bigger file is copied, or more than ten times '
+        "as much at once; or `host`, where the host has the folder by itself (NFS, sshfs): nothing is copied then.",
     )
     cache: bool = Field(
         default=False,
@@ -521,8 +521,9 @@ class Environment(Frozen):
         title='list of ports or "HERE:THERE"',
         description="TCP ports of the container that you reach on this machine while the kernel runs: `6006` at "
         '`http://127.0.0.1:6006`, `"8080:80"` at port 8080. If the port is taken here, the next free one is used, and '
-        'your next cell says which. `"raw:5555"` is for what is not HTTP; any program of this machine can connect to '
-        "it. Under Jupyter Server those of HTTP are pages too: `/kernelbridge/forward/KERNEL/6006/`.",
+        'your next cell says which. `"raw:5555"` is for what is not HTTP; any program of this machine (on Linux: of '
+        "your login) can connect to it. Under Jupyter Server those of HTTP are pages too: "
+        "`/kernelbridge/forward/KERNEL/6006/`.",
     )
     hostname: Annotated[str, Field(pattern=fields.MACHINE_NAME_PATTERN)] | None = Field(
         default=None, title="name", description="The container's own host name; not set: the beginning of its id."

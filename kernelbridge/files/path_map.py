@@ -1,4 +1,4 @@
-"""Translate paths between this machine and the container: for the debugger, tracebacks and the user. Pure."""
+"""Translate paths of the container to those of this machine: for the debugger, tracebacks and the user. Pure."""
 
 from __future__ import annotations
 
@@ -37,40 +37,19 @@ class PathMap:
         # The letter of a drive is written both ways, even by one editor.
         return plain[:1].upper() + plain[1:] if plain[1:2] == ":" else plain
 
-    def to_container(self, local_path: str) -> str | None:
-        """Return what a path of this machine is called in the container; None if the container does not have it."""
-        path = self._plain(local_path)
-        mark = "\\" if self.is_windows else "/"
-        found = self._longest([(pair.local_path, pair.container_path) for pair in self.pairs], path, mark)
-        if found is None:
-            return None
-        root, rest = found
-        return posixpath.join(root, *rest.split(mark)) if rest else root
-
     def to_local(self, container_path: str) -> str | None:
         """Return what a path of the container is called on this machine; None if it is not here."""
         path = posixpath.normpath(container_path)
-        found = self._longest([(pair.container_path, pair.local_path) for pair in self.pairs], path, "/")
-        if found is None:
+        found = [
+            pair
+            for pair in self.pairs
+            if path == pair.container_path or path.startswith(pair.container_path.rstrip("/") + "/")
+        ]
+        if not found:
             return None
-        root, rest = found
-        if self.is_windows:
-            return ntpath.join(root, *rest.split("/")) if rest else root
-        return posixpath.join(root, rest) if rest else root
-
-    def _longest(self, roots: Sequence[tuple[str, str]], path: str, mark: str) -> tuple[str, str] | None:
-        """Return the other name of the longest root that a path is in, and what of the path is below it."""
-        # Names on Windows are the same in either case; a container's are not.
-        folded = path.casefold() if mark == "\\" else path
-        found: tuple[int, str] | None = None
-        for root, other in roots:
-            plain = root.casefold() if mark == "\\" else root
-            is_inside = folded == plain or folded.startswith(plain.rstrip(mark) + mark)
-            if is_inside and (found is None or len(root) > found[0]):
-                found = (len(root), other)
-        if found is None:
-            return None
-        return found[1], path[found[0] :].strip(mark)
+        pair = max(found, key=lambda one: len(one.container_path))
+        parts = path[len(pair.container_path) :].strip("/").split("/")
+        return (ntpath if self.is_windows else posixpath).join(pair.local_path, *filter(None, parts))
 
     def path_mappings(self) -> list[dict[str, str]]:
         """Return `pathMappings` as debugpy and VS Code's launch.json have them, the longest first."""

@@ -77,8 +77,8 @@ class Board:
         request = CommandRequest(argv=argv)
         command = await open_terminal(workload, request, host=self._address.host, output=output.take)
         ended = asyncio.create_task(_end_of(command))
+        answering = asyncio.create_task(self._answering(output, port))
         try:
-            answering = asyncio.create_task(self._answering(output, port))
             await asyncio.wait([ended, answering], return_when=asyncio.FIRST_COMPLETED)
             if answering.done() and answering.result() != told:
                 told = answering.result()
@@ -87,6 +87,8 @@ class Board:
             code = await ended
         finally:
             ended.cancel()
+            answering.cancel()
+            await asyncio.gather(ended, answering, return_exceptions=True)
             await command.aclose()
         if code is not None:
             raise BoardFailed(kernel=self._forwards.kernel, reason=output.last_words or f"exit code {code}")
@@ -97,7 +99,10 @@ class Board:
         try:
             async with asyncio.timeout(_ANSWER_SECONDS):
                 there = await output.port
-                self._forwards.listen([Forward(here=port, there=there)])
+                try:
+                    self._forwards.listen([Forward(here=port, there=there)])
+                except OSError as exc:
+                    raise BoardFailed(kernel=self._forwards.kernel, reason=f"no port here: {exc}") from exc
                 while True:
                     try:
                         (await self._forwards.connect(there)).close()
@@ -128,7 +133,8 @@ class _BoardOutput:
         """Called with all that it writes, to stdout or stderr."""
         self._tail = (self._tail + data)[-_TAIL_BYTES:]
         found = None if self.port.done() else _PORT.search(self._tail)
-        if found is not None:
+        # A program of the container may write what looks like it.
+        if found is not None and 0 < int(found[1]) < 65536:
             self.port.set_result(int(found[1]))
 
     @property

@@ -91,11 +91,9 @@ class KernelBridge(ExtensionApp):
 
     def _port_of(self, prefix: str, port: int) -> tuple[str, int] | None:
         """Return the one kernel of this server whose id begins so, and where its port is here, if it is forwarded."""
-        found = [
-            (kernel_id, kernel) for kernel_id, _, kernel, _ in self._restorer.held() if kernel_id.startswith(prefix)
-        ]
-        here = found[0][1].forwards.port_of(port) if len(found) == 1 else None
-        return None if here is None else (found[0][0], here)
+        found = self._restorer.beginning(prefix)
+        here = found[1].port_here(port) if found is not None else None
+        return None if found is None or here is None else (found[0], here)
 
     def _limits(self) -> Limits:
         """Ask what the server's websockets let through."""

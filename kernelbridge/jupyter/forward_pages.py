@@ -50,12 +50,20 @@ class _PageAnswer(HTTPMessageDelegate):
         # Whether its head came, and its end; the connection, where it has become another protocol's.
         self.has_begun = self.is_whole = False
         self.tunnel: IOStream | None = None
+        # Whether it has said something that nobody asked for.
+        self._is_refused = False
 
     async def headers_received(self, start_line: RequestStartLine | ResponseStartLine, headers: HTTPHeaders) -> None:
         """Called by tornado, for what comes before the answer too."""
         assert isinstance(start_line, ResponseStartLine)
         fields = [(name, str(value)) for name, value in headers.get_all()]
-        if start_line.code == 101:
+        if start_line.code == 101 and not self._page.is_upgrade:
+            # What follows would reach the browser as it is, so without the sandbox.
+            self._is_refused = True
+            self._upstream.close()
+        elif self._is_refused:
+            return
+        elif start_line.code == 101:
             self.tunnel = self._upstream.detach()
             await self._page.become_tunnel(fields)
         elif start_line.code >= 200:
@@ -64,6 +72,8 @@ class _PageAnswer(HTTPMessageDelegate):
 
     async def data_received(self, chunk: bytes) -> None:
         """Called by tornado; the program waits until the browser has taken it."""
+        if self._is_refused:
+            return
         try:
             await self._page.pass_on(chunk)
         except StreamClosedError:
@@ -154,7 +164,8 @@ class ForwardedPage(JupyterHandler):
         )
         if not (await allowed if isawaitable(allowed) else allowed):
             raise web.HTTPError(403)
-        if self._is_upgrade and not self.check_origin():
+        is_others = forwarded_http.is_of_another_page(self.request.headers)
+        if is_others or (self.is_upgrade and not self.check_origin()):
             raise web.HTTPError(403, "Pages of other origins may not use a forwarded port.")
         return True
 
@@ -163,12 +174,13 @@ class ForwardedPage(JupyterHandler):
         return self.request.headers.get("Origin") == NULL_ORIGIN
 
     @property
-    def _is_upgrade(self) -> bool:
+    def is_upgrade(self) -> bool:
+        """Whether the browser asks for a web socket."""
         return self.request.headers.get("Upgrade", "").lower() == "websocket"
 
     def _is_for_program(self, address: PageAddress) -> bool:
         """Whether a request without a pass goes on: a program's own, as pages are led to their address first."""
-        return bool(address.path) and (self.request.method not in ("GET", "HEAD") or self._is_upgrade)
+        return bool(address.path) and (self.request.method not in ("GET", "HEAD") or self.is_upgrade)
 
     def _lead_to_page(self, address: PageAddress, right_pass: str) -> None:
         query = forwarded_http.without_token(self.request.query)
@@ -213,7 +225,7 @@ class ForwardedPage(JupyterHandler):
             given, self._address, authority=self._authority, host=request.host, protocol=request.protocol
         ):
             headers.add(name, value)
-        if self._is_upgrade:
+        if self.is_upgrade:
             headers["Connection"], headers["Upgrade"] = "Upgrade", "websocket"
         else:
             headers["Connection"] = "close"

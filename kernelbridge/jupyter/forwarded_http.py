@@ -187,6 +187,12 @@ def rewritten_location(location: str, address: PageAddress, authority: str) -> s
     return address.prefix + (below if below.startswith("/") else f"/{below}")
 
 
+def is_of_another_page(headers: Mapping[str, str]) -> bool:
+    """Whether a page of another origin has this sent, other than by a link that the user follows."""
+    is_other = headers.get("Sec-Fetch-Site") in ("cross-site", "same-site")
+    return is_other and headers.get("Sec-Fetch-Mode") != "navigate"
+
+
 def is_for_page(headers: Mapping[str, str]) -> bool:
     """Whether a request is for a page that a browser shows, as far as it says."""
     destination = headers.get("Sec-Fetch-Dest")

@@ -199,6 +199,11 @@ class KernelRestorer:
             if isinstance(provisioner, Provisioner) and provisioner.kernel is not None:
                 yield kernel_id, manager, provisioner.kernel
 
+    def beginning(self, prefix: str) -> tuple[str, Kernel] | None:
+        """Return the one kernel of ours whose id begins so, if it is one."""
+        found = [(kernel_id, kernel) for kernel_id, _, kernel in self._ours() if kernel_id.startswith(prefix)]
+        return found[0] if len(found) == 1 else None
+
     # -- sessions
 
     async def keep_sessions(self) -> None:

@@ -21,7 +21,7 @@ from kernelbridge.channels.endpoints import Endpoints
 from kernelbridge.channels.proxy import KernelProxy, ProxyOwner
 from kernelbridge.channels.user_cells import CellAsked
 from kernelbridge.channels.waiting import ShutdownIntent
-from kernelbridge.config.schema import Host
+from kernelbridge.config.schema import Forward, Host
 from kernelbridge.errors import (
     GpuLost,
     KernelBridgeError,
@@ -525,13 +525,19 @@ class Kernel:
     async def _reach(self) -> Workload:
         return await self._address().workload()
 
+    def _is_here(self, forward: Forward) -> bool:
+        """Whether a port of the container is one of this machine already, whose network it has."""
+        return self.host.is_local and self.request.environment.network == "host" and forward.here == forward.there
+
+    def port_here(self, there: int) -> int | None:
+        """Return the port of this machine at which one of the container's is, if `forwards` has it as HTTP."""
+        pages = (one for one in self.request.environment.forwards if one.there == there and not one.is_raw)
+        return there if any(self._is_here(one) for one in pages) else self.forwards.port_of(there)
+
     def _listen(self) -> None:
         """Bring the container's ports here; the user's next cell says what is not where it was asked for."""
-        environment = self.request.environment
-        # A container on this machine's own network: its ports are here already.
-        is_here = self.host.is_local and environment.network == "host"
         try:
-            fresh = self.forwards.listen(() if is_here else environment.forwards)
+            fresh = self.forwards.listen([one for one in self.request.environment.forwards if not self._is_here(one)])
         except OSError as exc:
             self.channels.tell_next_cell(f"no port of this machine can be had for `forwards` ({exc})")
             return

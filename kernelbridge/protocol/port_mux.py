@@ -224,7 +224,8 @@ class PortMux:
             self._put(_RESET, connection)
 
     def ping(self) -> None:
-        """Ask the other end for a sign of life."""
+        """Ask the other end for a sign of life; for the end that opens."""
+        assert self._opens
         self._put(_PING, 0)
 
     def _put(self, kind: int, connection: int, payload: bytes = b"") -> None:
@@ -266,9 +267,12 @@ class PortMux:
             raise MuxError("no mux frame: kind %d, connection %d, %d bytes" % (kind, connection, length))
 
     def _took_in(self, kind: int, connection: int, payload: bytes) -> List[MuxEvent]:
-        if kind == _PING:
-            self._put(_PONG, 0)
         if kind in (_PING, _PONG):
+            # One end asks: else an end that only asks would have the other pile up answers.
+            if self._opens == (kind == _PING):
+                raise MuxError("kind %d is this end's to say" % kind)
+            if kind == _PING:
+                self._put(_PONG, 0)
             return []
         if kind == _OPEN:
             return self._asked(connection, _PORT.unpack(payload)[0])

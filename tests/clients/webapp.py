@@ -60,6 +60,12 @@ class Events(Any):
             self.write("data: %%d\\n\\n" %% number)
             await self.flush()
             await asyncio.sleep(0.4)
+class Unasked(Any):
+    def get(self):
+        said = b"<script>document.title = parent.location</script>"
+        head = b"HTTP/1.1 101 Switching Protocols\\r\\n\\r\\nHTTP/1.1 200 OK\\r\\nContent-Type: text/html\\r\\n"
+        stream = self.detach()
+        stream.write(head + b"Content-Length: %%d\\r\\n\\r\\n" %% len(said) + said)
 class Away(Any):
     def get(self):
         self.redirect("/echo?from=away")
@@ -69,7 +75,7 @@ class Socket(tornado.websocket.WebSocketHandler):
 def serve():
     asyncio.set_event_loop(asyncio.new_event_loop())
     routes = [("/", Page), ("/script.js", Script), ("/module.js", Script), ("/echo", Echo), ("/upload", Upload),
-        ("/download", Download), ("/events", Events), ("/away", Away), ("/socket", Socket)]
+        ("/download", Download), ("/events", Events), ("/away", Away), ("/unasked", Unasked), ("/socket", Socket)]
     server = tornado.httpserver.HTTPServer(tornado.web.Application(routes), max_buffer_size=100_000_000)
     server.listen(%(port)d, "127.0.0.1")
     print("serves", flush=True)

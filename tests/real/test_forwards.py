@@ -261,6 +261,13 @@ def test_cookies_and_tokens_pass_neither_way_and_each_answer_is_in_the_sandbox(s
     assert "Access-Control-Allow-Origin" not in ask(scene.port, path).headers
     assert ask(scene.port, path + "away").headers["Location"] == path + "echo?from=away"
     assert ask(scene.port, path, Origin="http://evil.example").status == 403
+    # A page of another port, which a browser counts to the same site, has something loaded.
+    others = {"Sec-Fetch-Site": "same-site", "Sec-Fetch-Mode": "no-cors", **scene.login()}
+    assert ask(scene.port, scene.path, more=others).status == 403
+    assert ask(scene.port, scene.path, more={**others, "Sec-Fetch-Mode": "navigate"}).status == 302
+    # What follows a switch that nobody asked for would be a page without a sandbox.
+    unasked = ask(scene.port, path + "unasked")
+    assert (unasked.status, unasked.headers["Content-Security-Policy"]) == (502, SANDBOX)
 
 
 def test_streams_uploads_and_web_sockets_go_through_jupyter(scene: Scene) -> None:

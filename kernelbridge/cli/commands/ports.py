@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 import time
 import webbrowser
 from collections.abc import Sequence
 from concurrent.futures import Future
 from concurrent.futures import wait as wait_for
+from contextlib import suppress
+from queue import Empty, SimpleQueue
 from typing import Annotated
 
 import typer
@@ -74,7 +77,10 @@ def _show(context: CliContext, fleet: Fleet, forwards: PortForwards, one: OpenFo
     if one.is_elsewhere:
         context.complain(f"Port {one.asked.here} is taken on this machine; {one.here} is used.")
     if one.asked.is_raw:
-        context.complain(f"Any program of this machine can connect to {one.here}, and any web page can send to it.")
+        context.complain(
+            f"Any program of this machine (on Linux: of your login) can connect to {one.here}, and any web page can "
+            "send to it."
+        )
     context.say(f"{one.address} -> {one.asked.there} of {forwards.kernel}")
     if not context.wait(fleet, _answers(forwards, one.asked.there), seconds=_OPEN_SECONDS):
         context.complain(f"Nothing listens at port {one.asked.there} in the container yet.")
@@ -115,20 +121,24 @@ def tensorboard(
     """Carry out `kernelbridge tensorboard`."""
     context: CliContext = ctx.obj
 
-    def show(address: str) -> None:
-        """Called on the fleet's loop."""
-        context.say(address)
-        context.say("Ctrl-C ends it.")
-        if browser:
-            webbrowser.open(address)
-
+    addresses: SimpleQueue[str] = SimpleQueue()
     with context.fleet(context.read_config()) as fleet:
-        running = fleet.submit(fleet.board(kernel_id, folder, port=port, ready=show))
+        running = fleet.submit(fleet.board(kernel_id, folder, port=port, ready=addresses.put))
         try:
             with until_told_to_leave():
                 while not running.done():
-                    time.sleep(_LOOK_SECONDS)
+                    with suppress(Empty):
+                        # It is told again where it has become another.
+                        _show_board(context, addresses.get(timeout=_LOOK_SECONDS), opens=browser)
             running.result()
         except KeyboardInterrupt:
             running.cancel()
             wait_for([running], _CLOSE_SECONDS)
+
+
+def _show_board(context: CliContext, address: str, *, opens: bool) -> None:
+    context.say(address)
+    context.say("Ctrl-C ends it.")
+    if opens:
+        # A browser without a desktop holds up who calls it, for as long as it is open.
+        threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()

@@ -21,7 +21,7 @@ from kernelbridge.errors import KernelBridgeError
 from kernelbridge.hosts import bootstrap
 from kernelbridge.kernel.command.terminal import CommandRequest, Terminal
 from kernelbridge.protocol import terminal
-from kernelbridge.protocol.terminal import WindowSize, window_of
+from kernelbridge.protocol.terminal import CommandEnd, WindowSize, window_of
 
 _LOG = logging.getLogger(__name__)
 
@@ -99,17 +99,17 @@ class Beside:
                 opened.pause()
             feeding = asyncio.get_running_loop().create_task(self._feed(opened))
             try:
-                self._exit(await opened.wait())
+                self._exit(await opened.wait_end())
             finally:
                 feeding.cancel()
         except KernelBridgeError as exc:
             self._say(str(exc))
-            self._exit(_NOT_RUN_EXIT)
+            self._exit(CommandEnd(_NOT_RUN_EXIT))
         except Exception as exc:
             # The edge of the task: left alone, the client would wait for ever.
             _LOG.exception("a session failed")
             self._say(f"kernelbridge has a bug here: {type(exc).__name__}: {exc}")
-            self._exit(_NOT_RUN_EXIT)
+            self._exit(CommandEnd(_NOT_RUN_EXIT))
         finally:
             if self._opened is not None:
                 await self._opened.aclose()
@@ -118,15 +118,15 @@ class Beside:
         if hasattr(self.channel, "write_stderr") and not self.channel.is_closing():
             self.channel.write_stderr(f"kernelbridge: {text}\r\n".encode())
 
-    def _exit(self, code: int) -> None:
+    def _exit(self, end: CommandEnd) -> None:
         if self.channel.is_closing():
             return
         if not hasattr(self.channel, "exit"):
             self.channel.close()
-        elif code - 128 in _NAMES:
-            self.channel.exit_with_signal(_NAMES[code - 128], False, "", "")
+        elif end.signal in _NAMES:
+            self.channel.exit_with_signal(_NAMES[end.signal], False, "", "")
         else:
-            self.channel.exit(code)
+            self.channel.exit(end.exit_code)
 
     def _written(self, kind: int, data: bytes) -> None:
         if self.channel.is_closing():
@@ -195,20 +195,48 @@ class Beside:
             self._task.cancel()
 
 
-class CommandSession(asyncssh.SSHServerSession[bytes]):
-    """A shell, a command, or SFTP."""
+class _Session:
+    """What all sessions have in common: a command in the container, and the client's channel that it is joined to."""
 
-    def __init__(self, open_beside: OpenBeside, python: str) -> None:
+    def __init__(self, open_beside: OpenBeside) -> None:
         self._beside = Beside(open_beside)
-        self._python = python
-        self._argv: tuple[str, ...] = ()
-        self._window: WindowSize | None = None
-        self._env: dict[str, str] = {}
 
     def connection_made(self, chan: Any) -> None:
         """Called by asyncssh first."""
         self._beside.channel = chan
         chan.set_write_buffer_limits(high=_HIGH_WATER_BYTES)
+
+    def data_received(self, data: bytes, datatype: int | None) -> None:
+        """Called by asyncssh."""
+        self._beside.feed(data)
+
+    def eof_received(self) -> bool:
+        """Called by asyncssh; the channel stays open for output."""
+        self._beside.end_input()
+        return True
+
+    def pause_writing(self) -> None:
+        """Called by asyncssh when the client takes nothing."""
+        self._beside.pause(True)
+
+    def resume_writing(self) -> None:
+        """Called by asyncssh when it does again."""
+        self._beside.pause(False)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Called by asyncssh last."""
+        self._beside.end()
+
+
+class CommandSession(_Session, asyncssh.SSHServerSession[bytes]):
+    """A shell, a command, or SFTP."""
+
+    def __init__(self, open_beside: OpenBeside, python: str) -> None:
+        super().__init__(open_beside)
+        self._python = python
+        self._argv: tuple[str, ...] = ()
+        self._window: WindowSize | None = None
+        self._env: dict[str, str] = {}
 
     def pty_requested(self, term_type: str, term_size: tuple[int, int, int, int], term_modes: Any) -> bool:
         """Called by asyncssh where the client wants a terminal."""
@@ -239,15 +267,6 @@ class CommandSession(asyncssh.SSHServerSession[bytes]):
         request = CommandRequest(argv=self._argv, folder="~", window=self._window, env={**env, **self._env})
         self._beside.begin(request)
 
-    def data_received(self, data: bytes, datatype: int | None) -> None:
-        """Called by asyncssh."""
-        self._beside.feed(data)
-
-    def eof_received(self) -> bool:
-        """Called by asyncssh; the channel stays open for output."""
-        self._beside.end_input()
-        return True
-
     def terminal_size_changed(self, width: int, height: int, pixwidth: int, pixheight: int) -> None:
         """Called by asyncssh."""
         self._beside.resize(window_of((width, height)))
@@ -262,55 +281,17 @@ class CommandSession(asyncssh.SSHServerSession[bytes]):
         self._beside.signal(_SIGNALS["INT"])
         return True
 
-    def pause_writing(self) -> None:
-        """Called by asyncssh when the client takes nothing."""
-        self._beside.pause(True)
 
-    def resume_writing(self) -> None:
-        """Called by asyncssh when it does again."""
-        self._beside.pause(False)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Called by asyncssh last."""
-        self._beside.end()
-
-
-class _Reached:
+class _Reached(_Session):
     """What sessions of ports and of sockets have in common."""
 
     def __init__(self, open_beside: OpenBeside, argv: tuple[str, ...]) -> None:
-        self._beside = Beside(open_beside)
+        super().__init__(open_beside)
         self._argv = argv
-
-    def connection_made(self, chan: Any) -> None:
-        """Called by asyncssh first."""
-        self._beside.channel = chan
-        chan.set_write_buffer_limits(high=_HIGH_WATER_BYTES)
 
     def session_started(self) -> None:
         """Called by asyncssh."""
         self._beside.begin(CommandRequest(argv=self._argv, folder="/"))
-
-    def data_received(self, data: bytes, datatype: int | None) -> None:
-        """Called by asyncssh."""
-        self._beside.feed(data)
-
-    def eof_received(self) -> bool:
-        """Called by asyncssh."""
-        self._beside.end_input()
-        return True
-
-    def pause_writing(self) -> None:
-        """Called by asyncssh."""
-        self._beside.pause(True)
-
-    def resume_writing(self) -> None:
-        """Called by asyncssh."""
-        self._beside.pause(False)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Called by asyncssh last."""
-        self._beside.end()
 
 
 class ConnectionSession(_Reached, asyncssh.SSHTCPSession[bytes]):

@@ -29,6 +29,7 @@ _STATUS_BYTES = 13
 # By the names that Jupyter Server and JupyterHub give them.
 _OUR_COOKIE = re.compile(rb"(_xsrf|username-.*|jupyterhub-.*)", re.DOTALL)
 _OUR_TOKEN = re.compile(rb"token\s.*", re.IGNORECASE | re.DOTALL)
+_OTHERS = frozenset({b"cross-site", b"same-site"})
 # More than one of these is read differently by different programs.
 _ONCE = (b"host", b"origin", b"content-length", b"transfer-encoding", b"upgrade")
 
@@ -219,8 +220,10 @@ def check(fields: list[Field]) -> None:
     for origin in _values(fields, b"origin"):
         if origin.decode("latin-1").lower() not in (f"http://{host}", f"https://{host}"):
             raise RequestRefused(403, "Pages of other origins may not use a forwarded port.")
-    if b"cross-site" in _values(fields, b"sec-fetch-site") and _values(fields, b"sec-fetch-mode") != [b"navigate"]:
-        raise RequestRefused(403, "Pages of other sites may not use a forwarded port.")
+    # Of one site are all ports of this machine, whoever's.
+    is_others = not _OTHERS.isdisjoint(_values(fields, b"sec-fetch-site"))
+    if is_others and _values(fields, b"sec-fetch-mode") != [b"navigate"]:
+        raise RequestRefused(403, "Pages of other origins may not use a forwarded port.")
 
 
 def _what_follows(fields: list[Field], is_old: bool) -> tuple[_Reading, int]:

@@ -200,7 +200,10 @@ class PortForwards:
     async def _reached(self) -> MuxStream:
         """Return the stream to the container, opened if there is none."""
         async with self._opening:
-            if self._mux is None or self._mux.ended is not None:
+            # Other ports may be wanted by the time that it is open.
+            while self._mux is None or self._mux.ended is not None or self._mux.ports != self._there:
+                if self._mux is not None:
+                    self._mux.close()
                 self._mux = await open_mux(await self._workload(), self._there)
             return self._mux
 

@@ -54,7 +54,7 @@ class Terminal:
         self._decoder = frames.Decoder()
         loop = asyncio.get_running_loop()
         self._started: asyncio.Future[None] = loop.create_future()
-        self._ended: asyncio.Future[int] = loop.create_future()
+        self._ended: asyncio.Future[CommandEnd] = loop.create_future()
         self._heard_at = loop.time()
         # Whether nothing is taken, by pause() and resume(): then silence is no sign.
         self._is_paused = False
@@ -85,7 +85,7 @@ class Terminal:
         elif frame.kind == terminal.FAILED:
             self._fail(CommandNotRun(host=self._host, reason=plain(bytes(frame.payload).decode("utf-8", "replace"))))
         elif frame.kind == terminal.EXIT and not self._ended.done():
-            self._ended.set_result(CommandEnd.from_dict(parse_object(frame.payload)).exit_code)
+            self._ended.set_result(CommandEnd.from_dict(parse_object(frame.payload)))
 
     def closed(self, exc: Exception | None) -> None:
         """Know that nothing more comes."""
@@ -122,6 +122,10 @@ class Terminal:
 
     async def wait(self) -> int:
         """Return the command's exit code: 128 and the signal's number, where one ended it. Raises LinkLost."""
+        return (await self.wait_end()).exit_code
+
+    async def wait_end(self) -> CommandEnd:
+        """Return how the command has ended. Raises LinkLost."""
         return await asyncio.shield(self._ended)
 
     async def send(self, data: bytes) -> None:

@@ -100,7 +100,10 @@ class PortForwarder:
                     self._heard_at = time.monotonic()
                     self._obey(piece)
                 elif key.data is not None:
-                    self._move(key.data, mask)
+                    # The link may just have ended it.
+                    outlet = self._outlets.get(key.data.number)
+                    if outlet is not None:
+                        self._move(outlet, mask)
             self._give_up_slow()
 
     def close(self) -> None:
@@ -130,7 +133,6 @@ class PortForwarder:
         elif isinstance(event, HalfClosed):
             outlet.ends_after = True
             self._write(outlet)
-            self._drop_if_over(outlet)
         else:
             assert isinstance(event, Granted)
 
@@ -295,7 +297,3 @@ def main() -> None:
             forwarder.close()
     except (WireError, OSError) as exc:
         sys.exit(str(exc))
-
-
-if __name__ == "__main__":
-    main()

@@ -165,8 +165,8 @@ def test_memory_that_a_runtime_of_slurm_does_not_give_is_told(runtime: Any, coun
 def test_a_forward_that_nobody_guards_is_told() -> None:
     environment = Environment.model_validate({"name": "a", "image": "x", "forwards": [6006, "raw:5555"]})
     assert load.warnings(Config(path=PATH, environments={"a": environment})) == (
-        "environments.a.forwards: any program of this machine can connect to raw:5555, and any web page can send to "
-        "it.",
+        "environments.a.forwards: any program of this machine (on Linux: of your login) can connect to "
+        "raw:5555, and any web page can send to it.",
     )
 
 

@@ -43,7 +43,7 @@ def test_the_nearest_project_above_is_taken_and_the_kernel_starts_in_its_subfold
     assert project.local_root == (home / "proj").resolve()
     assert project.container_root == "/workspace"
     assert project.container_folder == "/workspace/notebooks/deep"
-    assert project.path_map().to_container(str(folder.resolve() / "a.ipynb")) == "/workspace/notebooks/deep/a.ipynb"
+    assert project.path_map().to_local("/workspace/notebooks/deep/a.ipynb") == str(folder.resolve() / "a.ipynb")
 
 
 def test_without_a_mark_it_is_the_folder_itself(home: Path) -> None:

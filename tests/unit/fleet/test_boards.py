@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from kernelbridge.errors import BoardFailed, EngineDown
-from kernelbridge.fleet.boards import Board
+from kernelbridge.fleet.boards import Board, _BoardOutput
 from kernelbridge.hosts.forwards.port_forwards import PortForwards, bound
 from tests.clients.ports import free_port
 from tests.made_forwards import MadeContainer
@@ -86,6 +86,26 @@ async def test_a_board_that_ends_by_itself_says_its_last_words(container: MadeCo
     (tmp_path / "tensorboard" / "main.py").write_text("raise SystemExit('no such folder')")
     with pytest.raises(BoardFailed, match="no such folder"):
         await board_of(container).run(free_port(), print)
+
+
+async def test_what_a_program_writes_is_no_port_unless_it_can_be_one() -> None:
+    output = _BoardOutput()
+    for written in (b"kernelbridge-port 0.", b"kernelbridge-port 99999."):
+        output.take(1, written)
+        assert not output.port.done()
+        output._tail = b""
+    output.take(1, b"kernelbridge-port 6006.")
+    assert await output.port == 6006
+
+
+async def test_without_a_port_here_it_is_told(container: MadeContainer, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(self: PortForwards, wanted: object) -> None:
+        raise OSError("no port is free")
+
+    monkeypatch.setattr(PortForwards, "listen", refused)
+    with pytest.raises(BoardFailed, match="no port is free"):
+        await board_of(container).run(free_port(), print)
+    assert [task for task in asyncio.all_tasks() if "_answering" in repr(task)] == []
 
 
 async def test_a_container_that_cannot_be_reached_at_first_is_told(container: MadeContainer) -> None:

@@ -338,6 +338,24 @@ async def test_forwards_end_with_a_kernel_that_another_has_and_with_its_containe
         assert not connects(port)
 
 
+async def test_ports_of_a_container_on_this_machines_own_network_are_here_already(
+    clock: MadeClock, tmp_path: Path
+) -> None:
+    here, other = free_port(), free_port()
+    forwards = (
+        Forward(here=here, there=here),
+        Forward(here=other, there=6006),
+        Forward(here=7007, there=7007, is_raw=True),
+    )
+    request = {"hosts": (Host(name="local", ssh="local"),), "network": "host", "forwards": forwards}
+    scene = Scene(tmp_path, clock, **request)
+    await scene.started()
+    assert not connects(here), "it is the program's own"
+    assert connects(other)
+    assert [scene.kernel.port_here(port) for port in (here, 6006, 7007, 1)] == [here, other, None, None]
+    await scene.kernel.stop()
+
+
 async def test_a_port_that_is_taken_here_is_told_in_the_next_cell(clock: MadeClock, tmp_path: Path) -> None:
     with bound(free_port()) as taken:
         asked = taken.getsockname()[1]

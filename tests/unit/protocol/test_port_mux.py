@@ -150,6 +150,7 @@ def test_no_more_connections_are_opened_than_a_program_can_hold(both: Both) -> N
         pytest.param(frame(5, 1) + frame(4, 1, b"x"), id="bytes after the end"),
         pytest.param(frame(5, 1) + frame(5, 1), id="two ends"),
         pytest.param(frame(8, 1), id="a ping of a connection"),
+        pytest.param(frame(9, 0), id="a pong where nobody pinged"),
         pytest.param(frame(5, 0), id="an end of no connection"),
         pytest.param(frame(3, 1, b"x" * 401), id="a long reason"),
     ],
@@ -163,6 +164,9 @@ def test_what_the_other_end_may_not_say_is_an_error(both: Both, said: bytes) -> 
 def test_what_the_container_may_not_say_is_an_error(both: Both) -> None:
     with pytest.raises(MuxError, match="may not be opened"):
         both.here.feed(frame(1, 1, b"\0\1"))
+    asking = PortMux(opens=True)
+    with pytest.raises(MuxError, match="this end's to say"):
+        asking.feed(frame(8, 0))
     asking = PortMux(opens=True)
     number = asking.open(1)
     with pytest.raises(MuxError, match="not open"):

@@ -9,6 +9,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import Future
+from queue import SimpleQueue
 from types import SimpleNamespace
 from typing import Any
 
@@ -116,7 +117,7 @@ def test_forward_says_of_a_raw_port_who_can_connect(
     port = free_port()
     ended = call("forward", KERNEL[:8], f"{port}:5", "--raw")
     assert ended.out.splitlines()[0] == f"127.0.0.1:{port} -> 5 of {KERNEL[:12]}"
-    assert f"Any program of this machine can connect to {port}" in ended.err
+    assert f"Any program of this machine (on Linux: of your login) can connect to {port}" in ended.err
 
 
 def test_forward_ends_with_its_kernel(call: Call, fleet: PortsFleet, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,22 +142,25 @@ def test_tensorboard_opens_the_browser_and_ends_with_ctrl_c(
     call: Call, fleet: PortsFleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened: list[str] = []
-    is_open = threading.Event()
+    is_open, is_closed = threading.Event(), threading.Event()
 
     def open_page(address: str) -> bool:
         opened.append(address)
         is_open.set()
-        return True
+        return is_closed.wait(20)  # A browser of the terminal: until its user closes it.
 
-    def sleep(seconds: float) -> None:
-        assert is_open.wait(20)
-        raise KeyboardInterrupt
+    class Addresses(SimpleQueue[str]):
+        def get(self, block: bool = True, timeout: float | None = None) -> str:
+            if is_open.wait(timeout):
+                raise KeyboardInterrupt
+            return super().get(block, timeout)
 
     monkeypatch.setattr("webbrowser.open", open_page)
-    monkeypatch.setattr(ports, "time", SimpleNamespace(sleep=sleep))
+    monkeypatch.setattr(ports, "SimpleQueue", Addresses)
     ended = call("tensorboard", KERNEL[:8], "runs", "--port", "7007")
     assert (ended.code, ended.err) == (0, "")
     assert ended.out == "http://127.0.0.1:6006/\nCtrl-C ends it.\n"
+    is_closed.set()
     assert opened == ["http://127.0.0.1:6006/"]
     assert fleet.asked == ("runs", 7007)
 

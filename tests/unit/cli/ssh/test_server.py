@@ -104,13 +104,13 @@ async def test_what_a_signal_has_ended_says_which(client: asyncssh.SSHClientConn
     process.send_break(100)
     await run.until(lambda: "signal 2" in run.log)
     assert run.log == ["signal 15", "signal 2"]
-    run.end(128 + 15)
+    run.end(0, signal=15)
     await ended(process)
     assert process.exit_signal[0] == "TERM"
 
 
-@pytest.mark.parametrize("code", [126, 127, 128, 128 + 5, 255])
-async def test_an_exit_code_that_is_no_signals_is_told_as_it_is(
+@pytest.mark.parametrize("code", [126, 127, 128, 128 + 5, 128 + 15, 255])
+async def test_an_exit_code_is_told_as_it_is(
     client: asyncssh.SSHClientConnection, container: Container, code: int
 ) -> None:
     process = await started(client, "x")

@@ -72,6 +72,9 @@ def test_a_request_by_another_name_is_refused_for_it_may_be_a_web_pages(host: st
         (["Sec-Fetch-Site: cross-site", "Sec-Fetch-Mode: no-cors"], False),
         (["Sec-Fetch-Site: cross-site", "Sec-Fetch-Mode: websocket"], False),
         (["Sec-Fetch-Site: cross-site"], False),
+        # Of one site are all ports of this machine.
+        (["Sec-Fetch-Site: same-site", "Sec-Fetch-Mode: navigate"], True),
+        (["Sec-Fetch-Site: same-site", "Sec-Fetch-Mode: no-cors"], False),
         # A form of another site is a navigation, and has its origin.
         (["Sec-Fetch-Site: cross-site", "Sec-Fetch-Mode: navigate", "Origin: https://evil.example"], False),
     ],

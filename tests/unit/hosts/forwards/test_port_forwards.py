@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from dataclasses import dataclass
 
 import pytest
 
 from kernelbridge.config.schema import Forward
 from kernelbridge.errors import ForwardFailed
+from kernelbridge.hosts.backend import Workload
 from kernelbridge.hosts.forwards import port_forwards
-from kernelbridge.hosts.forwards.mux_stream import PortRefused
+from kernelbridge.hosts.forwards.mux_stream import MuxStream, PortRefused, open_mux
 from kernelbridge.hosts.forwards.port_forwards import PortForwards, bound
 from kernelbridge.protocol.port_mux import NO_FORWARDER
 from tests.clients.ports import free_port
@@ -149,6 +150,24 @@ async def test_a_program_that_is_not_there_is_told_as_a_page(scene: Scene) -> No
     answer = await scene.said(scene.listen(there=there), request())
     assert answer.startswith(b"HTTP/1.1 502 Bad Gateway\r\n")
     assert answer.endswith(f"k1: port {there}: nothing listens there\n".encode())
+
+
+async def test_a_stream_that_was_opened_for_other_ports_is_opened_anew(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The ports have changed while it was opened."""
+    port, other = scene.listen(), Forward(here=free_port(), there=1)
+    opened: list[MuxStream] = []
+
+    async def open_slowly(workload: Workload, ports: Collection[int]) -> MuxStream:
+        opened.append(await open_mux(workload, ports))
+        scene.forwards.listen([scene.forwards.ports[0].asked, other])
+        return opened[-1]
+
+    monkeypatch.setattr(port_forwards, "open_mux", open_slowly)
+    assert await scene.said(port, request()) == ANSWER
+    assert [one.ports for one in opened] == [{scene.program}, {scene.program, 1}]
+    assert opened[0].ended is not None
 
 
 async def test_after_a_cut_the_next_connection_opens_a_new_stream(scene: Scene) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import selectors
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -181,6 +183,34 @@ def test_a_connection_that_the_user_breaks_ends_at_the_program(listener: socket.
             there.mux.reset(number)
             there.say()
             assert program.recv(1) == b""
+
+
+def test_a_program_may_say_something_while_the_user_breaks_its_connection(
+    listener: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The link's bytes and the program's are there at once, the link's first."""
+    port = listener.getsockname()[1]
+    both = threading.Event()
+
+    class Selector(selectors.DefaultSelector):
+        def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+            found = super().select(timeout)
+            if both.is_set() and found:
+                time.sleep(0.1)
+                found = sorted(super().select(timeout), key=lambda one: one[0].data is not None)
+            return found
+
+    monkeypatch.setattr(selectors, "DefaultSelector", Selector)
+    with far(port) as there:
+        number = there.opened(port)
+        program, _ = listener.accept()
+        with program:
+            both.set()
+            there.mux.reset(number)
+            program.sendall(b"hello")
+            there.say()
+            other = there.opened(port)
+        assert other == number + 1
 
 
 def test_it_ends_with_its_stdin_and_when_nothing_has_come_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
