@@ -21,7 +21,6 @@ COVERED_BY: dict[str, str] = {
     "__main__.py": "tests/unit/test_imports.py",
     "files/one_pass.py": "tests/real/test_workspace.py",
     "files/transfer/rsync.py": "tests/real/test_workspace.py",
-    "files/transfer/rsync_shell.py": "tests/real/test_workspace.py",
     "files/transfer/sftp_copy.py": "tests/real/test_workspace.py",
     "hosts/backend.py": "tests/unit/kernel/test_relay_client.py",
     "hosts/docker/engine.py": "tests/real/test_engine.py",
@@ -134,7 +133,9 @@ def has_logic(path: Path) -> bool:
 def test_each_file_with_logic_has_a_test_of_its_name_or_one_that_is_said_to_cover_it(path: Path) -> None:
     name = name_of(path)
     folder = (ROOT / "tests/unit" / name).parent
-    beside = [*folder.glob(f"test_{path.stem}.py"), *folder.glob(f"test_{path.stem}_*.py")]
+    others = {f"test_{other.name}" for other in path.parent.glob(f"{path.stem}_*.py")}
+    parts = [one for one in folder.glob(f"test_{path.stem}_*.py") if one.name not in others]
+    beside = [*folder.glob(f"test_{path.stem}.py"), *parts]
     assert bool(beside) != (name in COVERED_BY), "a test beside it, or a line in COVERED_BY; not both"
     if name in COVERED_BY:
         assert path.stem in (ROOT / COVERED_BY[name]).read_text("utf-8")
