@@ -26,7 +26,9 @@ def test_bytes_go_both_ways_though_rsync_is_slow_to_take_them() -> None:
     shell_end.setblocking(False)
     with ours, rsync_end:
         words = [sys.executable, "-I", "-S", rsync_shell.__file__, str(theirs.fileno()), "host", "rsync", "--server"]
-        with subprocess.Popen(words, stdin=shell_end, stdout=shell_end, pass_fds=[theirs.fileno()]) as shell:
+        with subprocess.Popen(
+            words, stdin=shell_end.fileno(), stdout=shell_end.fileno(), pass_fds=[theirs.fileno()]
+        ) as shell:
             shell_end.close()
             theirs.close()
             host = ours.makefile("rb")
@@ -48,8 +50,7 @@ def test_what_rsync_sends_reaches_the_host_and_its_end_too() -> None:
     ours, theirs = socket.socketpair()
     with ours:
         words = [sys.executable, "-I", "-S", rsync_shell.__file__, str(theirs.fileno()), "host", "rsync"]
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-        with subprocess.Popen(words, pass_fds=[theirs.fileno()], **pipes) as shell:  # type: ignore[call-overload]
+        with subprocess.Popen(words, stdin=subprocess.PIPE, pass_fds=[theirs.fileno()]) as shell:
             theirs.close()
             host = ours.makefile("rb")
             assert json.loads(host.readline()) == ["rsync"]
