@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,8 +13,9 @@ from typing import Any, TypeVar
 from kernelbridge.channels import endpoints
 from kernelbridge.channels.endpoints import Endpoints
 from kernelbridge.config.load import display_names
-from kernelbridge.config.schema import Config
+from kernelbridge.config.schema import Config, Host
 from kernelbridge.errors import KernelBridgeError, KernelNotFound, OutputUndelivered
+from kernelbridge.fleet.doctor import Finding, Tell
 from kernelbridge.fleet.gpu_listing import GpuListing
 from kernelbridge.fleet.images import ImageListing, ImageRow
 from kernelbridge.fleet.kernel_listing import KernelListing, KernelRow
@@ -91,6 +93,8 @@ class FakeFleet:
     keys: list[HostKey] = field(default_factory=list)
     # What a container of any environment is made of there, by host; an error is raised.
     pulled: dict[str, str | KernelBridgeError] = field(default_factory=dict)
+    # What is found of a host; of the others that all holds.
+    findings: dict[str, Finding] = field(default_factory=dict)
     log_text: str = ""
     images: list[ImageRow] = field(default_factory=list)
     # The containers of images that were never finished.
@@ -135,8 +139,10 @@ class FakeFleet:
             raise TimeoutError
         return asyncio.run(coro)
 
-    def submit(self, coro: Coroutine[Any, Any, T]) -> None:
-        asyncio.run(coro)
+    def submit(self, coro: Coroutine[Any, Any, T]) -> Future[T]:
+        done: Future[T] = Future()
+        done.set_result(asyncio.run(coro))
+        return done
 
     def close(self) -> None:
         self.is_closed = True
@@ -227,6 +233,12 @@ class FakeFleet:
     async def stop(self, kernel: FakeKernel) -> None:
         kernel.channels.endpoints.remove()
         self.ended = "stopped"
+
+    async def examine(self, host: Host, names: Sequence[str], *, environ: Mapping[str, str], tell: Tell) -> None:
+        found = self.findings.get(host.name) or Finding(
+            link="login", found=f"for {', '.join(names) or 'nobody'}", seconds=0.2
+        )
+        tell(replace(found, host=host.name))
 
     async def host_key(self, host_name: str) -> HostKey:
         return self.keys[0] if self.keys else host_key(is_known=True)

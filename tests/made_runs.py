@@ -155,7 +155,7 @@ class RunFleet(FakeFleet):
         self._loop = LoopThread("made-up fleet")
         return self
 
-    def submit(self, coro: Coroutine[Any, Any, T]) -> Future[T]:  # type: ignore[override]
+    def submit(self, coro: Coroutine[Any, Any, T]) -> Future[T]:
         assert self._loop is not None
         return self._loop.submit(coro)
 

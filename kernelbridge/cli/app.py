@@ -46,6 +46,7 @@ class Command(NamedTuple):
 COMMANDS: Final[Mapping[str, Command]] = {
     "config": Command("config", "show", "Check the config and print what is in force, defaults included."),
     "trust": Command("trust", "trust", "Show a host's key, and remember it if you say so."),
+    "doctor": Command("doctor", "doctor", "Look at each link from here to a kernel, and say which is broken."),
     "install": Command(
         "install",
         "install",
@@ -53,7 +54,7 @@ COMMANDS: Final[Mapping[str, Command]] = {
     ),
     "uninstall": Command("install", "uninstall", "Remove the kernel specs of this config."),
     "pull": Command(
-        "pull", "pull", "Have an environment's image on its hosts, with what is added to it, before it is needed."
+        "images", "pull", "Have an environment's image on its hosts, with what is added to it, before it is needed."
     ),
     "ps": Command("kernels", "list_all", "List the kernels on all hosts."),
     "gpus": Command("gpus", "list_all", "List the GPUs of all hosts: who has them, who waits for one."),

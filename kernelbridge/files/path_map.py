@@ -49,7 +49,8 @@ class PathMap:
             return None
         pair = max(found, key=lambda one: len(one.container_path))
         parts = path[len(pair.container_path) :].strip("/").split("/")
-        return (ntpath if self.is_windows else posixpath).join(pair.local_path, *filter(None, parts))
+        join = ntpath.join if self.is_windows else posixpath.join
+        return join(pair.local_path, *filter(None, parts))
 
     def path_mappings(self) -> list[dict[str, str]]:
         """Return `pathMappings` as debugpy and VS Code's launch.json have them, the longest first."""

@@ -12,7 +12,7 @@ import logging
 import platform
 import time
 import uuid
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from kernelbridge.channels.poller import ZmqPoller  # loads pyzmq: see bind
     from kernelbridge.files.plan import Action
     from kernelbridge.files.sync import WorkspaceSync  # loads watchfiles
+    from kernelbridge.fleet.doctor import Tell
     from kernelbridge.fleet.gpu_listing import GpuListing  # loads what speaks to Slurm
     from kernelbridge.kernel.command.run import CommandRun, RunOutput  # loads pyzmq
     from kernelbridge.kernel.command.terminal import CommandRequest, Terminal
@@ -463,6 +464,15 @@ class Fleet:
                 await unfinished_image.sweep(engine, owner_has_ended)
         except KernelBridgeError as exc:
             _LOG.info("[%s] not tidied up: %s", host.name, exc)
+
+    async def examine(
+        self, host: Host, environment_names: Sequence[str], *, environ: Mapping[str, str], tell: Tell
+    ) -> None:
+        """Look at each link to a host, and at what these environments need of it; `tell` gets what is found."""
+        from kernelbridge.fleet.doctor import HostDoctor  # loads what speaks to Slurm
+
+        requests = [self.launch_request(name, kernel_id="doctor", environ=environ) for name in environment_names]
+        await HostDoctor(host, requests, self._backends, tell=tell).examine()
 
     async def host_key(self, host_name: str) -> HostKey:
         """Return the key that a host shows, and what known_hosts says of it. Raises KernelBridgeError."""

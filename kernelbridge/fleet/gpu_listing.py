@@ -174,11 +174,12 @@ async def _list_host(host: Host, backend_of: BackendOf) -> GpuListing:
         gpus=gpu_rows(host.name, facts, holdings(found, but=await released(backend, host, found))[0]),
         waiting=waiting,
         bare=() if facts.gpus or facts.trouble else (host.name,),
-        problems=(_no_answer(host.name, facts.trouble),) if facts.trouble else (),
+        problems=(no_answer(host.name, facts.trouble),) if facts.trouble else (),
     )
 
 
-def _no_answer(host: str, trouble: str) -> KernelBridgeError:
+def no_answer(host: str, trouble: str) -> KernelBridgeError:
+    """Make the error for a driver that fails; `trouble` is nvidia-smi's."""
     return KernelBridgeError(f"{host}: nvidia-smi does not answer ({trouble}).", f"Fix the NVIDIA driver of {host}.")
 
 

@@ -53,6 +53,10 @@ class BackendPool:
     def __repr__(self) -> str:
         return f"<BackendPool {len(self._engines)} engines, {len(self._clusters)} clusters, {self._links!r}>"
 
+    async def link(self, host: Host) -> AnyLink:
+        """Return the link to a host. Raises KernelBridgeError."""
+        return await self._links.link(host)
+
     async def engine(self, host: Host) -> Engine:
         """Return the engine of a host, over the link of this process. Raises KernelBridgeError."""
         async with self._opening.setdefault(host.name, asyncio.Lock()):

@@ -116,24 +116,31 @@ def environment_spec(
     }
 
 
-def write(config: Config, root: Path, launcher: Path) -> Changes:
-    """Write the kernel spec of each environment under `root`, and remove all other specs of this config."""
-    written: list[str] = []
-    unchanged: list[str] = []
-    foreign: list[str] = []
+def specs_of(config: Config, launcher: Path) -> dict[str, dict[str, Any]]:
+    """Return kernel.json of each environment, by the name of its folder."""
     shown = configs.display_names(config)
-    for environment in config.environments.values():
-        folder = root / f"{FOLDER_PREFIX}{environment.name}"
-        if folder.exists() and not _is_ours(folder, config.path):
-            foreign.append(folder.name)
-            continue
-        spec = environment_spec(
+    return {
+        f"{FOLDER_PREFIX}{environment.name}": environment_spec(
             environment,
             display_name=shown[environment.name],
             gpus=gpus_text(environment, config.hosts_of(environment)),
             config_path=config.path,
             launcher=launcher,
         )
+        for environment in config.environments.values()
+    }
+
+
+def write(config: Config, root: Path, launcher: Path) -> Changes:
+    """Write the kernel spec of each environment under `root`, and remove all other specs of this config."""
+    written: list[str] = []
+    unchanged: list[str] = []
+    foreign: list[str] = []
+    for name, spec in specs_of(config, launcher).items():
+        folder = root / name
+        if folder.exists() and not _is_ours(folder, config.path):
+            foreign.append(folder.name)
+            continue
         (written if renew_folder(folder, spec) else unchanged).append(folder.name)
     removed = remove_folders(root, config.path, keep={*written, *unchanged})
     return Changes(written=tuple(written), unchanged=tuple(unchanged), removed=tuple(removed), foreign=tuple(foreign))
@@ -144,19 +151,30 @@ def remove(root: Path, config_path: Path) -> Changes:
     return Changes(removed=tuple(remove_folders(root, config_path)))
 
 
+def outdated(config: Config, root: Path, launcher: Path) -> list[str]:
+    """Return the folders of environments whose spec is not what write() would leave there."""
+    wanted = specs_of(config, launcher)
+    return [name for name, spec in wanted.items() if _stale(root / name, spec)]
+
+
 def renew_folder(folder: Path, spec: Mapping[str, Any]) -> bool:
     """Write this kernel.json and the logos where they differ; True if one of them did. Raises SpecsUnwritable."""
+    with _translated(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        stale = _stale(folder, spec)
+        for name, content in stale.items():
+            write_whole(folder / name, content, is_private=False)
+    return bool(stale)
+
+
+def _stale(folder: Path, spec: Mapping[str, Any]) -> dict[str, bytes]:
+    """Return what each file should have that has not, in the order in which they are to be written."""
     contents = {
         name: resources.files("kernelbridge.jupyter").joinpath("logos", name).read_bytes() for name in LOGO_FILES
     }
     # kernel.json comes last: only with it is the folder a kernel spec.
     contents[SPEC_FILE] = (json.dumps(spec, indent=1, ensure_ascii=False) + "\n").encode()
-    with _translated(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        stale = [name for name, content in contents.items() if _content(folder / name) != content]
-        for name in stale:
-            write_whole(folder / name, contents[name], is_private=False)
-    return bool(stale)
+    return {name: content for name, content in contents.items() if _content(folder / name) != content}
 
 
 def remove_folders(root: Path, config_path: Path, *, keep: Collection[str] = ()) -> list[str]:

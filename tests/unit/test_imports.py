@@ -86,6 +86,7 @@ LATE = {
     ("fleet/fleet.py", "board"),
     ("fleet/fleet.py", "make_run"),
     ("fleet/fleet.py", "open_terminal"),
+    ("fleet/fleet.py", "examine"),
     ("fleet/fleet.py", "list_gpus"),
     ("fleet/fleet.py", "pull"),
     ("hosts/docker/images/prepared_image.py", "_load_fetch"),

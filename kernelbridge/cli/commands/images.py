@@ -1,20 +1,63 @@
-"""Serve `kernelbridge snapshot` and `images`: the images that kernelbridge made."""
+"""Serve `kernelbridge pull`, `snapshot` and `images`: the images of environments, and those that kernelbridge made."""
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Callable, Iterator
 from typing import Annotated
 
 import typer
 
 from kernelbridge.cli.commands.kernels import IdArgument, JsonOption
 from kernelbridge.cli.context import CliContext, moment
+from kernelbridge.errors import KernelBridgeError
 from kernelbridge.fleet.images import ImageListing, ImageRow
 from kernelbridge.fleet.kernel_listing import LIST_SECONDS
+from kernelbridge.plain_text import printable
 
+# Large images over slow lines take hours.
+PULL_SECONDS = 12 * 3600.0
 # A commit copies what a kernel has written; tens of gigabytes take minutes.
 SNAPSHOT_SECONDS = 1000.0
 _COLUMNS = ("IMAGE", "HOST", "KIND", "SIZE", "LAST USED", "NEEDED BY", "MADE OF")
+
+
+def pull(
+    ctx: typer.Context,
+    environment: Annotated[str, typer.Argument(metavar="ENVIRONMENT", help="The environment's name in the config.")],
+) -> None:
+    """Carry out `kernelbridge pull`."""
+    context: CliContext = ctx.obj
+    loaded = context.read_config()
+    chosen = loaded.environment(environment)
+    failures: list[KernelBridgeError] = []
+    with context.fleet(loaded) as fleet:
+        for host in loaded.hosts_of(chosen):
+            if host.scheduler is not None:
+                context.complain(f"{host.name}: its jobs fetch the image themselves.")
+                continue
+            try:
+                with _progress(context, host.name) as say:
+                    name = context.wait(fleet, fleet.pull(environment, host.name, say), seconds=PULL_SECONDS)
+            except KernelBridgeError as error:
+                context.complain_of(error)
+                failures.append(error)
+                continue
+            made = f" as {name}" if name != chosen.image else ""
+            context.say(f"{host.name} has {chosen.image}{made}")
+    if failures:
+        raise typer.Exit(failures[0].exit_code)
+
+
+@contextlib.contextmanager
+def _progress(context: CliContext, host: str) -> Iterator[Callable[[str], None]]:
+    """Show on a terminal what is being done; elsewhere nothing but what comes of it."""
+    if not context.out.is_terminal:
+        yield lambda text: None
+        return
+    with context.out.status(f"{host}: connecting") as status:
+        yield lambda text: status.update(f"{host}: {printable(text)}")
 
 
 def snapshot(

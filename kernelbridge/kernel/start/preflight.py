@@ -117,7 +117,7 @@ class Preflight:
             image = None
             if environment.build is None:
                 say(f"looking for the image {environment.image}")
-                image = await _check_image(environment, host, engine)
+                image = await check_image(environment, host, engine)
             environment = self._with_folder(host, engine.link)
             if environment.host_mounts:
                 say("looking for what is to be mounted")
@@ -199,8 +199,11 @@ async def make_cache(link: AnyLink) -> None:
         raise CacheFailed(host=link.name, path=path, reason=done.stderr.decode("utf-8", "replace").strip())
 
 
-async def _check_image(environment: Environment, host: Host, engine: Engine) -> ImageFacts | None:
-    """Return the image; None if it is to be pulled, and can be as far as the registry says."""
+async def check_image(environment: Environment, host: Host, engine: Engine) -> ImageFacts | None:
+    """Return the image; None if it is to be pulled, and can be as far as the registry says.
+
+    Raises: ImageMissing, ImagePullFailed, DriverTooOld, LinkLost, others.
+    """
     image = await engine.image(environment.image) if environment.pull != "always" else None
     if image is not None:
         await check_driver(environment, host, engine)

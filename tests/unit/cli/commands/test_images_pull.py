@@ -1,4 +1,4 @@
-"""cli/commands/pull.py: `kernelbridge pull`."""
+"""cli/commands/images.py: `kernelbridge pull`."""
 
 from __future__ import annotations
 
