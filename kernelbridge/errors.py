@@ -88,6 +88,10 @@ def unexpected_answer(host: str, exc: Exception) -> KernelBridgeError:
     )
 
 
+def _start_again(what: str) -> str:
+    return "Start the kernel again" if what == "kernel" else "Start it again"
+
+
 def nearest_hint(nearest: str | None) -> str:
     """Ask whether the nearest right name was meant; nothing where there is none."""
     return f" Did you mean `{nearest}`?" if nearest else ""
@@ -317,7 +321,7 @@ class LinkLost(KernelBridgeError, exit_code=27):
     def __init__(self, *, host: str, since: str = "") -> None:
         when = f" (since {since})" if since else ""
         self.host = host
-        super().__init__(f"{host}: the link is lost{when}.", "It is being reopened; the kernel there keeps running.")
+        super().__init__(f"{host}: the link is lost{when}.", "It is being reopened; what runs there keeps running.")
 
 
 class SshConfigInvalid(KernelBridgeError, exit_code=28):
@@ -421,7 +425,7 @@ class ImagePullFailed(KernelBridgeError, exit_code=41):
     def __init__(self, *, host: str, image: str, reason: str, remedy: str = "") -> None:
         super().__init__(
             f"{host}: the image {image} could not be pulled ({reason}).",
-            remedy or f"Run the cell again to retry; `docker pull {image}` on {host} may say more.",
+            remedy or f"Try again; `docker pull {image}` on {host} may say more.",
         )
 
 
@@ -434,7 +438,7 @@ class BuildFailed(KernelBridgeError, exit_code=92):
         """`lines` are the last that the build printed, for people."""
         super().__init__(
             f"{host}: the image of {environment} could not be built ({reason}).",
-            remedy or "Correct its Dockerfile or `build` of the environment, and run the cell again.",
+            remedy or "Correct its Dockerfile or `build` of the environment, and try again.",
         )
         if lines:
             self.add_note("\n".join(["The build's last lines:", *(f"  {printable(line)}" for line in lines)]))
@@ -508,7 +512,7 @@ class UlimitRefused(KernelBridgeError, exit_code=47):
 
 
 class KernelDied(KernelBridgeError, exit_code=50):
-    """The kernel process ended by itself."""
+    """The kernel process, or a command in its place, ended by itself."""
 
     def __init__(
         self,
@@ -518,18 +522,20 @@ class KernelDied(KernelBridgeError, exit_code=50):
         how: str,
         last_words: str = "",
         remedy: str = "Restart the kernel to continue.",
+        what: str = "kernel",
     ) -> None:
         tail = f" Its last output: {last_words}" if last_words else ""
-        super().__init__(f"The kernel of {environment} on {host} ended: {how}.{tail}", remedy)
+        super().__init__(f"The {what} of {environment} on {host} ended: {how}.{tail}", remedy)
 
 
 class KernelOutOfMemory(KernelBridgeError, exit_code=51):
     """The host's kernel ended the process because its memory limit was reached."""
 
-    def __init__(self, *, environment: str, host: str, limit: str) -> None:
+    def __init__(self, *, environment: str, host: str, limit: str, what: str = "kernel") -> None:
+        again = "restart the kernel to continue" if what == "kernel" else "then start it again"
         super().__init__(
-            f"The kernel of {environment} on {host} ran out of memory ({limit}) and was killed.",
-            "Raise `memory` of the environment or use less; restart the kernel to continue.",
+            f"The {what} of {environment} on {host} ran out of memory ({limit}) and was killed.",
+            f"Raise `memory` of the environment or use less; {again}.",
         )
 
 
@@ -567,8 +573,8 @@ class StartCancelled(KernelBridgeError, exit_code=54):
 class KernelEnded(KernelBridgeError, exit_code=55):
     """The container is gone or was stopped from elsewhere."""
 
-    def __init__(self, *, environment: str, host: str, how: str) -> None:
-        super().__init__(f"The container of {environment} on {host} {how}.", "Start the kernel again.")
+    def __init__(self, *, environment: str, host: str, how: str, what: str = "kernel", remedy: str = "") -> None:
+        super().__init__(f"The container of {environment} on {host} {how}.", remedy or f"{_start_again(what)}.")
 
 
 class KernelHeld(KernelBridgeError, exit_code=56):
@@ -577,7 +583,7 @@ class KernelHeld(KernelBridgeError, exit_code=56):
     def __init__(self, *, kernel: str, host: str, who: str, since: str) -> None:
         self.who = who
         super().__init__(
-            f"The kernel {kernel} on {host} has been held by {who or 'someone else'} since {since}.",
+            f"{kernel} on {host} has been held by {who or 'someone else'} since {since}.",
             f"`kernelbridge attach --take {kernel}` takes it over; the other one then loses it.",
         )
 
@@ -609,14 +615,14 @@ class KernelOfOtherVersion(KernelBridgeError, exit_code=90):
         which = f"kernelbridge {release}" if release else f"a{' newer' if is_newer else 'n older'} kernelbridge"
         install = f"install kernelbridge=={release}" if release else "install --upgrade kernelbridge"
         super().__init__(
-            f"The kernel {kernel} on {host} was made by {which}; this is {own_release}, which cannot join it.",
+            f"{kernel} on {host} was made by {which}; this is {own_release}, which cannot join it.",
             f"`pip {install}`, here, joins it again; until then `kernelbridge logs {kernel}` shows its log and "
             f"`kernelbridge stop {kernel}` ends it.",
         )
 
 
 class CommandNotRun(KernelBridgeError, exit_code=93):
-    """A command could not be run beside a kernel."""
+    """A command could not be run, beside a kernel or in a container of its own."""
 
     def __init__(self, *, host: str, reason: str, remedy: str = "") -> None:
         super().__init__(
@@ -628,7 +634,13 @@ class CommandNotRun(KernelBridgeError, exit_code=93):
     def of_old_relay(cls, *, host: str) -> CommandNotRun:
         """Make the error for a container that was started by a release that runs no commands."""
         reason = "its container was started by an older kernelbridge, or has just ended"
-        return cls(host=host, reason=reason, remedy="Start the kernel anew, and try again.")
+        return cls(host=host, reason=reason, remedy="Start it anew, and try again.")
+
+    @classmethod
+    def in_its_place(cls, *, host: str, environment: str, reason: str) -> CommandNotRun:
+        """Make the error for a command with a container of its own, which is gone with it."""
+        look = f"`kernelbridge up {environment}` and then `kernelbridge shell` show what the container has."
+        return cls(host=host, reason=reason, remedy=f"Check the command's name and the folder; {look}")
 
 
 class ForwardFailed(KernelBridgeError, exit_code=94):
@@ -654,10 +666,10 @@ class BoardFailed(KernelBridgeError, exit_code=95):
 class KernelExpired(KernelBridgeError, exit_code=58):
     """A time limit of the environment ended the kernel."""
 
-    def __init__(self, *, environment: str, host: str, key: str) -> None:
+    def __init__(self, *, environment: str, host: str, key: str, what: str = "kernel") -> None:
         super().__init__(
-            f"The kernel of {environment} on {host} was ended by `{key}` of its environment.",
-            f"Start the kernel again; raise `{key}` if it came too soon.",
+            f"The {what} of {environment} on {host} was ended by `{key}` of its environment.",
+            f"{_start_again(what)}; raise `{key}` if it came too soon.",
         )
 
 
@@ -699,7 +711,7 @@ class JobEnded(KernelBridgeError, exit_code=37):
 
     def __init__(self, *, environment: str, host: str, job: str, how: str, remedy: str = "") -> None:
         super().__init__(
-            f"The job {job} of {environment} on {host} {how}.", remedy or "Start the kernel again to get another job."
+            f"The job {job} of {environment} on {host} {how}.", remedy or "Start it again to get another job."
         )
 
 
@@ -736,7 +748,7 @@ class GpuTaken(KernelBridgeError, exit_code=49):
     def __init__(self, *, host: str) -> None:
         super().__init__(
             f"{host}: another kernel took the GPU first.",
-            "Run the cell again, or set `wait` of the environment to queue for it.",
+            "Try again, or set `wait` of the environment to queue for it.",
         )
 
 
@@ -789,11 +801,12 @@ class GpuMismatch(KernelBridgeError, exit_code=62):
 class GpuLost(KernelBridgeError, exit_code=63):
     """A container that had its GPUs can reach them no more; a `systemctl daemon-reload` of the host does that."""
 
-    def __init__(self, *, environment: str, host: str) -> None:
+    def __init__(self, *, environment: str, host: str, what: str = "kernel") -> None:
+        again = "restart the kernel" if what == "kernel" else "start it again"
         super().__init__(
-            f"The kernel of {environment} on {host} can no longer reach its GPUs, as happens after `systemctl "
+            f"The {what} of {environment} on {host} can no longer reach its GPUs, as happens after `systemctl "
             "daemon-reload` there.",
-            "Save what you need and restart the kernel: it gets a new container.",
+            f"Save what you need and {again}: it gets a new container.",
         )
 
 
@@ -836,5 +849,5 @@ class WorkspaceFailed(KernelBridgeError, exit_code=83):
         self.reason = reason
         super().__init__(
             f"{host}: the workspace cannot be copied ({reason}).",
-            remedy or "What was copied stays; start the kernel again to go on from there.",
+            remedy or "What was copied stays; the next try goes on from there.",
         )

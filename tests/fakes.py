@@ -15,6 +15,7 @@ from kernelbridge.channels.endpoints import Endpoints
 from kernelbridge.config.load import display_names
 from kernelbridge.config.schema import Config, Host
 from kernelbridge.errors import KernelBridgeError, KernelNotFound, OutputUndelivered
+from kernelbridge.files.project import find_project
 from kernelbridge.fleet.doctor import Finding, Tell
 from kernelbridge.fleet.gpu_listing import GpuListing
 from kernelbridge.fleet.images import ImageListing, ImageRow
@@ -213,11 +214,20 @@ class FakeFleet:
             self.images = [row for row in self.images if row in kept]
         return ImageListing(images=gone, problems=self.problems, kept=kept)
 
-    def launch_request(self, environment_name: str, *, kernel_id: str, **more: Any) -> LaunchRequest:
+    def launch_request(self, environment_name: str, *, kernel_id: str, folder: str = "", **more: Any) -> LaunchRequest:
         environment = self.config.environment(environment_name)
         shown = display_names(self.config)[environment_name]
         hosts = self.config.hosts_of(environment)
-        return LaunchRequest(kernel_id=kernel_id, environment=environment, display_name=shown, hosts=hosts, **more)
+        project = find_project(environment, Path(folder), machine_id="m") if folder else None
+        return LaunchRequest(
+            kernel_id=kernel_id,
+            environment=environment,
+            display_name=shown,
+            hosts=hosts,
+            folder=folder,
+            project=project,
+            **more,
+        )
 
     async def attach(self, request: LaunchRequest, given: Endpoints, *, host: str, take: bool) -> FakeKernel:
         self.takes = take

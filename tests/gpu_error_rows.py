@@ -37,7 +37,7 @@ GPU_ERRORS: list[tuple[KernelBridgeError, int, str, str]] = [
         JobEnded(environment="pytorch", host="lab", job="11", how="was cancelled"),
         37,
         "The job 11 of pytorch on lab was cancelled.",
-        "Start the kernel again to get another job.",
+        "Start it again to get another job.",
     ),
     (
         RuntimeMissing(host="lab", node="n1", runtime="apptainer", reason="not found"),
@@ -63,7 +63,7 @@ GPU_ERRORS: list[tuple[KernelBridgeError, int, str, str]] = [
         GpuTaken(host="lab"),
         49,
         "lab: another kernel took the GPU first.",
-        "Run the cell again, or set `wait` of the environment to queue for it.",
+        "Try again, or set `wait` of the environment to queue for it.",
     ),
     (
         GpusBusy(host="lab", wanted="1 GPU", holders=["GPU 0: pytorch of ada", "GPU 1: process 7"]),

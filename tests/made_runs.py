@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from kernelbridge.config.schema import Config, Host
 from kernelbridge.fleet.loop import LoopThread
 from kernelbridge.kernel.command.run import RunOutput
 from kernelbridge.kernel.command.terminal import CommandRequest
+from kernelbridge.kernel.records import KernelRecord
 from kernelbridge.kernel.request import LaunchRequest
 from kernelbridge.protocol.terminal import WindowSize
 from tests.fakes import FakeFleet
@@ -34,6 +35,12 @@ class Script:
     start_failure: Exception | None = None
     failure: Exception | None = None
     never_starts: bool = False
+    # How long its last results take.
+    finishes_after_seconds: float = 0.0
+    # Whether nobody hears its goodbye.
+    detaches_never: bool = False
+    # Called while it starts.
+    on_start: Callable[[], None] = lambda: None
     # Whether the end of its input ends it, with the number of bytes that came as its exit code; which signal does.
     ends_with_input: bool = False
     # What happened, in order; and its input.
@@ -109,16 +116,17 @@ class MadeRun(MadeTerminal):
     def __init__(self, request: LaunchRequest, script: Script, output: RunOutput) -> None:
         super().__init__(script, output.write)
         self.request = request
+        self.host = request.hosts[0]
         self._said = output
 
     async def start(self) -> None:
         self._script.log.append("start")
+        self._script.on_start()
         for text in self._script.progress:
             self._said.progress(text)
         if self._script.never_starts:
             await asyncio.Event().wait()
         await self.began()
-        self._said.progress("")
 
     async def began(self) -> None:
         for text in self._script.tells:
@@ -127,6 +135,7 @@ class MadeRun(MadeTerminal):
             raise self._script.start_failure
 
     def join_running(self, host: Host, *, takes: bool) -> None:
+        self.host = host
         self._script.log.append(f"join on {host.name}{', taking it' if takes else ''}")
 
     async def send(self, data: bytes) -> None:
@@ -134,6 +143,16 @@ class MadeRun(MadeTerminal):
 
     async def detach(self) -> None:
         self._script.log.append("detach")
+        if self._script.detaches_never:
+            await asyncio.Event().wait()
+
+    @property
+    def unfetched_text(self) -> str:
+        return f"the others stay on {self.host.name}"
+
+    async def finish(self) -> None:
+        self._script.log.append("finish")
+        await asyncio.sleep(self._script.finishes_after_seconds)
 
     async def remove(self) -> bool:
         self._script.log.append("remove")
@@ -176,6 +195,9 @@ class RunFleet(FakeFleet):
         if self.script.start_failure is not None:
             raise self.script.start_failure
         return MadeTerminal(self.script, output)
+
+    def with_project_of(self, request: LaunchRequest, record: KernelRecord) -> LaunchRequest:
+        return replace(request, folder=record.folder)
 
     async def make_run(self, request: LaunchRequest, output: RunOutput) -> MadeRun:
         self.request = request

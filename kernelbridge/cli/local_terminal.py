@@ -174,15 +174,14 @@ def _write_all(descriptor: int, data: bytes) -> None:
 
 
 @contextlib.contextmanager
-def joined(command: JoinedCommand, *, has_window: bool, reads_input: bool = True) -> Iterator[None]:
+def joined(command: JoinedCommand, *, has_window: bool) -> Iterator[None]:
     """Give this process's input, size and signals to a command while the block runs."""
     with contextlib.ExitStack() as stack:
         if has_window:
             stack.enter_context(raw_keys())
             stack.enter_context(_sizes(command))
         stack.enter_context(_signals(command))
-        if reads_input:
-            threading.Thread(target=_read_input, args=(command,), name="kernelbridge-input", daemon=True).start()
+        threading.Thread(target=_read_input, args=(command,), name="kernelbridge-input", daemon=True).start()
         yield
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -13,21 +14,39 @@ CHECKOUT_SECONDS = 600.0
 
 
 def check_out(root: Path, revision: str, into: Path) -> str:
-    """Write the files of a revision into an empty or missing folder; return its commit. Raises KernelBridgeError."""
+    """Write a project's files of a revision into an empty or missing folder; return its commit.
+
+    The project may be a folder of a repository: its own files alone are written. Raises KernelBridgeError.
+    """
     named = _hash_of(root, revision)
     # In two steps: `:/text` takes all that follows for the text.
     commit = _hash_of(root, f"{named}^{{commit}}") if named else ""
     if not commit:
         raise KernelBridgeError(f"{root} has no git revision {revision!r}.", "`git branch --all` lists the branches.")
+    folder = _git(root, ["rev-parse", "--show-prefix"]).removesuffix("\n")
+    tree = _hash_of(root, f"{commit}:./") if folder else commit
+    if not tree or not _hash_of(root, f"{tree}^{{tree}}"):
+        sentence = f"The git revision {revision!r} has no folder {folder.rstrip('/')}, which is the workspace."
+        raise KernelBridgeError(sentence, "Name a revision that has it, or leave `--git` out.")
     into.mkdir(mode=0o700, parents=True, exist_ok=True)
-    index = into.with_name(f"{into.name}.index")
+    index, whole = into.with_name(f"{into.name}.index"), into.with_name(f"{into.name}.whole")
     environ = {**os.environ, "GIT_INDEX_FILE": str(index)}
     try:
         _git(root, ["read-tree", commit], environ=environ)
-        _git(root, ["checkout-index", "--all", "--force", f"--prefix={into}{os.sep}"], environ=environ)
+        # All of the commit is in the index: the attributes of a folder above count.
+        _git(root, ["checkout-index", "--all", "--force", f"--prefix={whole}{os.sep}"], environ=environ)
+        written = whole / folder
+        for made in list(written.iterdir()) if written.is_dir() else ():
+            made.rename(into / made.name)
     finally:
         index.unlink(missing_ok=True)
+        shutil.rmtree(whole, ignore_errors=True)
     return commit
+
+
+def paths_of(root: Path, commit: str) -> frozenset[str]:
+    """Return the paths of the files that a commit has in a project. Raises KernelBridgeError."""
+    return frozenset(filter(None, _git(root, ["ls-tree", "-r", "-z", "--name-only", commit]).split("\0")))
 
 
 def _hash_of(root: Path, revision: str) -> str:
@@ -45,8 +64,9 @@ def _git(root: Path, words: list[str], *, environ: dict[str, str] | None = None)
             env=environ,
             stdin=subprocess.DEVNULL,
             capture_output=True,
-            text=True,
-            errors="replace",
+            # Names come as this machine's own calls have them.
+            encoding="utf-8",
+            errors="surrogateescape",
             timeout=CHECKOUT_SECONDS,
             check=False,
         )

@@ -18,6 +18,7 @@ from kernelbridge.files.listing import FOLDER, Entry, Kind, Listing, hash_here, 
 from kernelbridge.files.manifest import Manifest
 from kernelbridge.files.plan import Action, Deed, Known, PlanTerms, big_copies, plan
 from kernelbridge.files.project import Project
+from kernelbridge.files.results import ResultTerms, results
 from kernelbridge.files.transfer import local_copy, rsync
 from kernelbridge.files.transfer.host_copy import HostCopy
 from kernelbridge.files.transfer.local_copy import NotDone
@@ -108,7 +109,7 @@ class OnePass:
         await self._begin()
         known: Mapping[str, Known]
         if paths is None:
-            local = await asyncio.to_thread(scan, self._side.root, self.ignore)
+            local = await self._local()
             host = await self._copy.listing(self.ignore)
             known = await self._known_of(host)
         else:
@@ -130,7 +131,7 @@ class OnePass:
 
     async def look(self) -> list[Action]:
         """Return what a whole pass would do, and do nothing of it. Raises as run()."""
-        local = await asyncio.to_thread(scan, self._side.root, self.ignore)
+        local = await self._local()
         host = await self._copy.listing(self.ignore)
         is_known = self._copy.facts.copy_id == self._manifest.copy_id and bool(host.entries)
         actions = await self._decide(local, host, self._manifest.known if is_known else {})
@@ -140,7 +141,8 @@ class OnePass:
         facts = self._copy.facts
         if facts.copy_id != self._manifest.copy_id:
             await asyncio.to_thread(self._manifest.forget_all, copy_id=facts.copy_id)
-        if facts.has_replaced:
+        # Beside a commit's copy somebody else may be at work.
+        if facts.has_replaced and self._side.project.checkout is None:
             before = {path: known.host for path, known in self._manifest.known.items()}
             self._tell_kept(await self._copy.settle(before, stamp=self._stamp))
 
@@ -149,6 +151,12 @@ class OnePass:
         if not host.entries and self._manifest.known:
             await asyncio.to_thread(self._manifest.forget_all, copy_id=self._copy.facts.copy_id)
         return self._manifest.known
+
+    async def _local(self) -> Listing:
+        """List the project; of results those alone count that are looked at one by one."""
+        if self._side.project.checkout is not None:
+            return Listing()
+        return await asyncio.to_thread(scan, self._side.root, self.ignore)
 
     def _look_here(self, paths: Collection[str]) -> Listing:
         found = {path: look_here(self._side.root, path) for path in paths}
@@ -169,6 +177,8 @@ class OnePass:
     # -- deciding
 
     async def _decide(self, local: Listing, host: Listing, known: Mapping[str, Known]) -> list[Action]:
+        if self._side.project.checkout is not None:
+            return await self._decide_results(host, known)
         terms = PlanTerms(
             host=self._copy.link.name,
             stamp=self._stamp,
@@ -179,11 +189,27 @@ class OnePass:
             folds_case=self._side.folds_case,
         )
         actions = await asyncio.to_thread(plan, local, host, known, terms)
-        compared = [action.path for action in actions if action.deed is Deed.COMPARE]
-        if not compared:
-            return actions
-        same = await self._compare(compared)
-        return await asyncio.to_thread(plan, local, host, known, replace(terms, same=same))
+        if same := await self._compared(actions):
+            return await asyncio.to_thread(plan, local, host, known, replace(terms, same=same))
+        return actions
+
+    async def _decide_results(self, host: Listing, known: Mapping[str, Known]) -> list[Action]:
+        checkout = self._side.project.checkout
+        assert checkout is not None
+        terms = ResultTerms(
+            host=self._copy.link.name,
+            checkout=checkout,
+            pulls=self.ignore.pulls,
+            here=lambda path: look_here(self._side.root, path),
+        )
+        actions = await asyncio.to_thread(results, host, known, terms)
+        if same := await self._compared(actions):
+            return await asyncio.to_thread(results, host, known, replace(terms, same=same))
+        return actions
+
+    async def _compared(self, actions: Sequence[Action]) -> dict[str, bool]:
+        paths = [action.path for action in actions if action.deed is Deed.COMPARE]
+        return await self._compare(paths) if paths else {}
 
     async def _compare(self, paths: Sequence[str]) -> dict[str, bool]:
         """Read files on both sides; return which are the same. What cannot be read is not."""
@@ -446,7 +472,10 @@ class OnePass:
             part.unlink()
             self.is_due = True
             return
-        here = local_copy.place(self._side.root, action.path, entry, part=part, seen=action.local)
+        name = action.beside or action.path
+        here = local_copy.place(self._side.root, name, entry, part=part, seen=action.local)
+        if action.beside and action.local is None:
+            self._voice.tell(f"{action.path} is another file here: the one of {self._copy.link.name} is {name}.")
         self._learned[action.path] = Known(here, action.host)
 
     # -- telling

@@ -268,9 +268,13 @@ class _Planner:
 
 def beside_name(path: str, *, host: str, stamp: str) -> str:
     """Return the name under which a host's version is kept: model.changed-on-lab-20260131T235959.py."""
+    return marked_name(path, f".changed-on-{host}-{stamp}")
+
+
+def marked_name(path: str, middle: str) -> str:
+    """Return a name beside a path that says what the file is: before its extension, and no longer than may be."""
     folder, _, name = path.rpartition("/")
     stem, extension = posixpath.splitext(name)
-    middle = f".changed-on-{host}-{stamp}"
     room = _MOST_NAME_BYTES - len(to_bytes(middle + extension))
     if room < 1:
         extension, room = "", _MOST_NAME_BYTES - len(to_bytes(middle))

@@ -7,7 +7,7 @@ import os
 import posixpath
 import re
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PureWindowsPath
 from typing import Final
 
@@ -18,9 +18,24 @@ from kernelbridge.files.path_map import PathMap, PathPair
 
 # Where the copies are in the login's home on a host.
 HOST_WORKSPACES: Final = ".local/share/kernelbridge/workspaces"
+# In this machine's data folder: what is known of copies, and what containers of its own engine have of commits.
+LOCAL_WORKSPACES: Final = "workspaces"
 # What marks the root of a project.
 _ROOT_MARKS: Final = (".git", "pyproject.toml")
 _MOST_NAME: Final = 40
+# Of a commit, in names.
+_SHORT_COMMIT: Final = 12
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkout:
+    """The files of a commit, which a container has in the place of the project's own."""
+
+    commit: str
+    # The files that the commit has in the project.
+    paths: frozenset[str] = field(repr=False)
+    # Where they are on this machine; None where the host has them already.
+    local_path: Path | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,15 +51,33 @@ class Project:
     name: str
     # Whether nothing is deleted here that was deleted on a host.
     keeps_deleted: bool = False
+    # What the container has in the place of the project's own files; only results come into `local_root` then.
+    checkout: Checkout | None = None
 
     def is_copied(self, host: Host) -> bool:
         """Whether a host has a copy of ours; else it has the folder by itself."""
         return not host.is_local and self.workspace.host is None
 
+    @property
+    def is_watched(self) -> bool:
+        """Whether there is something to copy while it is used: a commit does not change."""
+        return self.checkout is None or self.workspace.sync == "both"
+
+    def with_checkout(self, checkout: Checkout) -> Project:
+        """Return it with the files of a commit. Each commit has a copy of its own on hosts."""
+        return replace(self, name=f"{self.name}-{checkout.commit[:_SHORT_COMMIT]}", checkout=checkout)
+
+    def brought(self) -> Project:
+        """Return what is copied to hosts: itself, or the commit, into whose files nothing comes back."""
+        if self.checkout is None or self.checkout.local_path is None:
+            return self
+        workspace = self.workspace.model_copy(update={"sync": "push"})
+        return replace(self, workspace=workspace, local_root=self.checkout.local_path, checkout=None)
+
     def host_root(self, host: Host, host_home: str) -> str:
         """Return where the folder is on a host."""
         if host.is_local:
-            return str(self.local_root)
+            return str(self.brought().local_root)
         if self.workspace.host is None:
             return posixpath.join(host_home, HOST_WORKSPACES, self.name)
         source = self.workspace.host

@@ -1,6 +1,7 @@
 """Keep a project's copy on a host in step for as long as a kernel runs there; one process of this machine does so.
 
-`bring` before the kernel starts, `watch` while it runs, `finish` when it has ended, `aclose` at last.
+`bring` before the kernel starts, `watch` while it runs, `finish` when it has ended, `aclose` at last. Of a project with
+a checkout, whose own files nobody has there, results alone are fetched.
 """
 
 from __future__ import annotations
@@ -25,15 +26,13 @@ from kernelbridge.files.listing import Kind, look_here
 from kernelbridge.files.manifest import Manifest
 from kernelbridge.files.one_pass import FEW_FILES, OnePass, Side, WorkspaceVoice
 from kernelbridge.files.plan import Action
-from kernelbridge.files.project import HOST_WORKSPACES, Project
+from kernelbridge.files.project import HOST_WORKSPACES, LOCAL_WORKSPACES, Project
 from kernelbridge.files.transfer import rsync
 from kernelbridge.files.transfer.host_copy import HostCopy, open_copy
 from kernelbridge.hosts.transport.retry import delays, is_transient
 from kernelbridge.hosts.transport.stream import AnyLink
 
 _LOG = logging.getLogger(__name__)
-# In this machine's data folder.
-LOCAL_WORKSPACES: Final = "workspaces"
 # So long after a change it is waited for more.
 _DEBOUNCE_MS: Final = 50
 _STEP_MS: Final = 20
@@ -111,8 +110,9 @@ class WorkspaceSync:
         """`link` returns the link of now, and raises why there is none."""
         self._project, self._host, self._link, self._voice, self._watch = project, host, link, voice, watch
         folder = data_folder / LOCAL_WORKSPACES
-        self._manifest_path = folder / f"{project.name}.{host.name}.jsonl"
-        self._holder = Holder(folder / f"{project.name}.{host.name}.lock")
+        name = f"{project.name}.{host.name}" + (".results" if project.checkout is not None else "")
+        self._manifest_path = folder / f"{name}.jsonl"
+        self._holder = Holder(folder / f"{name}.lock")
         # The memory, read anew each time that this object becomes the holder: another may have changed it.
         self._manifest: Manifest | None = None
         # Set by the first pass.
@@ -157,7 +157,7 @@ class WorkspaceSync:
             if failure := self._holder.failure():
                 raise WorkspaceFailed(host=self._host.name, reason=failure)
             if not is_said:
-                self._voice.say("waiting for another kernel that copies the workspace")
+                self._voice.say("waiting for another process that copies the workspace")
                 is_said = True
             await asyncio.sleep(_WAIT_SECONDS)
         await self._pass(None, asked=None)
@@ -247,7 +247,8 @@ class WorkspaceSync:
         # Since the first pass, or since another process held it.
         changes.add_all()
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._notice(changes))
+            if self._project.checkout is None:
+                group.create_task(self._notice(changes))
             await self._keep_in_step(changes)
 
     async def _notice(self, changes: _Changes) -> None:
@@ -337,8 +338,8 @@ class WorkspaceSync:
         return found
 
     async def finish(self) -> None:
-        """Fetch the last results of a kernel that has ended. Raises as bring()."""
-        if self._holder.is_held and self._project.workspace.sync == "both":
+        """Fetch the last results of what has ended, if nobody else does. Raises as bring()."""
+        if self._project.workspace.sync == "both" and self._take():
             await self._pass(None, asked=self._asked)
 
     async def aclose(self) -> None:

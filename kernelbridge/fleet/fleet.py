@@ -23,8 +23,9 @@ from kernelbridge.channels.endpoints import Endpoints
 from kernelbridge.channels.rate_limit import Limits
 from kernelbridge.config.load import display_names
 from kernelbridge.config.schema import LOCAL, Config, Host
-from kernelbridge.errors import KernelBridgeError, KernelNotFound, WorkspaceRefused
-from kernelbridge.files.project import Project, find_project
+from kernelbridge.errors import KernelBridgeError, KernelNotFound
+from kernelbridge.files.git_checkout import paths_of
+from kernelbridge.files.project import Checkout, Project, find_project
 from kernelbridge.fleet import images, left_kernels, open_files
 from kernelbridge.fleet.images import ImageListing
 from kernelbridge.fleet.kernel_listing import KernelFinder, KernelListing, KernelRow
@@ -233,18 +234,24 @@ class Fleet:
         if record is not None:
             environment = left_kernels.as_made(record, request.environment)
             request = replace(request, session=record.session, environment=environment)
-            request = self._with_project_of(request, record)
+            request = self.with_project_of(request, record)
         kernel = await self.bind(request, endpoints)
         kernel.come_back(self.config.host(host), takes=take)
         return kernel
 
-    def _with_project_of(self, request: LaunchRequest, record: KernelRecord) -> LaunchRequest:
+    def with_project_of(self, request: LaunchRequest, record: KernelRecord) -> LaunchRequest:
         """Return a request with the workspace that a kernel was started with; without one where that is gone."""
         project = None
         if record.folder:
-            with contextlib.suppress(WorkspaceRefused):
+            try:
                 folder, machine_id = Path(record.folder), self.records.machine_id()
                 project = find_project(request.environment, folder, machine_id=machine_id)
+                if project is not None and record.commit:
+                    paths = paths_of(project.local_root, record.commit)
+                    project = project.with_checkout(Checkout(commit=record.commit, paths=paths))
+            except KernelBridgeError as exc:
+                _LOG.info("[%s k=%s] without its workspace: %s", record.host, record.kernel_id[:4], exc)
+                project = None
         return replace(request, folder=record.folder, project=project)
 
     async def start_or_take_up(self, kernel: Kernel, left: KernelRecord | None) -> None:

@@ -476,7 +476,9 @@ class KernelFinder:
         """Return the relay of the one kernel whose id begins so. Raises KernelNotFound; KernelEnded: it has ended."""
         address, is_running = await self._find_address(config, prefix)
         if not is_running:
-            raise KernelEnded(environment=address.kernel[:_SHORT_ID_LENGTH], host=address.host, how="does not run")
+            remedy = "`kernelbridge ps` lists what runs."
+            kernel = address.kernel[:_SHORT_ID_LENGTH]
+            raise KernelEnded(environment=kernel, host=address.host, how="does not run", remedy=remedy)
         return address
 
     async def named(self, config: Config, name: str) -> RelayAddress:

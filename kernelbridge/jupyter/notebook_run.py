@@ -79,6 +79,10 @@ class _Ahead(NotebookClient):
         """Whether a cell is run, as async_execute_cell decides it."""
         return cell.cell_type == "code" and cell.source.strip() != "" and self.skip_cells_with_tag not in _tags(cell)
 
+    def progress(self, done: int) -> str:
+        """Return how far it is after so many cells; those that are not run do not count."""
+        return f"{done} of {sum(map(self.runs, self.nb.cells))} cells"
+
     async def send_all(self) -> None:
         """Send the cells, and let each later request for one be that which was sent."""
         kernel: Any = self.kc
@@ -118,13 +122,12 @@ async def run(
 
     Raises KernelBridgeError: a cell failed, the kernel died, or it could not be started or saved.
     """
-    count = sum(cell.cell_type == "code" for cell in notebook.cells)
     done = 0
 
     def executed(**facts: Any) -> None:
         nonlocal done
         done += 1
-        say(f"{done} of {count} cells")
+        say(client.progress(done))
         save(notebook, output)
 
     client = _Ahead(

@@ -44,7 +44,7 @@ _MEANINGS: Final = {
     4: "it has an instruction that this processor does not know",
     6: "native code gave up",
     8: "native code divided by zero",
-    9: "something outside the kernel killed it",
+    9: "something outside killed it",
     11: "native code used memory that is not its own",
     31: "it made a system call that containers may not make",
 }
@@ -129,12 +129,12 @@ def entrypoint_text(entrypoint: Sequence[str]) -> str:
     return plain_text.printable(" ".join(entrypoint))[:120] if sets_up else ""
 
 
-def entrypoint_failure(entrypoint: Sequence[str], words: str) -> str:
-    """Return the line for a kernel that runs without what its image's ENTRYPOINT sets up; `words` say why."""
+def entrypoint_failure(entrypoint: Sequence[str], words: str, *, what: str = "kernel") -> str:
+    """Return the line for what runs without what its image's ENTRYPOINT sets up; `words` say why."""
     text = entrypoint_text(entrypoint)
     named = f" ({text})" if text else ""
     return (
-        f"the image's ENTRYPOINT{named} {plain_text.printable(words)}; the kernel runs without "
+        f"the image's ENTRYPOINT{named} {plain_text.printable(words)}; the {what} runs without "
         'what it sets up. `entrypoint = "off"` of the environment leaves it out'
     )
 
@@ -159,7 +159,7 @@ def broken_start(
             return _noting(request, entrypoint, exc)
         case LinkLost():
             how = "did not start because the link was lost"
-            return KernelEnded(environment=request.display_name, host=host.name, how=how)
+            return KernelEnded(environment=request.display_name, host=host.name, how=how, what=request.workload)
         case KernelBridgeError():
             return exc
         case asyncio.CancelledError():
@@ -169,34 +169,37 @@ def broken_start(
 
 def death(request: LaunchRequest, host: Host, event: ExitedEvent) -> KernelBridgeError:
     """Return the error for a kernel process that ended by itself, or by a deadline of its environment."""
+    name, what = request.display_name, request.workload
     if event.why == "unused":
-        return KernelEnded(environment=request.display_name, host=host.name, how=_unused_text())
+        return KernelEnded(environment=name, host=host.name, how=_unused_text())
     if event.why:
-        return KernelExpired(environment=request.display_name, host=host.name, key=event.why)
+        return KernelExpired(environment=name, host=host.name, key=event.why, what=what)
     if event.out_of_memory:
         memory = request.environment.memory
         limit = f"its limit is {memory / 2**30:.3g} GiB" if memory else "the host had no memory left"
-        return KernelOutOfMemory(environment=request.display_name, host=host.name, limit=limit)
-    how, remedy = _why_died(request.environment, host, event)
+        return KernelOutOfMemory(environment=name, host=host.name, limit=limit, what=what)
+    how, remedy = _why_died(request, host, event)
     # A relay of an older version takes the last line of ipykernel's banner for the kernel's own.
     last_words = "" if event.last_words.startswith("--existing ") else event.last_words
-    return KernelDied(environment=request.display_name, host=host.name, how=how, last_words=last_words, remedy=remedy)
+    return KernelDied(environment=name, host=host.name, how=how, last_words=last_words, remedy=remedy, what=what)
 
 
-def _why_died(environment: Environment, host: Host, event: ExitedEvent) -> tuple[str, str]:
+def _why_died(request: LaunchRequest, host: Host, event: ExitedEvent) -> tuple[str, str]:
     """Return how a kernel process ended and what helps, as far as its exit code and its folders tell."""
-    how, again = how_ended(event.code), "Restart the kernel to continue."
+    is_kernel = request.command is None
+    how, again = how_ended(event.code), "Restart the kernel to continue." if is_kernel else "Then start it again."
     disks = [folder for folder in event.full if folder != _SHARED_MEMORY]
     if event.code == -_SIGBUS and not disks:
-        is_ours = _is_shm_ours(environment, host)
+        is_ours = _is_shm_ours(request.environment, host)
         facts = ["whose size is `shm_size`"] if is_ours else []
         facts += [f"{event.shm_bytes / 2**20:,.0f} MiB"] if event.shm_bytes else []
         is_full = "is full" if _SHARED_MEMORY in event.full else "was most likely full"
         how += f" ({', '.join([_SHARED_MEMORY, *facts])}{',' * bool(facts)} {is_full})"
         if is_ours:
+            anew = "shut the kernel down and start it anew (a restart keeps the container)"
             return how, (
-                "Raise `shm_size` of its environment, shut the kernel down and start it anew (a restart keeps the "
-                "container), or use fewer workers."
+                f"Raise `shm_size` of its environment, {anew if is_kernel else 'and start it again'}, or use fewer "
+                "workers."
             )
         return how, f"Free {_SHARED_MEMORY} on the host, or use fewer workers. {again}"
     if disks:
@@ -220,17 +223,23 @@ def container_end(request: LaunchRequest, host: Host, how: Exited | Missing | Ov
     if isinstance(how, Over):
         return how.explain(request.display_name)
     if isinstance(how, Missing):
-        return KernelEnded(environment=request.display_name, host=host.name, how="was removed by another program")
+        return KernelEnded(
+            environment=request.display_name,
+            host=host.name,
+            how="was removed by another program",
+            what=request.workload,
+        )
     key = exit_codes.key_of(how.code)
     if key:
-        return KernelExpired(environment=request.display_name, host=host.name, key=key)
+        return KernelExpired(environment=request.display_name, host=host.name, key=key, what=request.workload)
     text = f"was ended ({how})"
     if how.code == exit_codes.EXIT_CODES["unjoined"]:
         seconds = exit_codes.UNJOINED_SECONDS
-        text = f"was ended: this machine could not be reached for {seconds:.0f} s, before it asked the kernel anything"
+        joined = "asked the kernel anything" if request.command is None else f"joined the {request.workload}"
+        text = f"was ended: this machine could not be reached for {seconds:.0f} s, before it {joined}"
     if how.code == exit_codes.EXIT_CODES["unused"]:
         text = _unused_text()
-    return KernelEnded(environment=request.display_name, host=host.name, how=text)
+    return KernelEnded(environment=request.display_name, host=host.name, how=text, what=request.workload)
 
 
 def _unused_text() -> str:
@@ -238,14 +247,12 @@ def _unused_text() -> str:
     return f"was ended: nobody had run a cell in it, and this machine could not be reached for {minutes:.0f} minutes"
 
 
-def pause_text(kernel_id: str, host: Host) -> str:
+def pause_text(kernel_id: str, host: Host, *, what: str = "cell") -> str:
     """Return why nothing happens in a container that is paused, and what makes it go on."""
     if host.scheduler is not None:
-        return f"the job is suspended on {host.name}; the cell goes on when the cluster resumes it"
-    return (
-        f"the container is paused on {host.name}; the cell goes on after `docker unpause {container_name(kernel_id)}` "
-        "there"
-    )
+        return f"the job is suspended on {host.name}; the {what} goes on when the cluster resumes it"
+    unpause = f"docker unpause {container_name(kernel_id)}"
+    return f"the container is paused on {host.name}; the {what} goes on after `{unpause}` there"
 
 
 _DROPPED: Final = {
@@ -255,12 +262,17 @@ _DROPPED: Final = {
 
 
 def dropped_text(event: DroppedEvent) -> str:
-    """Return the line that stands for output which was dropped."""
+    """Return the line that stands for output which was dropped, in the middle of it."""
+    return f"[kernelbridge: {dropped_words(event)}]\n"
+
+
+def dropped_words(event: DroppedEvent) -> str:
+    """Return how much output was dropped, and why."""
     count = event.messages
     what = "1 message" if count == 1 else f"{count:,} messages"
     return (
-        f"[kernelbridge: dropped {what} of this output ({event.size_bytes / 1e6:.1f} MB): "
-        f"{_DROPPED.get(event.why, '`journal_size` was reached')}]\n"
+        f"dropped {what} of this output ({event.size_bytes / 1e6:.1f} MB): "
+        f"{_DROPPED.get(event.why, '`journal_size` was reached')}"
     )
 
 
@@ -272,12 +284,12 @@ def setup_text(event: NoticeEvent) -> str:
     return f"setup: {command}" + (f": {event.reason[:120]}" if event.reason else "")
 
 
-def notice_text(event: NoticeEvent, host: Host) -> str:
+def notice_text(event: NoticeEvent, host: Host, *, what: str = "kernel") -> str:
     """Return the line for something that a user would not expect; empty for what only a newer relay knows."""
     match event.kind:
         case "moved":
             return (
-                f"the kernel starts in {event.reason}: your user may not enter {event.path}, the image's or "
+                f"the {what} starts in {event.reason}: your user may not enter {event.path}, the image's or "
                 'environment\'s working folder; set `workdir`, or `user = "image"`'
             )
         case "refused":
@@ -292,7 +304,7 @@ def notice_text(event: NoticeEvent, host: Host) -> str:
             )
         case "selinux":
             return (
-                f"SELinux on {host.name} keeps the kernel out of the mount {event.path} ({event.reason}), whose mode "
+                f"SELinux on {host.name} keeps the {what} out of the mount {event.path} ({event.reason}), whose mode "
                 "allows it: add `:z` to it, or `:Z` if no other container uses it"
             )
         case "mapped":
@@ -308,10 +320,10 @@ def notice_text(event: NoticeEvent, host: Host) -> str:
     return ""
 
 
-def other_user_text(host: str, trouble: str) -> str:
-    """Return the line that says why the kernel is not its login's user, and what follows for files in mounts."""
+def other_user_text(host: str, trouble: str, *, what: str) -> str:
+    """Return the line that says why a workload is not its login's user, and what follows for files in mounts."""
     return (
-        f"on {host} the kernel runs as the image's user, and files that it writes into mounts are not yours: "
+        f"on {host} the {what} runs as the image's user, and files that it writes into mounts are not yours: "
         f'{trouble}; `user = "image"` says that this is meant'
     )
 

@@ -162,5 +162,11 @@ def record(
         gpus=gpus or (known.gpus if known else ()),
         recipe=made_of,
         kind=request.command.kind if request.command else "",
-        folder=request.folder,
+        folder=request.folder or (known.folder if known else ""),
+        commit=_commit(request) or (known.commit if known else ""),
     )
+
+
+def _commit(request: LaunchRequest) -> str:
+    checkout = request.project.checkout if request.project is not None else None
+    return checkout.commit if checkout is not None else ""

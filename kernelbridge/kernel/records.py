@@ -98,6 +98,8 @@ class KernelRecord:
     kind: str = ""
     # The folder here in which it was started, by which its workspace is found again.
     folder: str = ""
+    # The commit whose files its workspace has; empty: the folder's own.
+    commit: str = ""
 
     @property
     def holder(self) -> ProcessMark:

@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 class RunCommand:
     """What runs in the place of a kernel: a user's command, or nothing but a container that waits."""
 
-    # Empty: it waits until it is stopped.
-    argv: tuple[str, ...] = ()
+    # Empty: it waits until it is stopped. None: of a command that runs already, whose words are not known here.
+    argv: tuple[str, ...] | None = ()
     # Where it starts; empty: the environment's `workdir`, else the image's.
     folder: str = ""
     # Of the terminal that it gets; None: pipes.
@@ -43,7 +43,7 @@ class RunCommand:
     @property
     def kind(self) -> str:
         """As labels and records name it."""
-        return "run" if self.argv else "up"
+        return "up" if self.argv == () else "run"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +76,13 @@ class LaunchRequest:
     # Its workspace, resolved, and the folder here in which it was started; None where it has none.
     project: Project | None = None
     folder: str = ""
+
+    @property
+    def workload(self) -> str:
+        """What people call what runs there."""
+        if self.command is None:
+            return "kernel"
+        return "command" if self.command.kind == "run" else "container"
 
     def changed(self, *, hosts: tuple[Host, ...] | None = None, persist: bool) -> LaunchRequest:
         """Return it for other hosts, and with another `persist`."""
@@ -155,7 +162,7 @@ def launch_order(request: LaunchRequest, *, launch: int, session: str) -> dict[s
     if command is not None:
         window = command.window.to_dict() if command.window else None
         return bootstrap.command_order(
-            launch=launch, session=session, env=env, cwd=folder, argv=command.argv, window=window, **setup
+            launch=launch, session=session, env=env, cwd=folder, argv=command.argv or (), window=window, **setup
         )
     return bootstrap.spawn_order(
         launch=launch, session=session, env=env, cwd=folder, arguments=request.arguments, **setup

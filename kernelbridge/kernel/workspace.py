@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from kernelbridge.files.sync import WorkspaceSync  # loads watchfiles
 
 _LOG = logging.getLogger(__name__)
+# A first copy over a slow line takes hours, and so may results.
+COPY_SECONDS = 12 * 3600.0
 
 
 def with_workspace(request: LaunchRequest, host: Host, host_home: str) -> LaunchRequest:
@@ -57,9 +59,9 @@ class KernelWorkspace:
         self._data_folder = data_folder
         self._link_of = link_of
         self._say, self._tell = say, tell
-        # Of the host that has the kernel, or will; replaced where that is another one.
+        # Of the host that has the kernel, or will, and what is copied; replaced where that is another one.
         self._sync: WorkspaceSync | None = None
-        self._host = ""
+        self._copied: tuple[str, Project] | None = None
         self._watching: asyncio.Task[None] | None = None
 
     def __repr__(self) -> str:
@@ -67,7 +69,7 @@ class KernelWorkspace:
 
     async def bring(self, project: Project | None, host: Host) -> bool:
         """Have the copy on a host in step; whether there was anything to do. Raises KernelBridgeError."""
-        sync = await self._of(project, host)
+        sync = await self._of(project.brought() if project is not None else None, host)
         if sync is None:
             return False
         await sync.bring()
@@ -80,9 +82,9 @@ class KernelWorkspace:
         from kernelbridge.files.one_pass import WorkspaceVoice
         from kernelbridge.files.sync import WorkspaceSync
 
-        if self._sync is None or self._host != host.name:
+        if self._sync is None or self._copied != (host.name, project):
             await self.aclose()
-            self._host = host.name
+            self._copied = (host.name, project)
             self._sync = WorkspaceSync(
                 project,
                 host,
@@ -93,7 +95,10 @@ class KernelWorkspace:
         return self._sync
 
     async def watch(self, project: Project | None, host: Host) -> None:
-        """Bring each change from now on, until aclose(). Safe to call twice."""
+        """Bring each change from now on, until aclose(); of a commit's copy fetch results. Safe to call twice."""
+        if project is not None and not project.is_watched:
+            await self.aclose()
+            return
         sync = await self._of(project, host)
         if sync is not None and self._watching is None:
             self._watching = asyncio.create_task(self._watch(sync))
@@ -114,10 +119,11 @@ class KernelWorkspace:
             await asyncio.wait([watching])
         sync, self._sync = self._sync, None
         if sync is not None:
-            if finishes:
-                try:
+            try:
+                if finishes:
                     await sync.finish()
-                except KernelBridgeError as exc:
-                    _LOG.warning("the last results of a workspace were not fetched: %s", exc)
-                    self._tell(f"The last results were not fetched: {exc}")
-            await sync.aclose()
+            except KernelBridgeError as exc:
+                _LOG.warning("the last results of a workspace were not fetched: %s", exc)
+                self._tell(f"The last results were not fetched: {exc}")
+            finally:
+                await sync.aclose()

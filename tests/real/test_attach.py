@@ -145,7 +145,7 @@ def test_a_kernel_that_another_machine_holds_is_busy_until_it_is_taken(bridge_en
         refused = kernelbridge(second, "attach", row["kernel_id"][:8])
         assert refused.code == errors.KernelHeld.exit_code
         known, who = row["kernel_id"][:12], row["held_by"]
-        sentence = rf"The kernel {known} on lab has been held by {re.escape(who)} since \d\d:\d\d\."
+        sentence = rf"{known} on lab has been held by {re.escape(who)} since \d\d:\d\d\."
         assert re.fullmatch(sentence, refused.err.splitlines()[0])
         assert f"kernelbridge attach --take {known}" in refused.err.splitlines()[1]
         assert one.process.poll() is None

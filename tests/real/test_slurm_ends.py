@@ -27,13 +27,13 @@ pytestmark = pytest.mark.timeout(600)
 
 # By environment: what stands behind "The job N of E on E".
 SENTENCES = {
-    "cancelled": "was cancelled. Start the kernel again to get another job.",
-    "killed": "was cancelled. Start the kernel again to get another job.",
-    "timed": "reached its time limit. Start the kernel again; set a longer `time_limit` in the environment.",
-    "ousted": "was preempted by a job with a higher priority. Start the kernel again to get another job.",
-    "stopped": "failed on node lab (exit code 137). Start the kernel again to get another job.",
-    "shot": "failed on node lab (signal 9). Start the kernel again to get another job.",
-    "failed": "ended because node lab failed. Start the kernel again to get another job.",
+    "cancelled": "was cancelled. Start it again to get another job.",
+    "killed": "was cancelled. Start it again to get another job.",
+    "timed": "reached its time limit. Start it again; set a longer `time_limit` in the environment.",
+    "ousted": "was preempted by a job with a higher priority. Start it again to get another job.",
+    "stopped": "failed on node lab (exit code 137). Start it again to get another job.",
+    "shot": "failed on node lab (signal 9). Start it again to get another job.",
+    "failed": "ended because node lab failed. Start it again to get another job.",
 }
 
 

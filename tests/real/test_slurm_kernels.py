@@ -87,9 +87,7 @@ def runs_in_a_job(rig: Rig, cluster: SlurmRig, laptop: Laptop) -> None:
         assert reply["content"]["ename"] == "KeyboardInterrupt"
         # The job is ended from outside, and the user restarts: that is another job.
         cluster.as_user("kbtest", ["scancel", *jobs])
-        with pytest.raises(
-            CellFailed, match=f"JobEnded: The job {jobs[0]} of .* was cancelled. Start the kernel again"
-        ):
+        with pytest.raises(CellFailed, match=f"JobEnded: The job {jobs[0]} of .* was cancelled. Start it again"):
             kernel.run("time.sleep(60)")
         kernel.manager.restart_kernel()
         kernel.client.wait_for_ready(timeout=30 * SLOW)

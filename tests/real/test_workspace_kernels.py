@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ from tests.clients.notebook import notebook
 from tests.clients.specs import installed_spec
 from tests.clients.terminal import Ended
 from tests.rig.daemon import SLOW, wait_until
+from tests.rig.lab import PREFIX
 from tests.rig.laptop import Laptop
 from tests.rig.whole import Rig
 
@@ -100,28 +103,131 @@ def test_vscode_stops_in_the_projects_own_module_steps_into_it_and_sees_edits(
         assert module in failed["screen"], failed
 
 
+def git(root: Path, *words: str) -> str:
+    who = ["-c", "user.name=ann", "-c", "user.email=ann@example.org"]
+    return subprocess.run(["git", "-C", root, *who, *words], capture_output=True, text=True, check=True).stdout
+
+
+def commit_all(root: Path) -> None:
+    git(root, "init", "-q", "-b", "main")
+    git(root, "add", "-A")
+    git(root, "commit", "-qm", "one")
+
+
 def test_a_run_takes_a_branch_as_it_is_there_and_leaves_the_project_alone(
     rig: Rig, bridge_env: Laptop, project: Path
 ) -> None:
     bridge_env.write_environment(rig.image, workspace=".")
-
-    def git(*words: str) -> str:
-        who = ["-c", "user.name=ann", "-c", "user.email=ann@example.org"]
-        return subprocess.run(["git", "-C", project, *who, *words], capture_output=True, text=True, check=True).stdout
-
-    git("init", "-q", "-b", "main")
-    git("add", "-A")
-    git("commit", "-qm", "one")
+    commit_all(project)
     (project / "pkg" / "model.py").write_text("def answer():\n    return 'not committed'\n")
-    before = git("status", "--porcelain")
+    before = git(project, "status", "--porcelain")
     words = ["python", "-c", "import pkg.model; print(pkg.model.answer())"]
     ended = kernelbridge_in(project, bridge_env, "run", "--git", "main", "test", "--", *words)
     assert (ended.code, ended.out) == (0, "42\n"), ended.err
     assert kernelbridge_in(project, bridge_env, "run", "test", "--", *words).out == "not committed\n"
-    assert git("status", "--porcelain") == before
+    assert git(project, "status", "--porcelain") == before
     unknown = kernelbridge_in(project, bridge_env, "run", "--git", "nonesuch", "test", "--", "true")
     assert "has no git revision 'nonesuch'" in unknown.err
     assert list((bridge_env.data_dir / "kernelbridge" / "checkouts").iterdir()) == []
+
+
+BOTH = {"local": ".", "sync": "both", "pull": ["runs/**", "pkg/**"]}
+WRITES = "mkdir -p runs; echo $1 > runs/out; echo changed > pkg/model.py; pwd"
+
+
+def test_results_of_a_branch_come_into_the_project_whose_code_stays(
+    rig: Rig, bridge_env: Laptop, project: Path
+) -> None:
+    # The project is a folder of the repository, and the repository has more.
+    (project / "notebooks" / "pyproject.toml").write_text("")
+    (project / "notebooks" / "pkg").mkdir()
+    (project / "notebooks" / "pkg" / "model.py").write_text("committed")
+    commit_all(project)
+    inner = project / "notebooks"
+    (inner / "pkg" / "model.py").write_text("not committed")
+    bridge_env.write_environment(rig.image, workspace=BOTH)
+    script = f"cat pkg/model.py; ls; {WRITES}"
+    ended = kernelbridge_in(inner, bridge_env, "run", "--git", "main", "test", "--", "sh", "-c", script, "sh", "one")
+    assert (ended.code, ended.out) == (0, "committedpkg\npyproject.toml\n/workspace\n"), ended.err
+    assert (inner / "runs" / "out").read_text() == "one\n"
+    assert (inner / "pkg" / "model.py").read_text() == "not committed"
+    # Another result of that name is the user's own by now.
+    (inner / "runs" / "out").write_text("mine")
+    again = kernelbridge_in(inner, bridge_env, "run", "--git", "main", "test", "--", "sh", "-c", WRITES, "sh", "two!")
+    assert again.code == 0, again.err
+    assert (inner / "runs" / "out").read_text() == "mine"
+    (beside,) = (inner / "runs").glob("out.of-*-on-lab")
+    assert beside.read_text() == "two!\n"
+    assert beside.name in again.err
+
+
+@pytest.mark.parametrize("of_branch", [False, True], ids=["the project", "a branch"])
+def test_results_of_a_run_that_was_left_come_to_whoever_attaches(
+    rig: Rig, bridge_env: Laptop, project: Path, of_branch: bool
+) -> None:
+    bridge_env.write_environment(rig.image, workspace=BOTH)
+    commit_all(project)
+    words = ["--git", "main"] if of_branch else []
+    script = "mkdir -p runs; echo first > runs/first; until [ -e /tmp/go ]; do sleep 0.1; done; echo last > runs/last"
+    begun = kernelbridge_in(project, bridge_env, "run", "-d", *words, "test", "--", "sh", "-c", script)
+    assert begun.code == 0, begun.err
+    kernel = begun.out.strip()
+    assert not (project / "runs").exists()
+    # From another folder: the project is that of the run.
+    attaching = subprocess.Popen(
+        [sys.executable, "-m", "kernelbridge", "attach", kernel], env=bridge_env.env, cwd=bridge_env.home
+    )
+    try:
+        wait_until((project / "runs" / "first").exists, "the first result", 30)
+        assert kernelbridge_in(project, bridge_env, "exec", kernel, "--", "touch", "/tmp/go").code == 0
+        assert attaching.wait(60 * SLOW) == 0
+    finally:
+        attaching.kill()
+        attaching.wait()
+    assert (project / "runs" / "last").read_text() == "last\n"
+    assert (project / "pkg" / "model.py").read_text().startswith("def answer")
+    assert rig.engine.kernels() == []
+
+
+def test_a_run_that_ended_while_nobody_was_there_still_gives_its_results(
+    rig: Rig, bridge_env: Laptop, project: Path
+) -> None:
+    bridge_env.write_environment(rig.image, workspace=BOTH)
+    script = "sleep 1; mkdir -p runs; echo late > runs/out"
+    kernel = kernelbridge_in(project, bridge_env, "run", "-d", "test", "--", "sh", "-c", script).out.strip()
+    wait_until(lambda: '"exited"' in kernelbridge_in(project, bridge_env, "ps", "--json").out, "its end", 30)
+    ended = kernelbridge_in(bridge_env.home, bridge_env, "attach", kernel)
+    assert ended.code == 0, ended.err
+    assert (project / "runs" / "out").read_text() == "late\n"
+
+
+@pytest.fixture
+def laptop_on_disk(bridge_env: Laptop) -> Iterator[Laptop]:
+    """The same user, whose data the made machine's engine sees: it has a /tmp of its own."""
+    with tempfile.TemporaryDirectory(prefix=PREFIX, dir="/var/tmp") as folder:
+        yield replace(bridge_env, data_dir=Path(folder))
+
+
+def test_a_branch_stays_for_a_run_on_this_machine_that_was_left(
+    rig: Rig, laptop_on_disk: Laptop, project: Path
+) -> None:
+    bridge_env = laptop_on_disk
+    commit_all(project)
+    (project / "pkg" / "model.py").write_text("not committed")
+    bridge_env.write_config(
+        f'[hosts.here]\nssh = "local"\nsocket = "{rig.engine.socket}"\n\n'
+        f'[environments.test]\nimage = "{rig.image}"\nworkspace = "."\n'
+    )
+    script = "until [ -e go ]; do sleep 0.1; done; cat pkg/model.py; echo made > out"
+    begun = kernelbridge_in(project, bridge_env, "run", "-d", "--git", "main", "test", "--", "sh", "-c", script)
+    assert begun.code == 0, begun.err
+    (path,) = (bridge_env.data_dir / "kernelbridge" / "workspaces").glob("proj-*")
+    assert f"The command works in {path}" in begun.err
+    (path / "go").touch()
+    ended = kernelbridge_in(project, bridge_env, "attach", begun.out.strip())
+    assert (ended.code, ended.out[:11]) == (0, "def answer("), ended.err
+    assert (path / "out").read_text() == "made\n"
+    assert not (project / "out").exists()
 
 
 def test_jupyterlabs_debugger_stops_in_the_projects_module_under_the_containers_path(

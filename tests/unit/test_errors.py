@@ -143,7 +143,7 @@ TABLE: list[tuple[KernelBridgeError, int, str, str]] = [
         WorkspaceFailed(host="lab", reason="a.bin: No space left on device"),
         83,
         "lab: the workspace cannot be copied (a.bin: No space left on device).",
-        "What was copied stays; start the kernel again to go on from there.",
+        "What was copied stays; the next try goes on from there.",
     ),
     (
         ConnectionFileInvalid(path="/run/kernel-1.json", reason="no key"),
@@ -256,7 +256,7 @@ TABLE: list[tuple[KernelBridgeError, int, str, str]] = [
         LinkLost(host="lab", since="12:00"),
         27,
         "lab: the link is lost (since 12:00).",
-        "It is being reopened; the kernel there keeps running.",
+        "It is being reopened; what runs there keeps running.",
     ),
     (
         SshConfigInvalid(host="lab", reason="timed out"),
@@ -317,13 +317,13 @@ TABLE: list[tuple[KernelBridgeError, int, str, str]] = [
         ImagePullFailed(host="lab", image="pytorch:2", reason="no space left on device"),
         41,
         "lab: the image pytorch:2 could not be pulled (no space left on device).",
-        "Run the cell again to retry; `docker pull pytorch:2` on lab may say more.",
+        "Try again; `docker pull pytorch:2` on lab may say more.",
     ),
     (
         BuildFailed(host="lab", environment="torch", reason="exit code: 3"),
         92,
         "lab: the image of torch could not be built (exit code: 3).",
-        "Correct its Dockerfile or `build` of the environment, and run the cell again.",
+        "Correct its Dockerfile or `build` of the environment, and try again.",
     ),
     (
         ImageUnusable(image="pytorch:2", lacks="ipykernel"),
@@ -426,20 +426,20 @@ TABLE: list[tuple[KernelBridgeError, int, str, str]] = [
     (
         KernelHeld(kernel="aabb1111", host="lab", who="ada@laptop", since="12:04"),
         56,
-        "The kernel aabb1111 on lab has been held by ada@laptop since 12:04.",
+        "aabb1111 on lab has been held by ada@laptop since 12:04.",
         "`kernelbridge attach --take aabb1111` takes it over; the other one then loses it.",
     ),
     (
         KernelOfOtherVersion(kernel="aabb1111", host="lab", release="0.1.0", is_newer=False, own_release="0.3.0"),
         90,
-        "The kernel aabb1111 on lab was made by kernelbridge 0.1.0; this is 0.3.0, which cannot join it.",
+        "aabb1111 on lab was made by kernelbridge 0.1.0; this is 0.3.0, which cannot join it.",
         "`pip install kernelbridge==0.1.0`, here, joins it again; until then `kernelbridge logs aabb1111` shows its "
         "log and `kernelbridge stop aabb1111` ends it.",
     ),
     (
         KernelOfOtherVersion(kernel="aabb1111", host="lab", release="", is_newer=True, own_release="0.1.0"),
         90,
-        "The kernel aabb1111 on lab was made by a newer kernelbridge; this is 0.1.0, which cannot join it.",
+        "aabb1111 on lab was made by a newer kernelbridge; this is 0.1.0, which cannot join it.",
         "`pip install --upgrade kernelbridge`, here, joins it again; until then `kernelbridge logs aabb1111` shows its "
         "log and `kernelbridge stop aabb1111` ends it.",
     ),
@@ -468,10 +468,25 @@ TABLE: list[tuple[KernelBridgeError, int, str, str]] = [
         "Check the command's name and the folder; `kernelbridge shell` shows what the container has.",
     ),
     (
+        CommandNotRun.in_its_place(host="lab", environment="pytorch", reason="pythno: No such file or directory"),
+        93,
+        "lab: the command could not be run: pythno: No such file or directory.",
+        "Check the command's name and the folder; `kernelbridge up pytorch` and then `kernelbridge shell` show what "
+        "the container has.",
+    ),
+    (
+        KernelEnded(
+            environment="aabb1111", host="lab", how="does not run", remedy="`kernelbridge ps` lists what runs."
+        ),
+        55,
+        "The container of aabb1111 on lab does not run.",
+        "`kernelbridge ps` lists what runs.",
+    ),
+    (
         CommandNotRun.of_old_relay(host="lab"),
         93,
         "lab: the command could not be run: its container was started by an older kernelbridge, or has just ended.",
-        "Start the kernel anew, and try again.",
+        "Start it anew, and try again.",
     ),
     (
         KernelTaken(environment="pytorch", host="lab", who="ada@desk"),

@@ -18,10 +18,9 @@ from kernelbridge.errors import KernelBridgeError
 from kernelbridge.files.plan import Action, Deed
 from kernelbridge.files.project import Project, find_project
 from kernelbridge.fleet.fleet import Fleet
+from kernelbridge.kernel.workspace import COPY_SECONDS
 from kernelbridge.plain_text import printable
 
-# A first copy over a slow line takes hours.
-COPY_SECONDS = 12 * 3600.0
 # What is said of what a pass would do.
 _WORDS = {
     Deed.COPY_THERE: "to push",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import shlex
 import shutil
 import signal
@@ -24,10 +23,11 @@ from kernelbridge.cli.local_terminal import OutputWriter
 from kernelbridge.cli.tables import console
 from kernelbridge.config.schema import LOCAL, Config, Host
 from kernelbridge.errors import KernelBridgeError
-from kernelbridge.files.git_checkout import check_out
+from kernelbridge.files.git_checkout import check_out, paths_of
+from kernelbridge.files.project import LOCAL_WORKSPACES, Checkout
 from kernelbridge.fleet.fleet import Fleet
 from kernelbridge.fleet.kernel_listing import LIST_SECONDS, KernelRow
-from kernelbridge.kernel.command.run import UNDO_SECONDS, CommandRun, RunOutput
+from kernelbridge.kernel.command.run import CommandRun, RunOutput
 from kernelbridge.kernel.request import LaunchRequest, RunCommand
 from kernelbridge.kernel.state import KernelState
 from kernelbridge.plain_text import printable
@@ -36,6 +36,10 @@ from kernelbridge.protocol.terminal import WindowSize
 # How often a wait is looked up from, for a signal.
 LOOK_SECONDS = 0.2
 LEAVE_SECONDS = 30.0
+# Within so long results may come without a word.
+QUICK_SECONDS = 2.0
+# In this machine's data folder: what commits have, on its way to a host.
+CHECKOUTS = "checkouts"
 # How long a title is, at most.
 TITLE_LENGTH = 60
 
@@ -77,10 +81,10 @@ def run(
     has_window = local_terminal.is_terminal() and not detach if wants_window is None else wants_window
     window = local_terminal.window() if has_window else None
     what = RunCommand(argv=words_of(command), folder=folder, window=window)
-    with context.fleet(loaded) as fleet, contextlib.ExitStack() as stack:
+    with context.fleet(loaded) as fleet:
         request = request_for(context, fleet, loaded, environment, what, host)
         if revision:
-            request = stack.enter_context(checked_out(request, revision, fleet.records.folder))
+            request = checked_out(request, revision, fleet.records.folder)
         if detach:
             context.say(_start_and_leave(fleet, request))
         else:
@@ -118,30 +122,40 @@ def request_for(
         kernel_id=str(uuid.uuid4()),
         environ=context.environ,
         folder=str(Path.cwd()),
-        title=printable(shlex.join(what.argv))[:TITLE_LENGTH] or what.kind,
+        title=printable(shlex.join(what.argv or ()))[:TITLE_LENGTH] or what.kind,
         command=what,
     )
     # It is nobody's to end but its user's.
     return made.changed(hosts=(host_named(loaded, host),) if host else made.hosts, persist=True)
 
 
-@contextlib.contextmanager
-def checked_out(request: LaunchRequest, revision: str, data_folder: Path) -> Iterator[LaunchRequest]:
-    """Return a request whose workspace is a git revision of the project; it is here while the block runs."""
+def checked_out(request: LaunchRequest, revision: str, data_folder: Path) -> LaunchRequest:
+    """Return a request whose container has the project's files as they are in a git revision.
+
+    They are on this machine from now on; see _start. Raises BadParameter, KernelBridgeError.
+    """
     project = request.project
     if project is None:
         raise KernelBridgeError(
             f"{request.environment.name} has no workspace, of which `--git` could take a revision.",
             'Set `workspace = "."` of the environment.',
         )
-    root = data_folder / "checkouts" / f"{project.name}-{os.getpid()}"
+    theirs = [host.name for host in request.hosts if not host.is_local and not project.is_copied(host)]
+    if theirs:
+        raise typer.BadParameter(
+            f"--git: {', '.join(theirs)} has the workspace of {request.environment.name} by itself, so no revision is "
+            "copied there; leave `--git` out, or `host` of the workspace"
+        )
+    # A container of this machine's own engine uses them for as long as it is there.
+    folder = LOCAL_WORKSPACES if any(host.is_local for host in request.hosts) else CHECKOUTS
+    path = data_folder / folder / f"{project.name}-{request.kernel_id[:8]}"
     try:
-        commit = check_out(project.local_root, revision, root)
-        # Each commit has a copy of its own on the host: files are not to change under whoever runs there.
-        name = f"{project.name}-{commit[:12]}"
-        yield replace(request, project=replace(project, local_root=root, name=name))
-    finally:
-        shutil.rmtree(root, ignore_errors=True)
+        commit = check_out(project.local_root, revision, path)
+        checkout = Checkout(commit=commit, paths=paths_of(project.local_root, commit), local_path=path)
+    except BaseException:
+        shutil.rmtree(path, ignore_errors=True)
+        raise
+    return replace(request, project=project.with_checkout(checkout))
 
 
 def host_named(loaded: Config, name: str) -> Host:
@@ -156,7 +170,7 @@ class RunScreen:
 
     def __init__(self) -> None:
         self._console = console(of_stderr=True)
-        # Of the start; None once that is over, or where nobody watches.
+        # Shows how far the start is; None where stderr is no terminal.
         self._status = self._console.status("connecting") if self._console.is_terminal else None
         if self._status is not None:
             self._status.start()
@@ -176,7 +190,7 @@ class RunScreen:
         return replace(self.output(), write=lambda kind, data: None, is_congested=lambda: True)
 
     def _progress(self, text: str) -> None:
-        if self._status is not None and text:
+        if self._status is not None:
             self._status.update(printable(text))
 
     def _tell(self, text: str) -> None:
@@ -210,26 +224,33 @@ def screen() -> Iterator[RunScreen]:
 
 
 def _start(fleet: Fleet, request: LaunchRequest, shown: RunScreen, output: RunOutput) -> CommandRun:
-    """Start a run; one that is interrupted leaves nothing."""
+    """Start a run; one that is interrupted leaves nothing. Of a checkout stays what its container uses."""
     made = fleet.run(fleet.make_run(request, output))
+    checkout = request.project.checkout if request.project is not None else None
     starting: Future[None] | None = None
+    is_used = False
     try:
         starting = fleet.submit(made.start())
         result(starting)
+        is_used = made.host.is_local
     except KeyboardInterrupt:
         if starting is not None:
             starting.cancel()
-        fleet.run(made.remove(), UNDO_SECONDS)
+        fleet.run(made.remove())
         raise typer.Exit(128 + signal.SIGINT) from None
     finally:
         shown.end_progress()
+        if checkout is not None and checkout.local_path is not None:
+            if is_used:
+                output.tell(f"The command works in {checkout.local_path}; what it writes stays there.")
+            else:
+                shutil.rmtree(checkout.local_path, ignore_errors=True)
     return made
 
 
 def _start_and_leave(fleet: Fleet, request: LaunchRequest) -> str:
     with screen() as shown:
-        made = _start(fleet, request, shown, shown.words_alone())
-        fleet.run(made.detach(), LEAVE_SECONDS)
+        _leave(fleet, _start(fleet, request, shown, shown.words_alone()))
     return request.kernel_id
 
 
@@ -246,17 +267,22 @@ def attach(context: CliContext, fleet: Fleet, row: KernelRow, *, takes: bool) ->
             f"Open a shell in it: `kernelbridge shell {row.kernel_id[:12]}`.",
         )
     has_window = local_terminal.is_terminal()
-    what = RunCommand(argv=("?",), window=local_terminal.window() if has_window else None)
+    what = RunCommand(argv=None, window=local_terminal.window() if has_window else None)
     request = fleet.launch_request(
         row.environment, kernel_id=row.kernel_id, environ=context.environ, title=row.title, command=what
     ).changed(persist=True)
+    record = fleet.records.kernel(row.kernel_id)
+    if record is not None:
+        request = fleet.with_project_of(request, record)
+        if record.folder and request.project is None and request.environment.workspace is not None:
+            context.complain(f"No results come into {record.folder}: its project, or the commit that runs, is gone.")
     with screen() as shown:
         made = fleet.run(fleet.make_run(request, shown.output()))
         fleet.run(_joined(made, fleet.config.host(row.host), takes))
         try:
             result(fleet.submit(made.began()))
         except BaseException:
-            fleet.run(made.detach(), LEAVE_SECONDS)
+            _leave(fleet, made)
             raise
         shown.end_progress()
         return stay(context, fleet, made, shown)
@@ -279,18 +305,40 @@ def stay(context: CliContext, fleet: Fleet, made: CommandRun, shown: RunScreen) 
             shown.writer.begin()
             code = result(fleet.submit(made.wait()))
     except _Left:
-        fleet.run(made.detach(), LEAVE_SECONDS)
+        _leave(fleet, made)
         context.complain(f"The command runs on: `kernelbridge attach {made.request.kernel_id[:12]}`.")
         return 0
     except KernelBridgeError:
         # What has ended by itself is kept for its log.
-        fleet.run(made.detach(), LEAVE_SECONDS)
+        _fetch_results(context, fleet, made)
+        _leave(fleet, made)
         raise
     except KeyboardInterrupt:
         # Ctrl-C before the command could be given it.
         code = 128 + signal.SIGINT
-    fleet.run(made.remove(), UNDO_SECONDS)
+    _fetch_results(context, fleet, made)
+    fleet.run(made.remove())
     return code
+
+
+def _leave(fleet: Fleet, made: CommandRun) -> None:
+    """Leave a command running; one whose host does not answer notices by itself."""
+    with contextlib.suppress(TimeoutError):
+        fleet.run(made.detach(), LEAVE_SECONDS)
+
+
+def _fetch_results(context: CliContext, fleet: Fleet, made: CommandRun) -> None:
+    """Have the last results of a command that has ended here, unless that takes longer than its user waits."""
+    fetching = fleet.submit(made.finish())
+    try:
+        with contextlib.suppress(TimeoutError):
+            fetching.result(QUICK_SECONDS)
+        if not fetching.done():
+            context.complain(f"Fetching the last results from {made.host.name}; Ctrl-C leaves them there.")
+        result(fetching)
+    except KeyboardInterrupt:
+        fetching.cancel()
+        context.complain(f"Not all results were fetched: {made.unfetched_text}.")
 
 
 def result(future: Future[_T]) -> _T:

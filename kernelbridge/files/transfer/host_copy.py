@@ -169,7 +169,7 @@ class HostCopy:
         if exit_code == _GONE:
             # The next one who opens it makes it anew.
             self.shell.close()
-            remedy = "Start the kernel again: the folder is made anew then."
+            remedy = "Try again: the folder is made anew then."
             raise WorkspaceFailed(host=self.link.name, reason=f"its folder there is gone: {self.root}", remedy=remedy)
         # Many entries: the loop has other kernels to serve.
         found = await asyncio.to_thread(parse_find, answer, ignore)

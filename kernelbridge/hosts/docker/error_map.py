@@ -307,7 +307,7 @@ _CONTAINER: Final[tuple[tuple[str, _Maker], ...]] = (
     ),
     (
         r"already in use by (container|a container)|name .*is already in use",
-        _container("What was there before is still being removed: run the cell again in a moment."),
+        _container("What was there before is still being removed: try again in a moment."),
     ),
     (
         r"duplicate mount point|mount a directory (onto|on) a file|mount.*not a directory|invalid mount",
@@ -413,7 +413,7 @@ _CONTAINER: Final[tuple[tuple[str, _Maker], ...]] = (
 _PULL: Final[tuple[tuple[str, _Maker], ...]] = (
     (
         r"toomanyrequests|rate limit|too many requests",
-        _pull("Run `docker login` on HOST: an account may pull more. Or wait, and run the cell again."),
+        _pull("Run `docker login` on HOST: an account may pull more. Or wait, and try again."),
     ),
     (
         r"no match(ing manifest)? for (?P<platform>(platform in|[a-z]+/[a-z0-9/]+))",
@@ -461,7 +461,7 @@ _PULL: Final[tuple[tuple[str, _Maker], ...]] = (
     ),
     (
         r"(unexpected|status( code)?|returned)[^.]{0,30}\b50[0-9]\b|bad gateway|service unavailable|internal server",
-        _pull("The registry itself has a fault at the moment: run the cell again later."),
+        _pull("The registry itself has a fault at the moment: try again later."),
     ),
     (
         r"unauthorized|denied|authentication required|no basic auth|insufficient_scope|forbidden|authorization failed"
@@ -476,12 +476,10 @@ _PULL: Final[tuple[tuple[str, _Maker], ...]] = (
     (
         r"timeout|deadline exceeded|timed out|connection re(fused|set)|unreachable|no route|\beof\b|broken pipe"
         r"|request canceled",
-        _pull("HOST did not reach the registry: check its network, or its proxy, and run the cell again."),
+        _pull("HOST did not reach the registry: check its network, or its proxy, and try again."),
     ),
     (
         r"failed to register layer|layer verification|filesystem layer|invalid tar|unexpected end|checksum|digest",
-        _pull(
-            "What came was damaged or could not be unpacked: run the cell again; `docker pull IMAGE` on HOST says more."
-        ),
+        _pull("What came was damaged or could not be unpacked: try again; `docker pull IMAGE` on HOST says more."),
     ),
 )

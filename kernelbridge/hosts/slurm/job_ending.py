@@ -126,7 +126,7 @@ def _how(ending: JobEnding) -> tuple[str, str]:
     node = f"node {ending.node}" if ending.node else "its node"
     match ending.state:
         case "TIMEOUT":
-            return "reached its time limit", "Start the kernel again; set a longer `time_limit` in the environment."
+            return "reached its time limit", "Start it again; set a longer `time_limit` in the environment."
         case "PREEMPTED":
             return "was preempted by a job with a higher priority", ""
         case "NODE_FAIL" | "BOOT_FAIL":

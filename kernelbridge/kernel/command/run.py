@@ -33,7 +33,7 @@ from kernelbridge.kernel.relay_client import RelayClient, RelayListener
 from kernelbridge.kernel.request import KernelServices, LaunchRequest, launch_order
 from kernelbridge.kernel.start.launch import Launcher, WorkloadHandle
 from kernelbridge.kernel.start.preflight import Preflight
-from kernelbridge.kernel.workspace import KernelWorkspace
+from kernelbridge.kernel.workspace import COPY_SECONDS, KernelWorkspace
 from kernelbridge.protocol import frames, terminal
 from kernelbridge.protocol.handshake import (
     DroppedEvent,
@@ -65,7 +65,7 @@ class RunOutput:
     write: Callable[[int, bytes], None]
     # Whether what was written is still on its way: then no more is taken.
     is_congested: Callable[[], bool]
-    # Progress of the start; empty: it is over.
+    # Progress of the start.
     progress: Callable[[str], None]
     # A line that stays.
     tell: Callable[[str], None]
@@ -112,6 +112,21 @@ class CommandRun:
         """The host that has it, or will."""
         return self.placement.host
 
+    @property
+    def unfetched_text(self) -> str:
+        """Where results are that have not come here."""
+        return f"the others stay in the workspace's copy on {self.host.name}"
+
+    @property
+    def _what(self) -> str:
+        return self.request.workload
+
+    @property
+    def _has_ended(self) -> bool:
+        """Whether it has come to an end; nobody has taken it from us."""
+        is_taken = self._ended.done() and isinstance(self._ended.exception(), KernelHeld | KernelOfOtherVersion)
+        return self._ended.done() and not is_taken
+
     # -- asked by front-ends
 
     async def start(self) -> None:
@@ -120,13 +135,10 @@ class CommandRun:
             await self._start()
             await self._began
         except BaseException as exc:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(UNDO_SECONDS):
-                    await asyncio.shield(self.remove())
+            await asyncio.shield(self.remove())
             if isinstance(exc, Exception):
                 raise failures.broken_start(self.request, self.host, exc, entrypoint=self.placement.entrypoint) from exc
             raise
-        self._output.progress("")
 
     async def _start(self) -> None:
         services, request = self._services, self.request
@@ -179,8 +191,12 @@ class CommandRun:
         return await asyncio.shield(self._ended)
 
     async def began(self) -> None:
-        """Return when it is known to run, or to have run. Raises why it is not."""
+        """Return when one that was joined is known to run, or to have run; its workspace is kept in step from here on.
+
+        Raises why it is not.
+        """
         await asyncio.shield(self._began)
+        await self._workspace.watch(self.request.project, self.host)
 
     async def send(self, data: bytes) -> None:
         """Give the command input; returns when it may be given more. Empty: its end."""
@@ -214,18 +230,34 @@ class CommandRun:
         self._workload.forget()
         self.placement.record_detached(process="", connection_file="")
 
+    async def finish(self) -> None:
+        """Copy nothing more; of a command that has ended its last results come first, which may take hours."""
+        try:
+            async with asyncio.timeout(COPY_SECONDS):
+                await self._workspace.aclose(finishes=self._has_ended)
+        except TimeoutError:
+            self._output.tell(f"Not all results came within {COPY_SECONDS / 3600:g} h: {self.unfetched_text}.")
+
     async def remove(self) -> bool:
-        """Remove its container or job; whether that is gone. A host that cannot be reached does so later."""
-        await self._workspace.aclose(finishes=self._ended.done())
-        client = self._let_go()
-        if client is not None:
-            await client.aclose()
-        is_gone = await self._workload.remove(self.host.name, partial(self._services.backend, self.host))
+        """Remove its container or job; whether that is gone. A host that does not do so in time does it later."""
+        is_gone = False
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(UNDO_SECONDS):
+                await self._workspace.aclose()
+                client = self._let_go()
+                if client is not None:
+                    await client.aclose()
+                is_gone = await self._workload.remove(self.host.name, partial(self._services.backend, self.host))
         if is_gone:
             self.placement.forget()
-        else:
-            self.placement.record_stop_wanted()
-        return is_gone
+            return True
+        self.placement.record_stop_wanted()
+        why = self._workload.trouble or f"{self.host.name} did not answer within {UNDO_SECONDS:g} s"
+        self._output.tell(
+            f"The container of {self.request.kernel_id[:12]} is not removed yet ({why}). kernelbridge removes it when "
+            f"it is next in touch with {self.host.name}; `kernelbridge ps` shows whether it is still there."
+        )
+        return False
 
     def _let_go(self) -> RelayClient | None:
         """Have no client from now on, and return it, to be closed; nobody waits to send."""
@@ -270,16 +302,17 @@ class CommandRun:
         match event:
             case ReadyEvent(entrypoint=trouble):
                 if trouble:
-                    self._output.tell(failures.entrypoint_failure(self.placement.entrypoint, trouble))
+                    self._output.tell(failures.entrypoint_failure(self.placement.entrypoint, trouble, what=self._what))
                 self._set_begun()
             case FailedEvent():
                 self._fail(self._why_not_started(event))
             case ExitedEvent():
                 self._set_ended(event)
             case GpuLostEvent():
-                self._output.tell(str(GpuLost(environment=self.request.display_name, host=self.host.name)))
+                lost = GpuLost(environment=self.request.display_name, host=self.host.name, what=self._what)
+                self._output.tell(str(lost))
             case DroppedEvent():
-                self._output.tell(failures.dropped_text(event).strip(" []\n").removeprefix("kernelbridge: "))
+                self._output.tell(failures.dropped_words(event))
             case NoticeEvent():
                 self._show_notice(event)
             case InputEvent(taken_bytes=taken):
@@ -298,12 +331,13 @@ class CommandRun:
     def _show_notice(self, event: NoticeEvent) -> None:
         if text := failures.setup_text(event):
             self._say(text)
-        elif text := failures.notice_text(event, self.host):
+        elif text := failures.notice_text(event, self.host, what=self._what):
             self._output.tell(text)
 
     def _why_not_started(self, event: FailedEvent) -> KernelBridgeError:
         if event.reason and not event.setup:
-            return CommandNotRun(host=self.host.name, reason=event.reason)
+            name = self.request.environment.name
+            return CommandNotRun.in_its_place(host=self.host.name, environment=name, reason=event.reason)
         return failures.failed_start(self.request, self.host, event, entrypoint=self.placement.entrypoint)
 
     def _set_begun(self) -> None:
@@ -354,7 +388,7 @@ class CommandRun:
 
     def _paused(self, is_paused: bool) -> None:
         if is_paused:
-            self._output.tell(failures.pause_text(self.request.kernel_id, self.host))
+            self._output.tell(failures.pause_text(self.request.kernel_id, self.host, what=self._what))
 
     def _taken(self, error: KernelHeld | KernelOfOtherVersion) -> None:
         self._workload.forget()

@@ -100,7 +100,9 @@ class Launcher:
                 if is_new:
                     continue  # That took a while: GPUs that were free may be taken by now.
                 entrypoint = failures.entrypoint_text(_entrypoint(request, image))
-                first = f"; the image's ENTRYPOINT {entrypoint} runs before the kernel" if entrypoint else ""
+                first = (
+                    f"; the image's ENTRYPOINT {entrypoint} runs before the {request.workload}" if entrypoint else ""
+                )
                 self.say(f"starting the container{first}")
                 seconds = request.environment.start_seconds
                 try:
@@ -291,7 +293,7 @@ async def create_container(
     mounts, info = await asyncio.gather(preflight.resolve_mounts(request.environment, engine), engine.info())
     chosen = users.choose(request.environment, engine.facts, info)
     if chosen.trouble:
-        tell(failures.other_user_text(engine.link.name, chosen.trouble))
+        tell(failures.other_user_text(engine.link.name, chosen.trouble, what=request.workload))
     spec = container_spec.spec(
         environment=request.environment,
         image=image,

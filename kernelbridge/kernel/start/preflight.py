@@ -151,7 +151,7 @@ class Preflight:
 def _deadline(host: Host, link: AnyLink) -> AbstractAsyncContextManager[None]:
     """Limit what is asked over a link that is open: logging in has limits of its own, and so have start-up files."""
     seconds = CHECK_SECONDS + CHECK_COMMANDS * link.shell_seconds
-    return deadline(seconds, host.name, "the check of the host", "Run the cell again once the host answers faster.")
+    return deadline(seconds, host.name, "the check of the host", "Try again once the host answers faster.")
 
 
 def _say_nothing(text: str) -> None:

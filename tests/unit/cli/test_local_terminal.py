@@ -239,11 +239,6 @@ def test_input_for_a_command_that_has_ended_is_let_be(command: MadeCommand, stdi
     assert command.sent == [b"one"]
 
 
-def test_who_wants_no_input_reads_none(command: MadeCommand, stdin: int) -> None:
-    with local_terminal.joined(command, has_window=False, reads_input=False):
-        assert readers() == []
-
-
 def test_in_a_terminal_each_key_is_the_commands_ctrl_c_too(command: MadeCommand, pty: Pty) -> None:
     before = pty.modes
     with local_terminal.joined(command, has_window=True):
@@ -267,11 +262,13 @@ def test_a_signal_is_the_commands_as_long_as_it_is_joined(command: MadeCommand, 
 
 def test_a_terminal_of_another_size_is_told(command: MadeCommand, pty: Pty, monkeypatch: pytest.MonkeyPatch) -> None:
     before = signal.getsignal(signal.SIGWINCH)
-    with local_terminal.joined(command, has_window=True, reads_input=False):
+    with local_terminal.joined(command, has_window=True):
         set_terminal_size(monkeypatch, 50, 20)
         os.kill(os.getpid(), signal.SIGWINCH)
         wait_until(lambda: command.told == [WindowSize(50, 20)], "the size", 10)
     assert signal.getsignal(signal.SIGWINCH) is before
+    os.write(pty.master, b"\n")  # So that who reads comes back, and ends.
+    wait_until(lambda: command.sent == [b"\n"], "the key", 10)
 
 
 def test_what_two_threads_tell_of_a_slow_reader_comes_in_order() -> None:

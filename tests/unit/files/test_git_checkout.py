@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from kernelbridge.errors import KernelBridgeError
-from kernelbridge.files.git_checkout import check_out
+from kernelbridge.files.git_checkout import check_out, paths_of
 
 
 def git(root: Path, *words: str) -> str:
@@ -88,9 +88,61 @@ def test_a_commit_by_its_beginning_and_a_folder_that_is_there(root: Path, tmp_pa
     assert check_out(root, commit[:10], tmp_path / "copy") == commit
 
 
-def test_a_folder_of_the_repository_is_as_good_as_its_root(root: Path, tmp_path: Path) -> None:
-    check_out(root / "below", "old", tmp_path / "copy")
-    assert (tmp_path / "copy" / "below" / "x y").read_text() == "old"
+def test_a_project_in_a_folder_of_the_repository_gets_its_own_files_alone(root: Path, tmp_path: Path) -> None:
+    before = state(root)
+    into = tmp_path / "out" / "copy"
+    commit = check_out(root / "below", "old", into)
+    assert commit == git(root, "rev-parse", "v1").strip()
+    assert [path.name for path in into.iterdir()] == ["x y"]
+    assert (into / "x y").read_text() == "old"
+    assert [path.name for path in into.parent.iterdir()] == ["copy"]
+    assert into.stat().st_mode & 0o777 == 0o700
+    assert state(root) == before
+
+
+@pytest.mark.parametrize(
+    "name", ["with blank ", '"quoted"', "na\u00efve", "*", "end\n", "-x", "a:b", os.fsdecode(b"\xff")]
+)
+def test_a_folder_may_have_any_name(root: Path, tmp_path: Path, name: str) -> None:
+    project = root / "deep" / name
+    try:
+        (project / "sub").mkdir(parents=True)
+        (project / "sub" / name).write_text("odd")
+    except OSError as exc:
+        pytest.skip(f"this machine has no such names: {exc}")
+    git(root, "add", "deep")
+    git(root, "commit", "--quiet", "-m", "odd")
+    check_out(project, "HEAD", tmp_path / "copy")
+    assert (tmp_path / "copy" / "sub" / name).read_text() == "odd"
+    assert paths_of(project, "HEAD") == {f"sub/{name}"}
+
+
+def test_attributes_of_a_folder_above_count(root: Path, tmp_path: Path) -> None:
+    (root / ".gitattributes").write_text("below/*.txt text eol=crlf\n")
+    (root / "below" / "lines.txt").write_bytes(b"one\n")
+    git(root, "add", ".gitattributes", "below")
+    git(root, "commit", "--quiet", "-m", "attributes")
+    check_out(root / "below", "HEAD", tmp_path / "copy")
+    assert (tmp_path / "copy" / "lines.txt").read_bytes() == b"one\r\n"
+
+
+@pytest.mark.parametrize("kind", ["no folder", "a file"])
+def test_a_revision_without_the_projects_folder_is_told(root: Path, tmp_path: Path, kind: str) -> None:
+    if kind == "a file":
+        (root / "later").write_text("")
+        git(root, "add", "later")
+        git(root, "commit", "--quiet", "-m", "a file")
+        (root / "later").unlink()
+    (root / "later").mkdir()
+    with pytest.raises(KernelBridgeError, match="The git revision 'main' has no folder later") as caught:
+        check_out(root / "later", "main", tmp_path / "copy")
+    assert "leave `--git` out" in caught.value.remedy
+    assert not (tmp_path / "copy").exists()
+
+
+def test_what_a_commit_has_is_known_by_its_paths_in_the_project(root: Path) -> None:
+    assert paths_of(root, "old") == {"below/x y", "run", "link"}
+    assert paths_of(root / "below", "main") == {"x y"}
 
 
 @pytest.mark.parametrize("revision", ["missing", "v1:run", "", "--all", "--output=x", "-n1", "v1 v1", "old..main"])

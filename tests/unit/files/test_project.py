@@ -8,7 +8,7 @@ import pytest
 
 from kernelbridge.config.schema import Environment, Host
 from kernelbridge.errors import WorkspaceRefused
-from kernelbridge.files.project import Project, find_project
+from kernelbridge.files.project import Checkout, Project, find_project
 
 LAB = Host(name="lab", ssh="lab")
 HERE = Host(name="here", ssh="local")
@@ -105,3 +105,26 @@ def test_what_is_no_project_is_refused(home: Path, workspace: str, sentence: str
     with pytest.raises(WorkspaceRefused) as caught:
         found(home, workspace)
     assert sentence in caught.value.sentence
+
+
+def test_a_commit_has_a_copy_of_its_own_and_nothing_comes_back_into_its_files(home: Path) -> None:
+    (home / "proj").mkdir()
+    project = found(home / "proj", {"local": ".", "sync": "both", "pull": ["runs/**"]})
+    assert project.brought() is project
+    checkout = Checkout(commit="1a2b3c4d5e6f7a8b", paths=frozenset(), local_path=home / "copy")
+    made = project.with_checkout(checkout)
+    assert (made.name, made.local_root) == (f"{project.name}-1a2b3c4d5e6f", project.local_root)
+    assert made.host_root(LAB, "/home/ada").endswith(f"/workspaces/{project.name}-1a2b3c4d5e6f")
+    assert made.host_root(HERE, "/home/ada") == str(home / "copy")
+    brought = made.brought()
+    assert (brought.local_root, brought.workspace.sync, brought.name) == (home / "copy", "push", made.name)
+    assert brought.checkout is None
+
+
+def test_a_commit_is_watched_for_results_alone(home: Path) -> None:
+    (home / "proj").mkdir()
+    checkout = Checkout(commit="1a2b", paths=frozenset())
+    for workspace, is_watched in ((".", False), ({"local": ".", "sync": "both"}, True)):
+        project = found(home / "proj", workspace)
+        assert project.is_watched
+        assert project.with_checkout(checkout).is_watched is is_watched

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from watchfiles import Change
@@ -15,7 +16,7 @@ from kernelbridge.config.schema import Environment, Host
 from kernelbridge.errors import LinkLost, WorkspaceBig, WorkspaceFailed
 from kernelbridge.files.holder import Holder
 from kernelbridge.files.one_pass import WorkspaceVoice
-from kernelbridge.files.project import find_project
+from kernelbridge.files.project import Checkout, find_project
 from kernelbridge.files.sync import WorkspaceSync
 from kernelbridge.hosts.transport.local import CommandStream, LocalLink, open_local
 from kernelbridge.hosts.transport.stream import AnyLink, Receiver
@@ -59,12 +60,15 @@ class Scene:
             raise self.failure
         return await open_local("lab")
 
-    def sync(self, **workspace: object) -> WorkspaceSync:
+    def sync(self, *, checkout: Checkout | None = None, brings: bool = True, **workspace: object) -> WorkspaceSync:
         environment = Environment.model_validate(
             {"name": "test", "image": "x", "workspace": {"local": str(self.here), **workspace}}
         )
         project = find_project(environment, self.here, machine_id="m")
         assert project is not None
+        if checkout is not None:
+            project = project.with_checkout(checkout)
+            project = project.brought() if brings else project
         self.there = Path(project.host_root(LAB, str(self.home)))
         voice = WorkspaceVoice(say=self.said.append, tell=self.told.append)
         return WorkspaceSync(
@@ -161,7 +165,7 @@ async def test_one_holds_it_and_the_others_rely_on_it(scene: Scene) -> None:
     async with scene.sync() as first, scene.sync() as second:
         await asyncio.gather(first.bring(), second.bring())
         assert (first.is_holder, second.is_holder) == (True, False)
-        assert scene.said == ["waiting for another kernel that copies the workspace"]
+        assert scene.said == ["waiting for another process that copies the workspace"]
         await first.aclose()
         await second.bring()
         assert second.is_holder
@@ -184,7 +188,7 @@ async def test_who_relies_on_a_holder_that_fails_hears_why(scene: Scene) -> None
 async def test_a_copy_that_was_removed_or_emptied_comes_anew_and_nothing_goes_here(
     scene: Scene, is_made_again: bool
 ) -> None:
-    workspace = {"sync": "both", "pull": ["**"]}
+    workspace: Any = {"sync": "both", "pull": ["**"]}
     async with scene.sync(**workspace) as sync:
         await sync.bring()
     shutil.rmtree(scene.there)
@@ -247,3 +251,72 @@ async def test_results_are_fetched_at_the_end(scene: Scene) -> None:
         await sync.finish()
     assert (scene.here / "runs/loss").read_text() == "0.1"
     assert sorted(path.name for path in scene.here.iterdir()) == ["a.py", "runs"]
+
+
+async def test_who_comes_when_all_is_over_fetches_the_last_results_too(scene: Scene) -> None:
+    async with scene.sync(sync="both", pull=["runs/**"]) as first:
+        await first.bring()
+    (scene.there / "runs").mkdir()
+    (scene.there / "runs/out").write_text("1")
+    async with scene.sync(sync="both", pull=["runs/**"]) as second:
+        await second.finish()
+    assert (scene.here / "runs/out").read_text() == "1"
+
+
+# -- a commit in the place of the project's files
+
+
+def checkout_of(scene: Scene) -> Checkout:
+    path = scene.folder / "checkout"
+    (path / "runs").mkdir(parents=True, exist_ok=True)
+    (path / "a.py").write_text("of the commit")
+    (path / "runs/kept.csv").write_text("kept")
+    return Checkout(commit="c" * 40, paths=frozenset({"a.py", "runs/kept.csv"}), local_path=path)
+
+
+async def test_results_of_a_commit_come_into_the_project_whose_own_files_stay(scene: Scene) -> None:
+    checkout = checkout_of(scene)
+    both: Any = {"sync": "both", "pull": ["**"]}
+    async with scene.sync(checkout=checkout, **both) as bringing:
+        await bringing.bring()
+    assert sorted(path.name for path in scene.there.iterdir()) == ["a.py", "runs"]
+    shutil.rmtree(scene.folder / "checkout")  # It is not needed any more.
+    (scene.here / "runs").mkdir()
+    (scene.here / "runs/mine").write_text("mine")
+    async with scene.sync(checkout=checkout, brings=False, **both) as fetching:
+        task = asyncio.create_task(fetching.watch())
+        (scene.there / "runs/out").write_text("1")
+        await until((scene.here / "runs/out").exists)
+        (scene.there / "a.py").write_text("changed by the command")
+        (scene.there / "runs/mine").write_text("the command's")
+        (scene.there / "runs/out").write_text("12")
+        await stopped(task)
+        await fetching.finish()
+    beside = scene.here / "runs" / f"mine.of-{'c' * 12}-on-lab"
+    assert (scene.here / "runs/out").read_text() == "12"
+    assert (scene.here / "runs/mine").read_text() == "mine"
+    assert beside.read_text() == "the command's"
+    assert (scene.here / "a.py").read_text() == "old"
+    assert not (scene.here / "runs/kept.csv").exists()
+    assert scene.told == [f"runs/mine is another file here: the one of lab is runs/{beside.name}."]
+    assert (scene.there / "a.py").read_text() == "changed by the command", "nothing is brought there"
+    # Another time: what has come is known, and what has grown takes its place.
+    (scene.there / "runs/mine").write_text("the command's, grown")
+    async with scene.sync(checkout=checkout, brings=False, **both) as again:
+        await again.finish()
+    assert beside.read_text() == "the command's, grown"
+    assert len(scene.told) == 1
+    assert sorted(path.name for path in scene.here.iterdir()) == ["a.py", "runs"]
+
+
+async def test_a_commit_that_is_brought_again_deletes_no_results_there(scene: Scene) -> None:
+    both: Any = {"sync": "both", "pull": ["runs/**"]}
+    for _ in range(2):
+        async with scene.sync(checkout=checkout_of(scene), **both) as bringing:
+            await bringing.bring()
+        (scene.there / "runs/out").write_text("1")
+        async with scene.sync(checkout=checkout_of(scene), brings=False, **both) as fetching:
+            await fetching.finish()
+        shutil.rmtree(scene.folder / "checkout")
+    assert (scene.there / "runs/out").read_text() == "1"
+    assert (scene.here / "runs/out").read_text() == "1"

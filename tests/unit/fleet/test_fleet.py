@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
 import threading
 from collections.abc import Callable
 from concurrent.futures import CancelledError
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -117,5 +119,45 @@ def test_a_restart_has_what_the_config_says_by_then_or_says_why_not(
         news = [line for line in kernel.log if line.startswith("this is")]
         assert kernel.log == [*news, *what]
         assert [line[: len(told)] for line in news] == [told] * bool(told)
+    finally:
+        fleet.close()
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A repository with one commit."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    made = tmp_path / "proj"
+    made.mkdir()
+    (made / "a.py").write_text("a")
+    who = ["-c", "user.name=ada", "-c", "user.email=ada@example.org"]
+    for words in (["init", "-q"], ["add", "."], [*who, "commit", "-qm", "one"]):
+        subprocess.run(["git", "-C", str(made), *words], check=True)
+    return made
+
+
+def test_what_is_joined_has_the_workspace_that_it_was_started_with(tmp_path: Path, project: Path) -> None:
+    host = Host(name="lab", ssh="lab")
+    environment = Environment.model_validate({"name": "torch", "image": "torch:2", "workspace": "."})
+    config = Config(path=tmp_path / "c.toml", hosts={"lab": host}, environments={"torch": environment})
+    fleet = Fleet(config, folder=tmp_path / "data")
+    try:
+        request = fleet.launch_request("torch", kernel_id="7" * 32, environ={})
+        facts: Any = dict.fromkeys(("environment", "config", "host", "image", "python", "session"), "x")
+        left = KernelRecord(kernel_id="7" * 32, started=0.0, folder=str(project), **facts)
+        found = fleet.with_project_of(request, left)
+        assert found.folder == str(project)
+        assert found.project is not None
+        assert (found.project.local_root, found.project.checkout) == (project, None)
+        head = subprocess.run(["git", "-C", project, "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
+        of_commit = fleet.with_project_of(request, replace(left, commit=head.stdout.strip())).project
+        assert of_commit is not None
+        assert of_commit.checkout is not None
+        assert (of_commit.local_root, set(of_commit.checkout.paths)) == (project, {"a.py"})
+        assert of_commit.name.endswith(f"-{head.stdout[:12]}")
+        # A commit, or a folder, that is gone.
+        assert fleet.with_project_of(request, replace(left, commit="0" * 40)).project is None
+        assert fleet.with_project_of(request, replace(left, folder=str(tmp_path / "gone"))).project is None
+        assert fleet.with_project_of(request, replace(left, folder="")).project is None
     finally:
         fleet.close()

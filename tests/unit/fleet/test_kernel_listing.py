@@ -341,7 +341,7 @@ async def test_the_relay_of_a_kernel_that_runs_is_found_and_one_that_has_ended_i
     address = await hosts.census.running(hosts.config, "aabb")
     assert (address.kernel.startswith("aabb"), address.host) == (True, "lab")
     box.state, box.ended = "exited", ended(3)
-    with pytest.raises(KernelEnded, match="does not run"):
+    with pytest.raises(KernelEnded, match=r"does not run\. `kernelbridge ps` lists what runs"):
         await hosts.census.running(hosts.config, "aabb")
 
 

@@ -208,6 +208,11 @@ def test_cells_are_run_as_nbclient_runs_them(cell: Any, is_run: bool) -> None:
     assert _Ahead(notebook(cell)).runs(cell) == is_run
 
 
+def test_cells_that_are_not_run_do_not_count() -> None:
+    cells = [V4.new_markdown_cell("# title"), code("1"), code(" "), code("2")]
+    assert _Ahead(notebook(*cells)).progress(1) == "1 of 2 cells"
+
+
 async def test_all_cells_are_sent_at_once_and_asked_for_later_in_their_order() -> None:
     client = Client(notebook(*(cell for cell, _ in CELLS)))
     kernel: Any = Kernel()

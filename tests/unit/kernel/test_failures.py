@@ -12,16 +12,18 @@ from kernelbridge.errors import (
     ContainerFailed,
     EngineDown,
     EngineFailed,
+    GpuLost,
     ImageUnusable,
     KernelDied,
     KernelEnded,
     KernelExpired,
     KernelOutOfMemory,
+    LinkLost,
 )
-from kernelbridge.hosts.backend import Exited
+from kernelbridge.hosts.backend import Exited, Missing
 from kernelbridge.hosts.docker.engine import PullProgress
 from kernelbridge.kernel import failures
-from kernelbridge.kernel.request import LaunchRequest
+from kernelbridge.kernel.request import LaunchRequest, RunCommand
 from kernelbridge.protocol.exit_codes import EXIT_CODES
 from kernelbridge.protocol.handshake import DroppedEvent, FailedEvent, NoticeEvent
 from tests.made_events import exited
@@ -126,7 +128,7 @@ CLUSTER = Host(name="hpc", ssh="hpc", scheduler="slurm", runtime="apptainer")
             "signal SIGILL (it has an instruction that this processor does not know).",
             "Use a build of the package, or an image, for the processor of lab.",
         ),
-        ({"code": -9}, {}, HOST, "signal SIGKILL (something outside the kernel killed it).", "Restart the kernel"),
+        ({"code": -9}, {}, HOST, "signal SIGKILL (something outside killed it).", "Restart the kernel"),
         ({"code": 3, "full": ("/dev/shm",)}, {}, HOST, "ended: exit code 3.", "Restart the kernel to continue."),
         ({"code": -15}, {}, HOST, "ended: signal SIGTERM.", "Restart the kernel to continue."),
     ],
@@ -340,3 +342,38 @@ def test_a_kernel_without_what_the_entrypoint_sets_up_says_so() -> None:
         "the image's ENTRYPOINT (/entry.sh -x) ended with exit code 1: no?[0m such; the kernel runs without what it "
         'sets up. `entrypoint = "off"` of the environment leaves it out'
     )
+
+
+RUN = replace(launch_request(shm_size="1g"), command=RunCommand(argv=("train",)))
+KILLED = Exited(code=137, oom_killed=False, error="", finished_at="")
+UNJOINED = Exited(code=EXIT_CODES["unjoined"], oom_killed=False, error="", finished_at="")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        str(failures.death(RUN, HOST, exited(code=-9, out_of_memory=True))),
+        str(failures.death(RUN, HOST, exited(code=-9, full=("/data",)))),
+        str(failures.death(RUN, HOST, exited(code=-7))),
+        str(failures.death(RUN, HOST, exited(code=-15, why="max_lifetime"))),
+        str(failures.container_end(RUN, HOST, KILLED)),
+        str(failures.container_end(RUN, HOST, UNJOINED)),
+        str(failures.container_end(RUN, HOST, Missing())),
+        str(failures.broken_start(RUN, HOST, LinkLost(host="lab"))),
+        str(GpuLost(environment="torch", host="lab", what="command")),
+        failures.entrypoint_failure(["/entry.sh"], "ended", what="command"),
+        failures.pause_text("k1", HOST, what="command"),
+        failures.pause_text("k1", CLUSTER, what="command"),
+        failures.dropped_words(DroppedEvent(1, {}, 2, 3_000_000)),
+        *(
+            failures.notice_text(NoticeEvent(1, kind, "/data", "x"), HOST, what="command")
+            for kind in ("moved", "refused", "squashed", "selinux", "mapped", "foreign")
+        ),
+        failures.other_user_text("lab", "x", what="command"),
+    ],
+)
+def test_who_runs_a_command_hears_of_no_kernel_and_no_cell(text: str) -> None:
+    words = text.replace("kernelbridge", "")
+    assert "kernel" not in words
+    assert "cell" not in words
+    assert "[" not in words

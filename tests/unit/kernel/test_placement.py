@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from kernelbridge.config.schema import Workspace
+from kernelbridge.files.project import Checkout, Project
 from kernelbridge.kernel.placement import Placement
 from kernelbridge.kernel.process_mark import own_mark
 from kernelbridge.kernel.records import ImageRecord, KernelRecord, Records, SessionRecord
@@ -184,3 +186,21 @@ def test_a_kernel_that_is_gone_is_forgotten_unless_another_has_it(scene: Scene) 
     assert scene.record.process == DEAD
     scene.placement.forget(whoever_has_it=True)
     assert scene.records.kernel(MINE) is None
+
+
+def test_where_it_was_started_and_of_which_commit_is_kept_by_who_joins_it(tmp_path: Path) -> None:
+    checkout = Checkout(commit="1a2b", paths=frozenset())
+    project = Project(
+        workspace=Workspace(),
+        local_root=tmp_path,
+        container_root="/workspace",
+        container_folder="/workspace",
+        name="x",
+        checkout=checkout,
+    )
+    started = Scene(tmp_path, replace(launch_request(), project=project, folder="/proj"))
+    started.placement.remember()
+    assert (started.record.folder, started.record.commit) == ("/proj", "1a2b")
+    joined = Scene(tmp_path, launch_request())
+    joined.placement.remember()
+    assert (joined.record.folder, joined.record.commit) == ("/proj", "1a2b")

@@ -125,6 +125,14 @@ def test_a_command_is_ordered_with_its_words_its_folder_and_all_that_a_kernel_wo
 def test_a_container_that_waits_is_ordered_as_such() -> None:
     assert command_order(RunCommand(), workdir="/work")["command"] == {"window": None, "waits": True}
     assert [RunCommand().kind, RunCommand(argv=("ls",)).kind] == ["up", "run"]
+    assert RunCommand(argv=None).kind == "run", "it is joined"
+
+
+@pytest.mark.parametrize(
+    ("command", "name"), [(None, "kernel"), (RunCommand(argv=("ls",)), "command"), (RunCommand(), "container")]
+)
+def test_what_runs_has_a_name_for_people(command: RunCommand | None, name: str) -> None:
+    assert replace(launch_request(), command=command).workload == name
 
 
 def test_a_command_on_a_terminal_is_told_its_size_and_kind_unless_the_environment_says_another() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from kernelbridge.config.schema import Host, Workspace
-from kernelbridge.files.project import Project
+from kernelbridge.files.project import Checkout, Project
 from kernelbridge.kernel.workspace import KernelWorkspace, debug_paths, with_workspace
 from kernelbridge.protocol.frames import DELIMITER
 from tests.made_engines import LAB, launch_request
@@ -100,3 +100,13 @@ async def test_where_nothing_is_copied_nothing_is_done(tmp_path: Path, asked: Pr
     await workspace.aclose()
     assert said == []
     assert os.listdir(tmp_path) == []  # noqa: PTH208 - pathlib's is for threads
+
+
+async def test_a_commit_from_which_nothing_comes_back_is_not_watched(tmp_path: Path) -> None:
+    checkout = Checkout(commit="1a2b", paths=frozenset(), local_path=tmp_path / "gone")
+    workspace = KernelWorkspace(data_folder=tmp_path, link_of=no_link, say=print, tell=print)
+    await workspace.watch(project().with_checkout(checkout), LAB)
+    assert repr(workspace) == "<KernelWorkspace None>"
+    await workspace.watch(project(sync="both").with_checkout(checkout), LAB)
+    assert repr(workspace).endswith(".results.lock not here>>, watched>")
+    await workspace.aclose()

@@ -144,7 +144,7 @@ class Preparation:
                 raise
             # As good as it was without us.
             _LOG.warning("[%s] %s", self.engine.link.name, exc)
-            self.say(f"{exc.sentence} The kernel starts without {' and '.join(missing)}")
+            self.say(f"{exc.sentence} It starts without {' and '.join(missing)}")
             return replace(image, floors={}, is_examined=True)
         return replace(image, name=recipe.tag, facts=made, is_examined=True, is_new=image.is_new or found is None)
 
@@ -279,7 +279,7 @@ class Preparation:
             image=self.environment.image,
             what=self.additions.words,
             reason=reason,
-            remedy="Fix these keys of the environment, and run the cell again.",
+            remedy="Fix these keys of the environment, and try again.",
         )
 
     async def _install(self, recipe: derived_image.Recipe, wheels: Sequence[Path] | None) -> ImageFacts:

@@ -104,7 +104,7 @@ def test_who_holds_it_and_since_when_is_said(call: Call, fleet: FakeFleet) -> No
     ended = call("attach", "aabb")
     assert ended.code == 56
     assert ended.err.splitlines() == [
-        f"The kernel aabb1111-000 on lab has been held by bob@desk since {LONG_AGO.astimezone():%d %b %H:%M}.",
+        f"aabb1111-000 on lab has been held by bob@desk since {LONG_AGO.astimezone():%d %b %H:%M}.",
         "`kernelbridge attach --take aabb1111-000` takes it over; the other one then loses it.",
         docs_line(56),
     ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -17,6 +18,8 @@ import pytest
 from kernelbridge.cli.commands import run
 from kernelbridge.config.schema import Config, Host
 from kernelbridge.errors import CommandNotRun, KernelEnded, KernelHeld, UnknownHost
+from kernelbridge.files.project import Checkout
+from kernelbridge.kernel.records import KernelRecord, Records, default_folder
 from kernelbridge.protocol import terminal
 from kernelbridge.protocol.terminal import WindowSize
 from tests.fakes import row
@@ -341,3 +344,167 @@ def test_a_result_that_is_a_timeout_of_its_own_is_raised() -> None:
     done: Future[int] = Future()
     done.set_result(3)
     assert run.result(done) == 3
+
+
+# -- results
+
+
+def test_results_are_fetched_before_the_container_goes(call: Call, fleet: RunFleet, feed: Feed) -> None:
+    feed(b"")
+    assert call("run", "pytorch", "true").code == 0
+    assert fleet.script.steps == ["start", "runs", "finish", "remove"]
+    feed(b"")
+    failure = KernelEnded(environment="pytorch", host="lab", how="was removed by another program")
+    fleet.script = Script(failure=failure)
+    assert call("run", "pytorch", "true").code == failure.exit_code
+    assert fleet.script.steps == ["start", "runs", "finish", "detach"]
+
+
+def test_ctrl_c_while_results_come_ends_that_alone_and_says_where_they_are(
+    call: Call, fleet: RunFleet, feed: Feed
+) -> None:
+    feed(b"")
+    fleet.script = Script(code=3, finishes_after_seconds=1000)
+    with meanwhile(lambda: "finish" in fleet.script.log, kill(signal.SIGINT)):
+        ended = call("run", "pytorch", "true")
+    assert ended.code == 3
+    assert ended.err == "Not all results were fetched: the others stay on lab.\n"
+    assert fleet.script.steps[-1] == "remove"
+
+
+def test_results_that_take_long_are_told(
+    call: Call, fleet: RunFleet, feed: Feed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run, "QUICK_SECONDS", 0.05)
+    feed(b"")
+    fleet.script = Script(finishes_after_seconds=0.5)
+    ended = call("run", "pytorch", "true")
+    assert ended.err == "Fetching the last results from lab; Ctrl-C leaves them there.\n"
+    assert fleet.script.steps[-1] == "remove"
+
+
+def test_a_host_that_does_not_answer_a_goodbye_is_no_failure(
+    call: Call, fleet: RunFleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run, "LEAVE_SECONDS", 0.01)
+    fleet.script = Script(detaches_never=True)
+    ended = call("run", "-d", "pytorch", "train")
+    assert fleet.request is not None
+    assert (ended.code, ended.out, ended.err) == (0, f"{fleet.request.kernel_id}\n", "")
+
+
+def test_a_run_is_joined_with_the_project_that_it_was_started_in(call: Call, fleet: RunFleet, feed: Feed) -> None:
+    feed(b"")
+    fleet.rows = [row(FIRST, kind="run")]
+    facts: Any = dict.fromkeys(("environment", "config", "host", "image", "python", "session"), "x")
+    Records(default_folder()).keep(KernelRecord(kernel_id=FIRST, started=0.0, folder="/proj", **facts))
+    assert call("attach", "aabb").code == 0
+    assert fleet.request is not None
+    assert fleet.request.folder == "/proj"
+    assert fleet.request.command is not None
+    assert fleet.request.command.kind == "run"
+    assert "finish" in fleet.script.steps
+
+
+def test_who_joins_a_run_whose_project_is_gone_hears_that_no_results_come(
+    call: Call, fleet: RunFleet, feed: Feed, project: Path, tmp_path: Path
+) -> None:
+    feed(b"")
+    fleet.rows = [row(FIRST, kind="run")]
+    facts: Any = dict.fromkeys(("environment", "config", "host", "image", "python", "session"), "x")
+    Records(default_folder()).keep(KernelRecord(kernel_id=FIRST, started=0.0, folder="/gone", **facts))
+    ended = call("attach", "aabb")
+    assert ended.code == 0
+    assert ended.err == "No results come into /gone: its project, or the commit that runs, is gone.\n"
+
+
+# -- a revision
+
+
+@pytest.fixture
+def project(tmp_path: Path, config_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The user's folder: a project of one commit, `workspace = "."` in the config."""
+    config_path.write_text(
+        f'{config_path.read_text()}workspace = {{ local = ".", sync = "both", pull = ["runs/**"] }}\n'
+    )
+    made = tmp_path / "proj"
+    made.mkdir()
+    (made / "train.py").write_text("committed")
+    who = ["-c", "user.name=ada", "-c", "user.email=ada@example.org"]
+    for words in (["init", "-q", "-b", "main"], ["add", "."], [*who, "commit", "-qm", "one"]):
+        subprocess.run(["git", "-C", str(made), *words], check=True)
+    (made / "train.py").write_text("changed")
+    monkeypatch.chdir(made)
+    return made
+
+
+def checkout_of(fleet: RunFleet) -> Checkout:
+    assert fleet.request is not None
+    assert fleet.request.project is not None
+    assert fleet.request.project.checkout is not None
+    return fleet.request.project.checkout
+
+
+def copies(tmp_path: Path) -> list[Path]:
+    return list((tmp_path / "data").glob("kernelbridge/*/proj-*"))
+
+
+@pytest.mark.parametrize("words", [(), ("-d",)])
+def test_a_revision_is_here_until_a_host_has_it(
+    call: Call, fleet: RunFleet, feed: Feed, tmp_path: Path, project: Path, words: tuple[str, ...]
+) -> None:
+    feed(b"")
+    seen: list[str] = []
+    fleet.script = Script(
+        on_start=lambda: seen.append((checkout_of(fleet).local_path or project).joinpath("train.py").read_text())
+    )
+    assert call("run", *words, "--git", "main", "pytorch", "true").code == 0
+    assert seen == ["committed"]
+    assert checkout_of(fleet).paths == {"train.py"}
+    assert fleet.request is not None
+    assert fleet.request.project is not None
+    assert fleet.request.project.local_root == project
+    assert copies(tmp_path) == []
+
+
+@pytest.mark.parametrize("words", [(), ("-d",)])
+def test_a_revision_stays_here_for_a_container_of_this_machine(
+    call: Call, fleet: RunFleet, feed: Feed, tmp_path: Path, project: Path, words: tuple[str, ...]
+) -> None:
+    feed(b"")
+    ended = call("run", *words, "--git", "main", "--host", "local", "pytorch", "true")
+    (path,) = copies(tmp_path)
+    assert path.parent.name == "workspaces"
+    assert (path / "train.py").read_text() == "committed"
+    assert ended.err == f"kernelbridge: The command works in {path}; what it writes stays there.\n"
+    assert call("run", *words, "--git", "main", "--host", "local", "pytorch", "true").code == 0
+    assert len(copies(tmp_path)) == 2, "each run has its own"
+
+
+@pytest.mark.parametrize("host", ["lab", "local"])
+def test_a_start_that_fails_leaves_no_revision(
+    call: Call, fleet: RunFleet, tmp_path: Path, project: Path, host: str
+) -> None:
+    fleet.script = Script(start_failure=CommandNotRun(host="lab", reason="no"))
+    assert call("run", "--git", "main", "--host", host, "pytorch", "true").code == 93
+    assert copies(tmp_path) == []
+    assert "has no git revision" in call("run", "--git", "nonesuch", "pytorch", "true").err
+    assert copies(tmp_path) == []
+
+
+def test_no_revision_is_taken_to_a_host_that_has_the_folder_itself(
+    call: Call, fleet: RunFleet, feed: Feed, config_path: Path, project: Path
+) -> None:
+    text = config_path.read_text().replace('sync = "both", pull = ["runs/**"]', 'host = "/data/proj"')
+    config_path.write_text(text)
+    ended = call("run", "--git", "main", "pytorch", "true")
+    assert (ended.code, fleet.request) == (2, None)
+    assert "lab has the workspace of pytorch by itself" in " ".join(ended.err.split())
+    feed(b"")
+    assert call("run", "--git", "main", "--host", "local", "pytorch", "true").code == 0
+
+
+def test_a_revision_is_of_a_workspace(call: Call, fleet: RunFleet) -> None:
+    ended = call("run", "--git", "main", "pytorch", "true")
+    assert (ended.code, fleet.request) == (1, None)
+    assert "pytorch has no workspace, of which `--git` could take a revision." in ended.err

@@ -551,7 +551,7 @@ PULLS: list[tuple[str, type[KernelBridgeError], str, str]] = [
         "",
         "`docker pull i` on lab says more",
     ),
-    ("something new", errors.ImagePullFailed, "(something new)", "Run the cell again"),
+    ("something new", errors.ImagePullFailed, "(something new)", "Try again"),
 ]
 
 

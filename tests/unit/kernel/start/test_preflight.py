@@ -148,7 +148,7 @@ async def test_a_host_that_does_not_answer_is_passed_over_after_its_time(hosts: 
     assert clock.now == pytest.approx(1060, abs=1)
     # Each command there waits for start-up files.
     hosts.lab.shell_seconds = 12.0
-    with pytest.raises(StartTimeout, match=r"the check of the host took longer than 132 s\. Run the cell again"):
+    with pytest.raises(StartTimeout, match=r"the check of the host took longer than 132 s\. Try again"):
         await hosts.find(LAB)
 
 

@@ -211,7 +211,7 @@ async def test_a_kernel_that_lacks_the_debugger_alone_starts_without(tmp_path: P
     bench = Bench(python3=[made_python(packages={**WHOLE, "debugpy": "0.1"})])
     prepared = await bench.prepare(tmp_path / "cache")
     assert (prepared.name, prepared.floors, prepared.is_examined) == ("torch:2", {}, True)
-    assert bench.said[-1].endswith("The kernel starts without debugpy")
+    assert bench.said[-1].endswith("It starts without debugpy")
 
 
 async def test_what_the_environment_adds_comes_first_and_is_made_once(tmp_path: Path) -> None:
