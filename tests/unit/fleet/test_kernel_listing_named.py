@@ -11,6 +11,7 @@ import pytest
 from kernelbridge.errors import ContainerFailed, HostRefused, KernelBridgeError, KernelEnded, KernelNotFound, LinkLost
 from kernelbridge.fleet import kernel_listing
 from kernelbridge.fleet.kernel_listing import KernelFinder
+from kernelbridge.hosts.backend import Missing, Over
 from tests.made_hosts import FIRST, Engine, Hosts
 from tests.unit.fleet.test_kernel_listing import SECOND, STATUS, ended
 
@@ -138,4 +139,23 @@ async def test_a_relay_that_is_no_more_ends_the_following_with_its_reason(hosts:
         box.status = None
 
     with pytest.raises(ContainerFailed):
-        await Following(hosts, go).follow()
+        await Following(hosts, go, lambda: None).follow()
+
+
+@pytest.mark.parametrize("state", [Missing(), ended(0), Over(explain=lambda name: LinkLost(host=name))])
+@pytest.mark.parametrize("seems_to_run", [False, True])
+async def test_a_run_that_is_removed_meanwhile_ends_its_log_without_an_error(
+    hosts: Hosts, state: Any, seems_to_run: bool
+) -> None:
+    box = hosts.add(status=STATUS, log="one\n")
+
+    def end() -> None:
+        box.ended = state
+
+    def remove() -> None:
+        box.status = None
+        if not seems_to_run:
+            end()
+
+    steps = [remove, end] if seems_to_run else [remove]
+    assert await Following(hosts, *steps).follow() == "one\n"
