@@ -105,11 +105,11 @@ def moment(at: datetime, *, now: datetime | None = None) -> str:
 
 
 @contextmanager
-def until_told_to_leave() -> Iterator[None]:
-    """Take a closed terminal and a SIGTERM for Ctrl-C: what was begun is left in good order."""
+def until_told_to_leave(raising: type[BaseException] = KeyboardInterrupt) -> Iterator[None]:
+    """Take a closed terminal and a SIGTERM for Ctrl-C, or raise another: what was begun is left in good order."""
 
     def leave(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
+        raise raising
 
     names = [name for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
     before = {name: signal.signal(getattr(signal, name), leave) for name in names}

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import sys
+import time
 from pathlib import Path
 
-from kernelbridge.cli.context import CliContext
+import pytest
+
+from kernelbridge.cli.context import CliContext, until_told_to_leave
 from tests.fakes import FakeFleet
 from tests.printed import docs_line
 from tests.unit.cli.conftest import Call
@@ -31,3 +37,20 @@ def test_all_problems_of_a_config_are_printed_at_once(call: Call, config_path: P
         "Fix the file; `kernelbridge config` checks it.",
         docs_line(10),
     ]
+
+
+class Left(BaseException):
+    """What a command wants to hear."""
+
+
+@pytest.mark.parametrize(("name", "raising"), [("SIGTERM", KeyboardInterrupt), ("SIGHUP", Left)])
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
+def test_who_is_told_to_leave_hears_what_it_wants_to_for_as_long_as_a_block_runs(
+    name: str, raising: type[BaseException]
+) -> None:
+    number = getattr(signal, name)
+    before = signal.getsignal(number)
+    with pytest.raises(raising), until_told_to_leave(raising):
+        os.kill(os.getpid(), number)
+        time.sleep(10)
+    assert signal.getsignal(number) is before
