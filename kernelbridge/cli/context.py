@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Coroutine, Iterator, Mapping
-from contextlib import contextmanager
+from concurrent.futures import Future
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from kernelbridge.fleet.fleet import Fleet
 
 T = TypeVar("T")
+# How often a wait is looked up from, for a signal and for a reader that is gone.
+LOOK_SECONDS = 0.2
 
 
 class CliContext:
@@ -102,6 +105,16 @@ def moment(at: datetime, *, now: datetime | None = None) -> str:
     """Write a moment in local time: the hour alone on the same day."""
     local, today = at.astimezone(), (now or datetime.now(UTC)).astimezone()
     return f"{local:%H:%M}" if local.date() == today.date() else f"{local:%d %b %H:%M}"
+
+
+def result(future: Future[T], look: Callable[[], None] = lambda: None) -> T:
+    """Return what a future brings; signals are heard meanwhile, on Windows too. What `look` raises ends the wait."""
+    while True:
+        with suppress(TimeoutError):
+            return future.result(LOOK_SECONDS)
+        if future.done():
+            return future.result()
+        look()
 
 
 @contextmanager

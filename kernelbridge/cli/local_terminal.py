@@ -14,8 +14,10 @@ import time
 from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import Future
 from types import FrameType
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol
 
+from kernelbridge.cli.context import LOOK_SECONDS
+from kernelbridge.cli.output import is_reader_gone
 from kernelbridge.errors import KernelBridgeError
 from kernelbridge.protocol import terminal
 from kernelbridge.protocol.terminal import WindowSize, window_of
@@ -42,10 +44,6 @@ SIZE_LOOK_SECONDS = 0.5
 STALLED_SECONDS = 3600.0
 # How much is written at once: a slow terminal takes that within seconds.
 _WRITE_BYTES = 4096
-# How often a wait is looked up from, for a signal and for a reader that is gone.
-LOOK_SECONDS = 0.2
-
-_T = TypeVar("_T")
 Submit = Callable[[Coroutine[Any, Any, None]], Future[None]]
 
 
@@ -111,16 +109,6 @@ class OutputValve:
 
 async def _called(function: Callable[[], None]) -> None:
     function()
-
-
-def result(future: Future[_T], look: Callable[[], None] = lambda: None) -> _T:
-    """Return what a future brings; signals are heard meanwhile, on Windows too. What `look` raises ends the wait."""
-    while True:
-        with contextlib.suppress(TimeoutError):
-            return future.result(LOOK_SECONDS)
-        if future.done():
-            return future.result()
-        look()
 
 
 def is_terminal() -> bool:
@@ -191,7 +179,7 @@ class OutputWriter:
         self._may_write = threading.Event()
         # Why nothing more is written; set once, by the thread or by close().
         self._failure: OSError | None = None
-        # When a piece was taken last; moved by the thread.
+        # When something of it was taken last; moved by the thread, and by close().
         self._moved_at = time.monotonic()
         self._thread = threading.Thread(target=self._run, name="kernelbridge-output", daemon=True)
         # Here and not in begin(): a signal may break off the start of a thread.
@@ -273,13 +261,6 @@ class OutputWriter:
                 threading.Event().wait(0.01)
             else:
                 self._moved_at = time.monotonic()
-
-
-def is_reader_gone(error: OSError) -> bool:
-    """Whether a write failed since nobody reads any more: a pipe was closed, or a terminal."""
-    # Windows says so of a pipe by a word that means anything.
-    is_windows_pipe = sys.platform == "win32" and error.errno == errno.EINVAL
-    return isinstance(error, BrokenPipeError) or error.errno == errno.EIO or is_windows_pipe
 
 
 @contextlib.contextmanager

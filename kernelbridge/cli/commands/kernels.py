@@ -10,8 +10,8 @@ from typing import Annotated
 
 import typer
 
-from kernelbridge.cli.context import CliContext, moment
-from kernelbridge.cli.local_terminal import is_reader_gone, result
+from kernelbridge.cli.context import CliContext, moment, result
+from kernelbridge.cli.output import is_reader_gone
 from kernelbridge.errors import KernelBridgeError, SpecsUnwritable
 from kernelbridge.fleet.fleet import Fleet
 from kernelbridge.fleet.kernel_listing import LIST_SECONDS, KernelListing, KernelRow

@@ -18,8 +18,8 @@ import typer
 
 from kernelbridge.cli import local_terminal, notebook
 from kernelbridge.cli.commands.terminal import WindowOption, words_of
-from kernelbridge.cli.context import CliContext, until_told_to_leave
-from kernelbridge.cli.local_terminal import JoinedCommand, OutputWriter, result
+from kernelbridge.cli.context import CliContext, result, until_told_to_leave
+from kernelbridge.cli.local_terminal import JoinedCommand, OutputWriter
 from kernelbridge.cli.tables import console
 from kernelbridge.config.schema import Config, Host
 from kernelbridge.errors import KernelBridgeError
@@ -168,7 +168,9 @@ class RunScreen:
     def _tell(self, text: str) -> None:
         line = printable(f"kernelbridge: {text}")
         # A raw terminal needs the return, too.
-        typer.echo(f"{line}\r" if self._status is not None else line, err=True)
+        # A reader that is gone is the writer's to tell: this is the fleet's thread.
+        with contextlib.suppress(OSError):
+            typer.echo(f"{line}\r" if self._status is not None else line, err=True)
 
     def end_progress(self) -> None:
         """Take the progress away."""

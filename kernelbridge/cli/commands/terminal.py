@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from kernelbridge.cli import local_terminal
-from kernelbridge.cli.context import CliContext
-from kernelbridge.cli.local_terminal import JoinedCommand, OutputValve, OutputWriter, result
+from kernelbridge.cli.context import CliContext, result
+from kernelbridge.cli.local_terminal import JoinedCommand, OutputValve, OutputWriter
 from kernelbridge.fleet.fleet import Fleet
 from kernelbridge.fleet.kernel_listing import LIST_SECONDS
 from kernelbridge.kernel.command.terminal import START_SECONDS, CommandRequest, Terminal

@@ -6,11 +6,12 @@ import os
 import signal
 import sys
 import time
+from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
 
-from kernelbridge.cli.context import CliContext, until_told_to_leave
+from kernelbridge.cli.context import CliContext, result, until_told_to_leave
 from tests.fakes import FakeFleet
 from tests.printed import docs_line
 from tests.unit.cli.conftest import Call
@@ -54,3 +55,21 @@ def test_who_is_told_to_leave_hears_what_it_wants_to_for_as_long_as_a_block_runs
         os.kill(os.getpid(), number)
         time.sleep(10)
     assert signal.getsignal(number) is before
+
+
+def test_a_result_that_is_a_timeout_of_its_own_is_raised() -> None:
+    late: Future[int] = Future()
+    late.set_exception(TimeoutError("its own"))
+    with pytest.raises(TimeoutError, match="its own"):
+        result(late)
+    done: Future[int] = Future()
+    done.set_result(3)
+    assert result(done) == 3
+
+
+def test_a_wait_ends_with_what_a_look_meanwhile_finds() -> None:
+    def look() -> None:
+        raise BrokenPipeError
+
+    with pytest.raises(BrokenPipeError):
+        result(Future[int](), look)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import signal
 import sys
@@ -11,14 +10,13 @@ import termios
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from kernelbridge.cli import local_terminal
-from kernelbridge.cli.local_terminal import MOST_QUEUED_BYTES, JoinedCommand, OutputValve, OutputWriter, result
+from kernelbridge.cli.local_terminal import MOST_QUEUED_BYTES, JoinedCommand, OutputValve, OutputWriter
 from kernelbridge.errors import KernelBridgeError
 from kernelbridge.fleet.loop import LoopThread
 from kernelbridge.protocol import terminal
@@ -197,18 +195,6 @@ def test_output_that_nobody_reads_any_more_is_dropped() -> None:
         assert told == [True, False]
         with pytest.raises(BrokenPipeError):
             writer.check()
-
-
-@pytest.mark.parametrize(
-    ("number", "is_gone"), [(errno.EPIPE, True), (errno.EIO, True), (errno.ENOSPC, False), (errno.EINVAL, False)]
-)
-def test_who_read_is_gone_where_a_pipe_or_a_terminal_was_closed(number: int, is_gone: bool) -> None:
-    assert local_terminal.is_reader_gone(OSError(number, "no")) is is_gone
-
-
-def test_on_windows_a_closed_pipe_has_another_number(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "platform", "win32")
-    assert local_terminal.is_reader_gone(OSError(errno.EINVAL, "no"))
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no file that is full")
@@ -411,27 +397,6 @@ def test_a_slow_reader_is_heeded_also_where_it_was_so_before_the_command_was_ope
         valve.congested(word)
     loop.close()
     assert opened.told == told
-
-
-# -- waiting
-
-
-def test_a_result_that_is_a_timeout_of_its_own_is_raised() -> None:
-    late: Future[int] = Future()
-    late.set_exception(TimeoutError("its own"))
-    with pytest.raises(TimeoutError, match="its own"):
-        result(late)
-    done: Future[int] = Future()
-    done.set_result(3)
-    assert result(done) == 3
-
-
-def test_a_wait_ends_with_what_a_look_meanwhile_finds() -> None:
-    def look() -> None:
-        raise BrokenPipeError
-
-    with pytest.raises(BrokenPipeError):
-        result(Future[int](), look)
 
 
 def _read_to_the_end(descriptor: int, *, read: Callable[[int, int], bytes] = os.read) -> None:

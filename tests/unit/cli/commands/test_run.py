@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -202,6 +203,26 @@ def test_a_run_that_has_ended_is_removed_where_nobody_read_its_last_words(
     assert (ended.code, ended.err, fleet.script.steps[-1]) == (141, "", "remove")
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no file that is full")
+def test_a_run_whose_output_cannot_be_written_runs_on_and_the_reason_is_told(
+    call: Call, fleet: RunFleet, feed: Feed
+) -> None:
+    feed(b"")
+    fleet.script = Script(writes=[OUTPUT], code=None)
+    before = os.dup(1)
+    with Path("/dev/full").open("wb") as full:
+        os.dup2(full.fileno(), 1)
+    try:
+        ended = call("run", "pytorch", "yes")
+    finally:
+        os.dup2(before, 1)
+        os.close(before)
+    runs_on, reason, _ = ended.err.splitlines()
+    assert (ended.code, fleet.script.steps[-1]) == (1, "detach")
+    assert runs_on.startswith("The command runs on: ")
+    assert reason == "The output cannot be written: No space left on device."
+
+
 def test_what_nobody_reads_is_kept_for_whoever_attaches() -> None:
     shown = run.RunScreen()
     output = shown.output()
@@ -210,6 +231,14 @@ def test_what_nobody_reads_is_kept_for_whoever_attaches() -> None:
         output.write(*OUTPUT)
         shown.close()
     assert output.is_congested(), "or it counts as taken"
+
+
+def test_what_is_said_of_a_run_goes_nowhere_where_nobody_reads_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = run.RunScreen()
+    with unread_stdout():
+        monkeypatch.setattr(sys, "stderr", sys.stdout)
+        shown.output().tell("lab can be reached again.")
+    shown.close()
 
 
 def test_whoever_sits_at_a_terminal_gives_the_command_one(
