@@ -203,7 +203,7 @@ class OutputWriter:
         if is_reader_gone(failure):
             raise BrokenPipeError(errno.EPIPE, "nobody reads the output any more")
         raise KernelBridgeError(
-            f"The output cannot be written: {failure.strerror}.", "Look at where this program's output goes."
+            f"The output cannot be written: {failure.strerror}.", "Check where this program's output goes."
         ) from failure
 
     def write(self, kind: int, data: bytes) -> None:

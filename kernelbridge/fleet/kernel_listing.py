@@ -447,11 +447,11 @@ class KernelFinder:
         told, is_over, has_failed = "", False, False
         while not is_over:
             try:
-                is_over = (await ask_status(address)).state == KernelState.EXITED
+                status = await ask_status(address)
                 text = await ask_log(address)
             except KernelBridgeError as exc:
                 if not is_transient(exc):
-                    if isinstance(await (await address.workload()).state(), Missing | Exited | Over):
+                    if await _has_ended(address):
                         return
                     # One that ends just now seems to run until the next look.
                     if has_failed:
@@ -460,7 +460,7 @@ class KernelFinder:
                 _LOG.info("[%s] %s", address.host, exc)
             else:
                 heard(added(told, text))
-                told, has_failed = text, False
+                told, has_failed, is_over = text, False, status.state == KernelState.EXITED
             if not is_over:
                 await self._rest(FOLLOW_SECONDS)
 
@@ -545,6 +545,13 @@ class KernelFinder:
 def _unexpected(host: Host, exc: Exception) -> KernelBridgeError:
     _LOG.error("[%s] not listed", host.name, exc_info=exc)
     return unexpected_answer(host.name, exc)
+
+
+async def _has_ended(address: RelayAddress) -> bool:
+    """Whether a kernel's container or job is known to have ended."""
+    with contextlib.suppress(KernelBridgeError):
+        return isinstance(await (await address.workload()).state(), Missing | Exited | Over)
+    return False
 
 
 def _why_kept(row: KernelRow) -> KernelBridgeError | None:

@@ -167,9 +167,9 @@ class RunScreen:
 
     def _tell(self, text: str) -> None:
         line = printable(f"kernelbridge: {text}")
-        # A raw terminal needs the return, too.
         # A reader that is gone is the writer's to tell: this is the fleet's thread.
         with contextlib.suppress(OSError):
+            # A raw terminal needs the return, too.
             typer.echo(f"{line}\r" if self._status is not None else line, err=True)
 
     def end_progress(self) -> None:
