@@ -12,7 +12,7 @@ from typing import Any
 from kernelbridge.config.schema import Config, Environment, Host
 from kernelbridge.errors import HostRefused, KernelBridgeError
 from kernelbridge.fleet.kernel_listing import KernelFinder, KernelRow
-from kernelbridge.hosts.backend import ContainerFacts, Exited, Running
+from kernelbridge.hosts.backend import ContainerFacts, Exited, Missing, Over, Running
 from kernelbridge.hosts.docker.engine import ContainerWorkload
 from kernelbridge.hosts.labels import NAME_PREFIX, Labels, container_name
 from kernelbridge.kernel.records import KernelRecord, Records
@@ -32,7 +32,7 @@ class Box:
     labels: dict[str, str]
     state: str = "running"
     status: Mapping[str, Any] | None = None
-    ended: Exited | None = None
+    ended: Exited | Missing | Over | None = None
     log: str = ""
     # Output that nobody has shown yet; None: the relay is of an older version.
     left_text: str | None = None

@@ -26,6 +26,8 @@ class Script:
 
     # Written as soon as it runs: kind and bytes.
     writes: list[tuple[int, bytes]] = field(default_factory=list)
+    # The same, of a command beside a kernel, before who opens it knows that it runs.
+    writes_at_once: list[tuple[int, bytes]] = field(default_factory=list)
     # What is said of it, and that it starts.
     tells: list[str] = field(default_factory=list)
     progress: list[str] = field(default_factory=list)
@@ -90,9 +92,6 @@ class MadeTerminal:
     async def send(self, data: bytes) -> None:
         self._script.take(data)
 
-    def end_input(self) -> None:
-        self._script.take(b"")
-
     def resize(self, window: WindowSize) -> None:
         self._script.log.append(f"resize {window.columns} {window.rows}")
 
@@ -138,9 +137,6 @@ class MadeRun(MadeTerminal):
         self.host = host
         self._script.log.append(f"join on {host.name}{', taking it' if takes else ''}")
 
-    async def send(self, data: bytes) -> None:
-        self._script.take(data)
-
     async def detach(self) -> None:
         self._script.log.append("detach")
         if self._script.detaches_never:
@@ -167,6 +163,10 @@ class RunFleet(FakeFleet):
     # What was asked for last.
     asked: CommandRequest | None = None
     request: LaunchRequest | None = None
+    # A log that is followed, piece by piece; whether it ends with them, and whether all were told.
+    followed: list[str] = field(default_factory=list)
+    follows_for_ever: bool = False
+    is_followed: bool = False
     _loop: LoopThread | None = None
 
     def open(self, config: Config) -> RunFleet:
@@ -194,10 +194,22 @@ class RunFleet(FakeFleet):
         self.asked = request
         if self.script.start_failure is not None:
             raise self.script.start_failure
+        for kind, data in self.script.writes_at_once:
+            output(kind, data)
+        # What was told of that on the loop comes before who waits.
+        await asyncio.sleep(0.01)
         return MadeTerminal(self.script, output)
 
     def with_project_of(self, request: LaunchRequest, record: KernelRecord) -> LaunchRequest:
         return replace(request, folder=record.folder)
+
+    async def follow_log(self, prefix: str, heard: Callable[[str], None]) -> None:
+        self._find(prefix)
+        for text in self.followed:
+            heard(text)
+        self.is_followed = True
+        if self.follows_for_ever:
+            await asyncio.Event().wait()
 
     async def make_run(self, request: LaunchRequest, output: RunOutput) -> MadeRun:
         self.request = request

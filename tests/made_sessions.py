@@ -40,12 +40,12 @@ class MadeSession:
         return await asyncio.shield(self.outcome)
 
     async def send(self, data: bytes) -> None:
+        if not data:
+            self._note("end of input")
+            return
         await self.takes.wait()
         self.input += data
         self.changed.set()
-
-    def end_input(self) -> None:
-        self._note("end of input")
 
     def resize(self, window: WindowSize) -> None:
         self._note(f"resize {window.columns} {window.rows}")

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from kernelbridge.fleet.fleet import Fleet  # loads pydantic
 
 UNEXPECTED_EXIT_CODE = 1
+# What a shell says of a program that SIGPIPE ended.
+BROKEN_PIPE_EXIT_CODE = 141
 
 
 class Command(NamedTuple):
@@ -134,6 +136,8 @@ def run(
         command_line(arguments)(args=list(arguments), prog_name="kernelbridge", obj=call)
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else int(bool(end.code))
+        # Nobody reads what is printed, as behind `| head`: typer ends without a word then.
+        code = BROKEN_PIPE_EXIT_CODE if isinstance(end.__context__, BrokenPipeError) else code
     except KernelBridgeError as error:
         code = error.exit_code
         output.complain_of(error)

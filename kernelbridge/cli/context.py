@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Coroutine, Iterator, Mapping
-from contextlib import contextmanager
+from concurrent.futures import Future
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from kernelbridge.fleet.fleet import Fleet
 
 T = TypeVar("T")
+# How often a wait is looked up from, for a signal and for a reader that is gone.
+LOOK_SECONDS = 0.2
 
 
 class CliContext:
@@ -104,12 +107,22 @@ def moment(at: datetime, *, now: datetime | None = None) -> str:
     return f"{local:%H:%M}" if local.date() == today.date() else f"{local:%d %b %H:%M}"
 
 
+def result(future: Future[T], look: Callable[[], None] = lambda: None) -> T:
+    """Return what a future brings; signals are heard meanwhile, on Windows too. What `look` raises ends the wait."""
+    while True:
+        with suppress(TimeoutError):
+            return future.result(LOOK_SECONDS)
+        if future.done():
+            return future.result()
+        look()
+
+
 @contextmanager
-def until_told_to_leave() -> Iterator[None]:
-    """Take a closed terminal and a SIGTERM for Ctrl-C: what was begun is left in good order."""
+def until_told_to_leave(raising: type[BaseException] = KeyboardInterrupt) -> Iterator[None]:
+    """Take a closed terminal and a SIGTERM for Ctrl-C, or raise another: what was begun is left in good order."""
 
     def leave(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
+        raise raising
 
     names = [name for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
     before = {name: signal.signal(getattr(signal, name), leave) for name in names}

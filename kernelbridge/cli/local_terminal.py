@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import queue
 import shutil
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import Future
 from types import FrameType
-from typing import Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
+from kernelbridge.cli.context import LOOK_SECONDS
+from kernelbridge.cli.output import is_reader_gone
+from kernelbridge.errors import KernelBridgeError
 from kernelbridge.protocol import terminal
 from kernelbridge.protocol.terminal import WindowSize, window_of
+
+if TYPE_CHECKING:
+    from kernelbridge.kernel.command.terminal import Terminal  # loads what speaks to containers
 
 if sys.platform == "win32":
     import ctypes
@@ -31,21 +40,75 @@ _PIECE_BYTES = 64 << 10
 MOST_QUEUED_BYTES = 1 << 20
 # How often a size is looked at where no signal tells of a change.
 SIZE_LOOK_SECONDS = 0.5
-# Of the command's last output: how long whoever reads it may take for each piece.
-SLOW_READER_SECONDS = 600.0
+# Of a command's last output: how long whoever reads it may take none. Somebody may be reading a page of a pager.
+STALLED_SECONDS = 3600.0
+# How much is written at once: a slow terminal takes that within seconds.
+_WRITE_BYTES = 4096
+Submit = Callable[[Coroutine[Any, Any, None]], Future[None]]
 
 
-class JoinedCommand(Protocol):
-    """What is joined to this terminal. Its methods may be called from any thread."""
+class RemoteCommand(Protocol):
+    """A command that runs elsewhere. Everything runs on its event loop."""
 
-    def send(self, data: bytes) -> None:
+    async def send(self, data: bytes) -> None:
         """Give it input; returns when it may be given more. Empty: the end."""
 
     def resize(self, window: WindowSize) -> None:
-        """Tell it this terminal's size."""
+        """Tell it the size of its terminal."""
 
     def signal(self, number: int) -> None:
         """Send it a signal."""
+
+
+class JoinedCommand:
+    """A command of an event loop, for the other threads of this process."""
+
+    def __init__(self, command: RemoteCommand, submit: Submit) -> None:
+        """`submit` runs a coroutine on that loop."""
+        self._command = command
+        self._submit = submit
+
+    def send(self, data: bytes) -> None:
+        """See RemoteCommand."""
+        self._submit(self._command.send(data)).result()
+
+    def resize(self, window: WindowSize) -> None:
+        """See RemoteCommand."""
+        self._submit(_called(lambda: self._command.resize(window)))
+
+    def signal(self, number: int) -> None:
+        """See RemoteCommand."""
+        self._submit(_called(lambda: self._command.signal(number)))
+
+
+class OutputValve:
+    """Has a command wait while its output is not taken; that may be said on any thread, and before it is open."""
+
+    def __init__(self, submit: Submit) -> None:
+        """`submit` runs a coroutine on the command's loop."""
+        self._submit = submit
+        # Both are of that loop; the command is set by on_open().
+        self._opened: Terminal | None = None
+        self._is_to_wait = False
+
+    def congested(self, is_congested: bool) -> None:
+        """Take in that too much waits here, or that no more."""
+        self._submit(_called(lambda: self._set(is_congested)))
+
+    def _set(self, is_to_wait: bool) -> None:
+        self._is_to_wait = is_to_wait
+        if self._opened is not None:
+            (self._opened.pause if is_to_wait else self._opened.resume)()
+
+    def on_open(self, opened: Terminal) -> None:
+        """Take in that it is open, and what was said before. Called on its loop."""
+        self._opened = opened
+        if self._is_to_wait:
+            opened.pause()
+
+
+async def _called(function: Callable[[], None]) -> None:
+    function()
 
 
 def is_terminal() -> bool:
@@ -103,9 +166,10 @@ if sys.platform == "win32":
 class OutputWriter:
     """Writes a command's output to this process's own, on a thread: whoever reads it may be slow."""
 
-    def __init__(self, congested: Callable[[bool], None]) -> None:
+    def __init__(self, congested: Callable[[bool], None], *, stalled_seconds: float = STALLED_SECONDS) -> None:
         """`congested` is told that whoever reads is slow, and that no more, on any thread; it must not block."""
         self._congested = congested
+        self._stalled_seconds = stalled_seconds
         self._queue: queue.SimpleQueue[tuple[int, bytes] | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         # Bytes that wait, and whether that was told to be too many; both under the lock.
@@ -113,8 +177,10 @@ class OutputWriter:
         self._is_congested = False
         # Set by begin(): until then the terminal may not be ready.
         self._may_write = threading.Event()
-        # Set when nobody reads any more.
-        self.is_broken = False
+        # Why nothing more is written; set once, by the thread or by close().
+        self._failure: OSError | None = None
+        # When something of it was taken last; moved by the thread, and by close().
+        self._moved_at = time.monotonic()
         self._thread = threading.Thread(target=self._run, name="kernelbridge-output", daemon=True)
         # Here and not in begin(): a signal may break off the start of a thread.
         self._thread.start()
@@ -123,6 +189,22 @@ class OutputWriter:
     def is_congested(self) -> bool:
         """Whether whoever reads is slow."""
         return self._is_congested
+
+    @property
+    def is_broken(self) -> bool:
+        """Whether nothing more is written."""
+        return self._failure is not None
+
+    def check(self) -> None:
+        """Raise BrokenPipeError where nobody reads any more, and KernelBridgeError where it cannot be written."""
+        failure = self._failure
+        if failure is None:
+            return
+        if is_reader_gone(failure):
+            raise BrokenPipeError(errno.EPIPE, "nobody reads the output any more")
+        raise KernelBridgeError(
+            f"The output cannot be written: {failure.strerror}.", "Check where this program's output goes."
+        ) from failure
 
     def write(self, kind: int, data: bytes) -> None:
         """Queue a piece. Never blocks; called on any thread."""
@@ -143,11 +225,12 @@ class OutputWriter:
         self._may_write.wait()
         while (piece := self._queue.get()) is not None:
             kind, data = piece
-            if not self.is_broken:
-                try:
-                    _write_all(2 if kind == terminal.ERRORS else 1, data)
-                except OSError:
-                    self.is_broken = True
+            try:
+                self._write_all(2 if kind == terminal.ERRORS else 1, data)
+            except OSError as exc:
+                # Who started this program with an output closed wants nothing of it.
+                if exc.errno != errno.EBADF:
+                    self._failure = exc
             with self._lock:
                 self._waiting_bytes -= len(data)
             self._look()
@@ -157,20 +240,27 @@ class OutputWriter:
         self._may_write.set()
 
     def close(self) -> None:
-        """Return when all is written."""
+        """Return when all is written; what nobody takes any of for long is given up, see check()."""
+        self._moved_at = time.monotonic()
         self.begin()
         self._queue.put(None)
-        self._thread.join(SLOW_READER_SECONDS)
+        while self._thread.is_alive():
+            # Not in one wait, during which Windows would hear no Ctrl-C.
+            self._thread.join(LOOK_SECONDS)
+            if self._failure is None and time.monotonic() - self._moved_at > self._stalled_seconds:
+                self._failure = TimeoutError(errno.ETIMEDOUT, f"nothing of it was read for {self._stalled_seconds:g} s")
+                return
 
-
-def _write_all(descriptor: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        try:
-            view = view[os.write(descriptor, view) :]
-        except BlockingIOError:
-            # Another program has made the terminal so.
-            threading.Event().wait(0.01)
+    def _write_all(self, descriptor: int, data: bytes) -> None:
+        view = memoryview(data)
+        while view and self._failure is None:
+            try:
+                view = view[os.write(descriptor, view[:_WRITE_BYTES]) :]
+            except BlockingIOError:
+                # Another program has made the terminal so.
+                threading.Event().wait(0.01)
+            else:
+                self._moved_at = time.monotonic()
 
 
 @contextlib.contextmanager
@@ -205,14 +295,19 @@ def _sizes(command: JoinedCommand) -> Iterator[None]:
     over = threading.Event()
     if sys.platform != "win32":
         before = signal.signal(signal.SIGWINCH, lambda *_: command.resize(window()))
+        # It may have changed while the command was started.
+        command.resize(window())
         try:
             yield
         finally:
             signal.signal(signal.SIGWINCH, before)
         return
 
+    last = window()
+    command.resize(last)
+
     def look() -> None:
-        last = window()
+        nonlocal last
         while not over.wait(SIZE_LOOK_SECONDS):
             if (now := window()) != last:
                 last = now

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 import sys
 
@@ -32,3 +33,10 @@ def complain_of(error: KernelBridgeError) -> None:
             complain(line)
     if error.exit_code != KernelBridgeError.exit_code:  # Of the others that page says no more than this.
         typer.secho(f"docs: {error_page(error.exit_code)}", err=True, dim=True)
+
+
+def is_reader_gone(error: OSError) -> bool:
+    """Whether a write failed since nobody reads any more: a pipe was closed, or a terminal."""
+    # Windows says so of a pipe by a word that means anything.
+    is_windows_pipe = sys.platform == "win32" and error.errno == errno.EINVAL
+    return isinstance(error, BrokenPipeError) or error.errno == errno.EIO or is_windows_pipe

@@ -34,7 +34,7 @@ from kernelbridge.fleet.loop import LoopThread
 from kernelbridge.hosts.docker.images import unfinished_image
 from kernelbridge.hosts.docker.images.built_image import is_up_to_date
 from kernelbridge.hosts.forwards.port_forwards import PortForwards
-from kernelbridge.hosts.labels import Labels, config_mark
+from kernelbridge.hosts.labels import Labels, config_mark, short_id
 from kernelbridge.hosts.pool import BackendPool
 from kernelbridge.hosts.relay_query import RelayAddress
 from kernelbridge.hosts.transport import host_keys
@@ -70,8 +70,6 @@ NOTEBOOK_SECONDS = 10.0
 IMAGE_SECONDS = 5.0
 # How long links and backends may take to close.
 CLOSE_SECONDS = 10.0
-# Of a kernel's id, as people are shown it.
-SHORT_ID_LENGTH = 12
 
 _T = TypeVar("_T")
 Observer = Callable[[str, KernelState, str], None]
@@ -518,25 +516,23 @@ class Fleet:
         """Return the output of a kernel's cells that no client has shown yet; it stays. Raises KernelNotFound."""
         return await self._finder.left_output(self.config, prefix)
 
-    async def open_terminal(
-        self, prefix: str, request: CommandRequest, output: Callable[[int, bytes], None]
-    ) -> Terminal:
-        """Run a command in a kernel's container, beside it; `output` is called on the loop. Raises KernelNotFound."""
+    async def open_terminal(self, name: str, request: CommandRequest, output: Callable[[int, bytes], None]) -> Terminal:
+        """Run a command in a kernel's container, beside it; `output` is called on the loop. Raises as address_of()."""
         from kernelbridge.kernel.command.terminal import open_terminal
 
-        address = await self._finder.running(self.config, prefix)
+        address = await self.address_of(name)
         return await open_terminal(await address.workload(), request, host=address.host, output=output)
 
-    async def forwards(self, prefix: str) -> PortForwards:
-        """Return what brings ports of a kernel here, whoever holds it; nothing listens yet. Raises KernelNotFound."""
-        address = await self._finder.running(self.config, prefix)
-        return PortForwards(f"{address.kernel[:SHORT_ID_LENGTH]} on {address.host}", address.workload)
+    async def forwards(self, name: str) -> PortForwards:
+        """Return what brings ports of a kernel here, whoever holds it; nothing listens yet. Raises as address_of()."""
+        address = await self.address_of(name)
+        return PortForwards(f"{short_id(address.kernel)} on {address.host}", address.workload)
 
-    async def board(self, prefix: str, folder: str, *, port: int, ready: Callable[[str], None]) -> None:
-        """Run TensorBoard beside a kernel until cancelled; see Board.run(). Raises BoardFailed, KernelNotFound."""
+    async def board(self, name: str, folder: str, *, port: int, ready: Callable[[str], None]) -> None:
+        """Run TensorBoard beside a kernel until cancelled; see Board.run(). Raises BoardFailed; as address_of()."""
         from kernelbridge.fleet.boards import Board
 
-        address = await self._finder.running(self.config, prefix)
+        address = await self.address_of(name)
         await Board(await self.forwards(address.kernel), address, folder=folder).run(port, ready)
 
     async def sync_workspace(

@@ -25,8 +25,8 @@ from kernelbridge.errors import (
     unexpected_answer,
 )
 from kernelbridge.hosts import relay_query
-from kernelbridge.hosts.backend import Backend, ContainerFacts, Exited, Workload
-from kernelbridge.hosts.labels import KERNEL_LABEL, Labels, container_name, parse_labels
+from kernelbridge.hosts.backend import Backend, ContainerFacts, Exited, Missing, Over, Workload
+from kernelbridge.hosts.labels import KERNEL_LABEL, Labels, container_name, parse_labels, short_id
 from kernelbridge.hosts.relay_query import RelayAddress, ask_log, ask_output, ask_status
 from kernelbridge.hosts.transport.retry import is_transient
 from kernelbridge.kernel import failures
@@ -62,7 +62,6 @@ _NO_KEYS = {
     "unused": "nobody ran a cell in it",
 }
 _SIGKILL_EXIT = 137
-_SHORT_ID_LENGTH = 12
 # How often a log that is followed is read.
 FOLLOW_SECONDS = 1.0
 _WHOLE_LOG_LINES = 100_000
@@ -437,30 +436,38 @@ class KernelFinder:
         return last_lines(await ask_log(address), tail_lines)
 
     async def follow_log(self, config: Config, prefix: str, heard: Callable[[str], None]) -> None:
-        """Tell what a kernel's process writes to its stdout and stderr, until it has ended. Raises KernelNotFound."""
+        """Tell what a kernel's process writes to its stdout and stderr, until it has ended or is removed.
+
+        All that is there comes first, in one piece. Raises KernelNotFound.
+        """
         address, is_running = await self._find_address(config, prefix)
         if not is_running:
             heard(await (await address.workload()).logs(_WHOLE_LOG_LINES))
             return
-        told, is_over = "", False
+        told, is_over, has_failed = "", False, False
         while not is_over:
             try:
-                is_over = (await ask_status(address)).state == KernelState.EXITED
+                status = await ask_status(address)
                 text = await ask_log(address)
             except KernelBridgeError as exc:
                 if not is_transient(exc):
-                    raise
+                    if await _has_ended(address):
+                        return
+                    # One that ends just now seems to run until the next look.
+                    if has_failed:
+                        raise
+                    has_failed = True
                 _LOG.info("[%s] %s", address.host, exc)
             else:
                 heard(added(told, text))
-                told = text
+                told, has_failed, is_over = text, False, status.state == KernelState.EXITED
             if not is_over:
                 await self._rest(FOLLOW_SECONDS)
 
     async def left_output(self, config: Config, prefix: str) -> str:
         """Return the output of a kernel's cells that no client has shown yet; it stays. Raises KernelNotFound."""
         address, is_running = await self._find_address(config, prefix)
-        kernel = address.kernel[:_SHORT_ID_LENGTH]
+        kernel = short_id(address.kernel)
         if not is_running:
             sentence = (
                 f"The container of {kernel} on {address.host} has ended, and what nobody had fetched went with it."
@@ -476,9 +483,12 @@ class KernelFinder:
         """Return the relay of the one kernel whose id begins so. Raises KernelNotFound; KernelEnded: it has ended."""
         address, is_running = await self._find_address(config, prefix)
         if not is_running:
-            remedy = "`kernelbridge ps` lists what runs."
-            kernel = address.kernel[:_SHORT_ID_LENGTH]
-            raise KernelEnded(environment=kernel, host=address.host, how="does not run", remedy=remedy)
+            raise KernelEnded(
+                environment=short_id(address.kernel),
+                host=address.host,
+                how="does not run",
+                remedy="`kernelbridge ps` lists what runs.",
+            )
         return address
 
     async def named(self, config: Config, name: str) -> RelayAddress:
@@ -498,7 +508,7 @@ class KernelFinder:
         if not chosen and listing.problems:
             raise listing.problems[0]
         if len(chosen) != 1:
-            ids = ", ".join(row.kernel_id[:_SHORT_ID_LENGTH] for row in chosen)
+            ids = ", ".join(short_id(row.kernel_id) for row in chosen)
             how_many = f"{len(chosen)} containers of {name} run: {ids}." if chosen else f"No container of {name} runs."
             remedy = "Name one by its id." if chosen else f"Start one: `kernelbridge up {name}`."
             raise KernelBridgeError(how_many, remedy)
@@ -542,9 +552,16 @@ def _unexpected(host: Host, exc: Exception) -> KernelBridgeError:
     return unexpected_answer(host.name, exc)
 
 
+async def _has_ended(address: RelayAddress) -> bool:
+    """Whether a kernel's container or job is known to have ended."""
+    with contextlib.suppress(KernelBridgeError):
+        return isinstance(await (await address.workload()).state(), Missing | Exited | Over)
+    return False
+
+
 def _why_kept(row: KernelRow) -> KernelBridgeError | None:
     """Return why a kernel that nobody holds is not removed; None if nothing is lost with it."""
-    kernel = row.kernel_id[:12]
+    kernel = short_id(row.kernel_id)
     if row.undelivered_bytes:
         return OutputUndelivered(kernel=kernel, host=row.host, megabytes=row.undelivered_bytes / 1e6)
     if row.state != KernelState.UNKNOWN:

@@ -6,11 +6,11 @@ import os
 from collections.abc import Callable, Iterable
 
 from kernelbridge.config.schema import BUILT_PREFIX, Config, Environment
+from kernelbridge.hosts.labels import short_id
 from kernelbridge.kernel.process_mark import Liveness
 from kernelbridge.kernel.recipe import changed_keys, recipe, words
 from kernelbridge.kernel.records import KernelRecord
 
-_SHORT_ID_LENGTH = 12
 # With what a start time may be off: Linux knows that of the boot in whole seconds.
 RESTART_SECONDS = 4.0
 
@@ -86,7 +86,7 @@ def new_text(record: KernelRecord, keys: list[str], *, image: str = "") -> str:
 def old_text(record: KernelRecord, keys: list[str], *, image: str = "") -> str:
     """Say that a kernel is in the container that it had, although another one is wanted by now."""
     why = _why(record, keys, image)
-    ends = f"`kernelbridge stop {record.kernel_id[:_SHORT_ID_LENGTH]}` ends it, and the next start makes a new one"
+    ends = f"`kernelbridge stop {short_id(record.kernel_id)}` ends it, and the next start makes a new one"
     return f"this is still the old container, although {why}, because the kernel persists; {ends}"
 
 
@@ -104,11 +104,11 @@ def joined_text(record: KernelRecord) -> str:
 
 def ended_text(record: KernelRecord) -> str:
     """Say that the notebook's kernel has ended, and that another one was started."""
-    prints = f"`kernelbridge logs {record.kernel_id[:_SHORT_ID_LENGTH]} --output` prints what it said"
+    prints = f"`kernelbridge logs {short_id(record.kernel_id)} --output` prints what it said"
     return f"this is a new kernel, because the one that {record.title} left on {record.host} has ended; {prints}"
 
 
 def several_text(records: list[KernelRecord]) -> str:
     """Say that none of several kernels was taken up."""
-    names = " and ".join(record.kernel_id[:_SHORT_ID_LENGTH] for record in records)
+    names = " and ".join(short_id(record.kernel_id) for record in records)
     return f"this is a new kernel; {names} run for this notebook too: choose one in the kernel picker to go on with it"

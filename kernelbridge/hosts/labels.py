@@ -29,8 +29,14 @@ SNAPSHOT_LABEL: Final = LABEL_PREFIX + "snapshot"
 BUILD_LABEL: Final = LABEL_PREFIX + "build"
 # As the engine's names are, less what a path could be made of: files are named for a kernel.
 _KERNEL_ID: Final = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}"
+_SHORT_ID_LENGTH: Final = 12
 # What containers of the first release do not have.
 _LATER_FIELDS: Final = frozenset(("birth", "python", "unsafe", "kind"))
+
+
+def short_id(kernel_id: str) -> str:
+    """Return as much of a kernel's id as people are shown, by which they may name it."""
+    return kernel_id[:_SHORT_ID_LENGTH]
 
 
 def container_name(kernel_id: str) -> str:

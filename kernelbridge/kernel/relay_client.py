@@ -30,6 +30,7 @@ from kernelbridge.errors import (
 )
 from kernelbridge.hosts.backend import Exited, Missing, Over, Running, Workload
 from kernelbridge.hosts.docker import error_map
+from kernelbridge.hosts.labels import short_id
 from kernelbridge.hosts.relay_query import HELLO_SECONDS, RelayAddress, ask_status
 from kernelbridge.hosts.transport.retry import delays, is_transient
 from kernelbridge.hosts.transport.stream import Stream
@@ -335,7 +336,7 @@ class RelayClient:
                 version = (await ask_status(self._address)).version
         if version not in (None, frames.VERSION):
             raise KernelOfOtherVersion(
-                kernel=self._address.kernel[:12],
+                kernel=short_id(self._address.kernel),
                 host=self._address.host,
                 release=release or frames.FIRST_RELEASES.get(version, ""),
                 is_newer=version > frames.VERSION,
@@ -415,7 +416,10 @@ class RelayClient:
         """Take in that the relay is another's: it was when we asked, or has become so since."""
         since = datetime.now() - timedelta(seconds=float(busy.held_seconds or 0.0))
         held = KernelHeld(
-            kernel=self._address.kernel[:12], host=self._address.host, who=busy.who or "", since=f"{since:%d %b %H:%M}"
+            kernel=short_id(self._address.kernel),
+            host=self._address.host,
+            who=busy.who or "",
+            since=f"{since:%d %b %H:%M}",
         )
         self._refusal = busy
         error: KernelBridgeError = held
@@ -585,7 +589,7 @@ class RelayClient:
 
     def _silent_relay(self) -> KernelBridgeError:
         """Return what is to be done where the container runs and its relay says nothing, however often it is asked."""
-        kernel, host = self._address.kernel[:12], self._address.host
+        kernel, host = short_id(self._address.kernel), self._address.host
         return KernelBridgeError(
             f"{host}: the container runs, but its relay does not answer: it was stopped, or its files are gone.",
             f"Its data is lost: restart it for a new container, or remove it with `kernelbridge stop {kernel}`.",

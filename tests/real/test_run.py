@@ -106,6 +106,37 @@ def test_a_detached_run_is_listed_logged_attached_and_stopped(rig: Rig, bridge_e
     assert rig.engine.kernels() == []
 
 
+def test_a_log_that_is_followed_ends_where_its_run_is_removed(rig: Rig, bridge_env: Laptop) -> None:
+    script = "for i in 1 2 3; do echo line $i; done; sleep 1000"
+    begun = kernelbridge(bridge_env, "run", "-d", "test", "--", "sh", "-c", script).out.strip()
+    wait_until(lambda: "line 3" in kernelbridge(bridge_env, "logs", begun).out, "its log", 20)
+    with begin(bridge_env, "logs", "-f", "--tail", "1", begun[:8]) as following:
+        assert following.process.stdout is not None
+        assert following.process.stdout.readline() == "line 3\n"
+        assert kernelbridge(bridge_env, "stop", begun).code == 0
+        ended = following.finish()
+    assert (ended.code, ended.out, ended.err) == (0, "", "")
+
+
+def test_a_run_whose_output_nobody_reads_runs_on_for_whoever_attaches(rig: Rig, bridge_env: Laptop) -> None:
+    script = "while [ ! -e /tmp/end ]; do echo line; sleep 0.1; done; echo last; exit 7"
+    words = [sys.executable, "-m", "kernelbridge", "run", "test", "--", "sh", "-c", script]
+    piped = subprocess.run(
+        ["bash", "-c", '"$@" | head -1; echo "${PIPESTATUS[0]}"', "bash", *words],
+        env=bridge_env.env,
+        capture_output=True,
+        text=True,
+        timeout=90 * SLOW,
+    )
+    assert piped.stdout == "line\n141\n", piped.stderr
+    (row,) = rows(bridge_env)
+    assert row["state"] == "busy"
+    assert piped.stderr == f"The command runs on: `kernelbridge attach {row['kernel_id'][:12]}`.\n"
+    assert kernelbridge(bridge_env, "exec", "test", "--", "touch", "/tmp/end").code == 0
+    ended = kernelbridge(bridge_env, "attach", row["kernel_id"])
+    assert (ended.code, ended.out.splitlines()[-1]) == (7, "last")
+
+
 def test_a_run_whose_client_was_killed_goes_on_and_keeps_its_end(rig: Rig, bridge_env: Laptop) -> None:
     script = "echo first; sleep 6; echo second; exit 6"
     with begin(bridge_env, "run", "test", "--", "sh", "-c", script) as command:

@@ -122,6 +122,28 @@ def test_what_reads_slowly_or_not_at_all_costs_nothing(rig: Rig, module_env: Lap
     assert piped.stdout == b"y\n" * 5, piped.stderr
 
 
+def test_a_command_without_an_end_is_ended_where_nobody_reads_it(rig: Rig, module_env: Laptop, kernel: Client) -> None:
+    words = [sys.executable, "-m", "kernelbridge", "exec", kernel_id(rig), "--", "yes", "without an end"]
+    shell = '"$@" 2>errors | head -1; echo "${PIPESTATUS[0]}"; cat errors'
+    piped = subprocess.run(
+        ["bash", "-c", shell, "bash", *words],
+        env=module_env.env,
+        cwd=module_env.runtime_dir,
+        capture_output=True,
+        text=True,
+        timeout=60 * SLOW,
+    )
+    assert piped.stdout == "without an end\n141\n", piped.stderr
+    running = "import glob; any(b'without' in open(one, 'rb').read() for one in glob.glob('/proc/[0-9]*/cmdline'))"
+    wait_until(lambda: kernel.run(running).result == "False", "the command's end", 20)
+
+
+def test_a_container_is_reached_by_its_environments_name(rig: Rig, module_env: Laptop, kernel: Client) -> None:
+    ended = kernelbridge(module_env, "exec", "test", "--", "sh", "-c", 'echo "$MODE"')
+    assert (ended.code, ended.out) == (0, "fast\n")
+    assert "No kernel `tset`" in kernelbridge(module_env, "exec", "tset", "--", "true").err
+
+
 def test_a_command_hears_of_a_client_that_is_gone(rig: Rig, module_env: Laptop, kernel: Client) -> None:
     script = "trap 'touch /tmp/hung-up; exit' HUP; echo ready; while :; do sleep 0.05; done"
     with begin(module_env, "exec", kernel_id(rig), "--", "sh", "-c", script) as command:

@@ -28,6 +28,7 @@ from kernelbridge.cli.context import CliContext, moment, until_told_to_leave
 from kernelbridge.errors import KernelBridgeError, KernelEnded, KernelHeld, KernelNotFound, StartTimeout
 from kernelbridge.fleet.fleet import Fleet
 from kernelbridge.fleet.kernel_listing import LIST_SECONDS, KernelRow
+from kernelbridge.hosts.labels import short_id
 from kernelbridge.kernel.kernel import Kernel
 from kernelbridge.kernel.process_mark import Liveness
 from kernelbridge.kernel.state import KernelState
@@ -68,7 +69,7 @@ def attach(
             raise typer.Exit(run.attach(context, fleet, row, takes=take))
         if row.link == KernelState.HELD and not take:
             raise KernelHeld(
-                kernel=row.kernel_id[: kernels.SHOWN_ID_LENGTH],
+                kernel=short_id(row.kernel_id),
                 host=row.host,
                 who=row.held_by,
                 since=moment(row.since) if row.since else "a moment ago",

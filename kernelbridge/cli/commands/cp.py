@@ -19,11 +19,13 @@ from typing import IO, Annotated, NamedTuple, cast
 import typer
 
 from kernelbridge.cli.context import CliContext
+from kernelbridge.cli.local_terminal import OutputValve
 from kernelbridge.cli.tables import console
 from kernelbridge.errors import KernelBridgeError
 from kernelbridge.fleet.fleet import Fleet
 from kernelbridge.fleet.kernel_listing import LIST_SECONDS
 from kernelbridge.hosts import bootstrap
+from kernelbridge.hosts.labels import short_id
 from kernelbridge.hosts.relay_query import RelayAddress
 from kernelbridge.kernel.command.terminal import START_SECONDS, CommandRequest, Terminal, open_terminal
 from kernelbridge.protocol import terminal
@@ -60,17 +62,16 @@ def copy(
 ) -> None:
     """Carry out `kernelbridge cp`."""
     context: CliContext = ctx.obj
-    here, there = place_of(source), place_of(target)
-    if bool(here.kernel) == bool(there.kernel):
+    origin, goal = place_of(source), place_of(target)
+    if bool(origin.kernel) == bool(goal.kernel):
         raise typer.BadParameter("one of the two must be in a kernel's container: KERNEL:PATH")
-    kernel = here.kernel or there.kernel
     with context.fleet(context.read_config()) as fleet, _progress() as moved:
-        address = context.wait(fleet, fleet.address_of(kernel), seconds=LIST_SECONDS)
+        address = context.wait(fleet, fleet.address_of(origin.kernel or goal.kernel), seconds=LIST_SECONDS)
         try:
-            if there.kernel:
-                _send(context, fleet, address, Path(source), there.path, moved)
+            if goal.kernel:
+                _send(context, fleet, address, Path(origin.path), goal.path, moved)
             else:
-                _receive(context, fleet, address, here.path, Path(target), moved)
+                _receive(context, fleet, address, origin.path, Path(goal.path), moved)
         except (OSError, tarfile.TarError) as exc:
             raise KernelBridgeError(f"It could not be copied: {exc}.", "Check the path here.") from exc
 
@@ -145,14 +146,10 @@ def _send(
             # What it says is the reason.
             _check(waiting.result(), said, address)
             raise
-        fleet.run(_end_input(opened))
+        fleet.run(opened.send(b""))
         _check(waiting.result(), said, address)
     finally:
         fleet.run(opened.aclose(), COPY_CLOSE_SECONDS)
-
-
-async def _end_input(opened: Terminal) -> None:
-    opened.end_input()
 
 
 class _Arriving(io.RawIOBase):
@@ -214,27 +211,10 @@ def _receive(
     context: CliContext, fleet: Fleet, address: RelayAddress, source: str, target: Path, moved: Callable[[int], None]
 ) -> None:
     """Copy to here. Raises OSError, tarfile.TarError and KernelBridgeError."""
-    # Both of the fleet's thread; much may come before the thread of this function knows that it was opened.
-    running: Terminal | None = None
-    is_to_wait = False
-
-    async def pause(is_paused: bool) -> None:
-        nonlocal is_to_wait
-        is_to_wait = is_paused
-        if running is not None:
-            (running.pause if is_paused else running.resume)()
-
-    def on_open(made: Terminal) -> None:
-        nonlocal running
-        running = made
-        if is_to_wait:
-            made.pause()
-
-    def congested(is_congested: bool) -> None:
-        fleet.submit(pause(is_congested))
-
-    arriving = _Arriving(congested, moved)
-    opened = _open(context, fleet, address, ("pack", source), arriving.put, on_open)
+    # Much may come before the thread of this function knows that it was opened.
+    valve = OutputValve(fleet.submit)
+    arriving = _Arriving(valve.congested, moved)
+    opened = _open(context, fleet, address, ("pack", source), arriving.put, valve.on_open)
     try:
         waiting = fleet.submit(opened.wait())
         waiting.add_done_callback(lambda done: arriving.put(terminal.OUTPUT, b""))
@@ -343,5 +323,5 @@ def _check(code: int, said: bytes | bytearray, address: RelayAddress) -> None:
     if code:
         reason = bytes(said).decode("utf-8", "replace").strip() or f"exit code {code}"
         raise KernelBridgeError(
-            f"{address.kernel[:12]} on {address.host}: {reason}.", "Check the path in the container."
+            f"{short_id(address.kernel)} on {address.host}: {reason}.", "Check the path in the container."
         )

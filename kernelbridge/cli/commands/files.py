@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from kernelbridge.cli.commands.run import HostOption, host_named
+from kernelbridge.cli.commands.run import HostOption
 from kernelbridge.cli.context import CliContext
 from kernelbridge.cli.tables import console
 from kernelbridge.config.schema import Config, Environment, Host
@@ -56,7 +56,7 @@ def files(
     with context.fleet(loaded) as fleet:
         project = find_project(chosen, Path.cwd(), machine_id=fleet.records.machine_id())
         assert project is not None, "_environment takes none without"
-        where = host_named(loaded, host) if host else loaded.hosts_of(chosen)[0]
+        where = loaded.with_local().host(host) if host else loaded.hosts_of(chosen)[0]
         if not project.is_copied(where):
             context.say(f"{where.name} has {project.local_root} by itself: nothing is copied.")
             return

@@ -13,7 +13,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from kernelbridge.cli.commands.kernels import SHOWN_ID_LENGTH, JsonOption
+from kernelbridge.cli.commands.kernels import JsonOption
 from kernelbridge.cli.context import CliContext, moment
 from kernelbridge.cli.tables import table
 from kernelbridge.errors import KernelBridgeError
@@ -21,6 +21,7 @@ from kernelbridge.fleet import gpu_listing
 from kernelbridge.fleet.gpu_listing import GpuListing, GpuRow, GpuState, NodeRow, WaitRow
 from kernelbridge.fleet.kernel_listing import LIST_SECONDS
 from kernelbridge.hosts.gpus import selection
+from kernelbridge.hosts.labels import short_id
 from kernelbridge.plain_text import printable
 
 # How often --watch looks again where no number is given.
@@ -157,7 +158,7 @@ def used_by(row: GpuRow) -> str:
         case GpuState.SPLIT:
             return "in MIG mode"
         case GpuState.LEASED:
-            return f"{row.environment} of {row.owner or 'another'} ({row.kernel_id[:SHOWN_ID_LENGTH]})"
+            return f"{row.environment} of {row.owner or 'another'} ({short_id(row.kernel_id)})"
         case GpuState.BUSY:
             return selection.stranger([process for process in row.processes if process.computes])
 
@@ -172,7 +173,7 @@ def _node_cells(row: NodeRow) -> tuple[str, ...]:
 def _wait_cells(row: WaitRow) -> tuple[str, ...]:
     return (
         row.host,
-        row.kernel_id[:SHOWN_ID_LENGTH],
+        short_id(row.kernel_id),
         row.who or "-",
         row.wanted or "-",
         moment(row.since) if row.since else "-",

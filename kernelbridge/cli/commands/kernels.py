@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import sys
 from typing import Annotated
 
 import typer
 
-from kernelbridge.cli.context import CliContext, moment
+from kernelbridge.cli.context import CliContext, moment, result
+from kernelbridge.cli.output import is_reader_gone
 from kernelbridge.errors import KernelBridgeError, SpecsUnwritable
 from kernelbridge.fleet.fleet import Fleet
 from kernelbridge.fleet.kernel_listing import LIST_SECONDS, KernelListing, KernelRow
+from kernelbridge.hosts.labels import short_id
 from kernelbridge.jupyter import running_kernelspecs
 from kernelbridge.kernel.state import KernelState
 from kernelbridge.plain_text import last_lines, printable_lines
 
 STOP_ALL_SECONDS = 120.0
-SHOWN_ID_LENGTH = 12
+_SHORT_GPU_LENGTH = 12
 LOG_LINES = 200
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -73,7 +76,8 @@ def logs(
     ctx: typer.Context,
     kernel_id: IdArgument,
     tail_lines: Annotated[
-        int | None, typer.Option("--tail", metavar="N", help="How many lines; 200 of a log.", min=1)
+        int | None,
+        typer.Option("--tail", metavar="N", help="How many lines; 200 of a log, all of one that is followed.", min=1),
     ] = None,
     output: Annotated[
         bool, typer.Option("--output", help="Instead, the output of cells that no client has shown yet; it stays.")
@@ -86,7 +90,9 @@ def logs(
     """Carry out `kernelbridge logs`."""
     context: CliContext = ctx.obj
     if follow:
-        _follow(context, kernel_id, raw=raw)
+        if output:
+            raise typer.BadParameter("--follow is for the log: leave it out, or leave out --output")
+        _follow(context, kernel_id, tail_lines, raw=raw)
         return
     with context.fleet(context.read_config()) as fleet:
         asked = fleet.left_output(kernel_id) if output else fleet.logs(kernel_id, tail_lines=tail_lines or LOG_LINES)
@@ -103,13 +109,27 @@ def logs(
     typer.echo(text, nl=not text.endswith("\n"), color=raw or None)
 
 
-def _follow(context: CliContext, kernel_id: str, *, raw: bool) -> None:
+def _follow(context: CliContext, kernel_id: str, tail_lines: int | None, *, raw: bool) -> None:
+    """Print a log as it grows, of what is there the last lines. Raises BrokenPipeError where nobody reads it."""
+    # Of the loop: how much of the next piece is printed. The first is all that is there.
+    most_lines = tail_lines
+
     def show(text: str) -> None:
-        typer.echo(text if raw else printable_lines(text), nl=False, color=raw or None)
-        sys.stdout.flush()
+        nonlocal most_lines
+        text = text if raw else printable_lines(text)
+        if most_lines:
+            text = last_lines(text, most_lines) + "\n" * text.endswith("\n")
+        most_lines = None
+        try:
+            typer.echo(text, nl=False, color=raw or None)
+            sys.stdout.flush()
+        except OSError as exc:
+            if is_reader_gone(exc):
+                raise BrokenPipeError(errno.EPIPE, exc.strerror) from exc
+            raise
 
     with context.fleet(context.read_config()) as fleet, contextlib.suppress(KeyboardInterrupt):
-        fleet.run(fleet.follow_log(kernel_id, show))
+        result(fleet.submit(fleet.follow_log(kernel_id, show)))
 
 
 def tell(
@@ -141,13 +161,13 @@ def show(context: CliContext, rows: tuple[KernelRow, ...], *, empty: str) -> Non
 
 def _cells(row: KernelRow) -> tuple[str, ...]:
     return (
-        row.kernel_id[:SHOWN_ID_LENGTH],
+        short_id(row.kernel_id),
         row.environment,
         row.title or "-",
         row.host,
         state_text(row),
         f"{moment(row.deadline)} ({row.deadline_key})" if row.deadline else "-",
-        ",".join(gpu_id[:SHOWN_ID_LENGTH] for gpu_id in row.gpus.split(",")) or "-",
+        ",".join(gpu_id[:_SHORT_GPU_LENGTH] for gpu_id in row.gpus.split(",")) or "-",
         row.owner or "-",
         f"{row.created.astimezone():%Y-%m-%d %H:%M}",
         row.image,

@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from kernelbridge.cli.commands.kernels import IdArgument
+from kernelbridge.cli.commands.terminal import KernelArgument
 from kernelbridge.cli.context import CliContext, until_told_to_leave
 from kernelbridge.config import fields
 from kernelbridge.config.schema import Forward
@@ -33,7 +33,7 @@ _ASK_SECONDS = 15.0
 
 def forward(
     ctx: typer.Context,
-    kernel_id: IdArgument,
+    kernel: KernelArgument,
     ports: Annotated[list[str], typer.Argument(metavar="PORT...", help="The container's ports, or HERE:THERE.")],
     raw: Annotated[bool, typer.Option("--raw", help="They are not HTTP: nothing that is sent is looked at.")] = False,
 ) -> None:
@@ -41,7 +41,7 @@ def forward(
     context: CliContext = ctx.obj
     wanted = _wanted(ports, raw=raw)
     with context.fleet(context.read_config()) as fleet:
-        forwards = context.wait(fleet, fleet.forwards(kernel_id), seconds=LIST_SECONDS)
+        forwards = context.wait(fleet, fleet.forwards(kernel), seconds=LIST_SECONDS)
         try:
             for one in context.wait(fleet, _open(forwards, wanted), seconds=_OPEN_SECONDS):
                 _show(context, fleet, forwards, one)
@@ -111,7 +111,7 @@ def _stay(fleet: Fleet, forwards: PortForwards) -> None:
 
 def tensorboard(
     ctx: typer.Context,
-    kernel_id: IdArgument,
+    kernel: KernelArgument,
     folder: Annotated[str, typer.Argument(metavar="LOGDIR", help="The folder of the container that it shows.")],
     port: Annotated[
         int, typer.Option("--port", help="Its port here, and in the container if it is free.", min=1, max=65535)
@@ -123,7 +123,7 @@ def tensorboard(
 
     addresses: SimpleQueue[str] = SimpleQueue()
     with context.fleet(context.read_config()) as fleet:
-        running = fleet.submit(fleet.board(kernel_id, folder, port=port, ready=addresses.put))
+        running = fleet.submit(fleet.board(kernel, folder, port=port, ready=addresses.put))
         try:
             with until_told_to_leave():
                 while not running.done():

@@ -7,34 +7,31 @@ import shlex
 import shutil
 import signal
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
-from types import FrameType
-from typing import Annotated, TypeVar
+from typing import Annotated
 
 import typer
 
 from kernelbridge.cli import local_terminal, notebook
-from kernelbridge.cli.commands.terminal import words_of
-from kernelbridge.cli.context import CliContext
-from kernelbridge.cli.local_terminal import OutputWriter
+from kernelbridge.cli.commands.terminal import WindowOption, words_of
+from kernelbridge.cli.context import CliContext, result, until_told_to_leave
+from kernelbridge.cli.local_terminal import JoinedCommand, OutputWriter
 from kernelbridge.cli.tables import console
-from kernelbridge.config.schema import LOCAL, Config, Host
+from kernelbridge.config.schema import Config, Host
 from kernelbridge.errors import KernelBridgeError
 from kernelbridge.files.git_checkout import check_out, paths_of
 from kernelbridge.files.project import LOCAL_WORKSPACES, Checkout
 from kernelbridge.fleet.fleet import Fleet
 from kernelbridge.fleet.kernel_listing import LIST_SECONDS, KernelRow
+from kernelbridge.hosts.labels import short_id
 from kernelbridge.kernel.command.run import CommandRun, RunOutput
 from kernelbridge.kernel.request import LaunchRequest, RunCommand
 from kernelbridge.kernel.state import KernelState
 from kernelbridge.plain_text import printable
-from kernelbridge.protocol.terminal import WindowSize
 
-# How often a wait is looked up from, for a signal.
-LOOK_SECONDS = 0.2
 LEAVE_SECONDS = 30.0
 # Within so long results may come without a word.
 QUICK_SECONDS = 2.0
@@ -51,11 +48,6 @@ HostOption = Annotated[
 ]
 DetachOption = Annotated[bool, typer.Option("--detach", "-d", help="Return as soon as it runs, and print its id.")]
 FolderOption = Annotated[str, typer.Option("--workdir", "-w", metavar="PATH", help="Where in the container it starts.")]
-WindowOption = Annotated[
-    bool | None, typer.Option("--tty/--no-tty", "-t/-T", help="Give it a terminal; where this is one.")
-]
-
-_T = TypeVar("_T")
 
 
 def run(
@@ -126,7 +118,7 @@ def request_for(
         command=what,
     )
     # It is nobody's to end but its user's.
-    return made.changed(hosts=(host_named(loaded, host),) if host else made.hosts, persist=True)
+    return made.changed(hosts=(loaded.with_local().host(host),) if host else made.hosts, persist=True)
 
 
 def checked_out(request: LaunchRequest, revision: str, data_folder: Path) -> LaunchRequest:
@@ -158,13 +150,6 @@ def checked_out(request: LaunchRequest, revision: str, data_folder: Path) -> Lau
     return replace(request, project=project.with_checkout(checkout))
 
 
-def host_named(loaded: Config, name: str) -> Host:
-    """Return a host by its name; this machine's own engine needs none in the config. Raises UnknownHost."""
-    if name == LOCAL and name not in loaded.hosts:
-        return Host(name=LOCAL, ssh=LOCAL)
-    return loaded.host(name)
-
-
 class RunScreen:
     """This terminal while a command starts and runs: progress first, then what it writes."""
 
@@ -180,7 +165,8 @@ class RunScreen:
         """Return where a run's words go."""
         return RunOutput(
             write=self.writer.write,
-            is_congested=lambda: self.writer.is_congested,
+            # What nobody reads here waits for whoever attaches.
+            is_congested=lambda: self.writer.is_congested or self.writer.is_broken,
             progress=self._progress,
             tell=self._tell,
         )
@@ -195,8 +181,10 @@ class RunScreen:
 
     def _tell(self, text: str) -> None:
         line = printable(f"kernelbridge: {text}")
-        # A raw terminal needs the return, too.
-        typer.echo(f"{line}\r" if self._status is not None else line, err=True)
+        # A reader that is gone is the writer's to tell: this is the fleet's thread.
+        with contextlib.suppress(OSError):
+            # A raw terminal needs the return, too.
+            typer.echo(f"{line}\r" if self._status is not None else line, err=True)
 
     def end_progress(self) -> None:
         """Take the progress away."""
@@ -215,12 +203,13 @@ class _Left(BaseException):
 
 @contextlib.contextmanager
 def screen() -> Iterator[RunScreen]:
-    """Have the terminal for a run while the block runs."""
+    """Have the terminal for a run while the block runs. Raises as OutputWriter.check()."""
     made = RunScreen()
     try:
         yield made
     finally:
         made.close()
+    made.writer.check()
 
 
 def _start(fleet: Fleet, request: LaunchRequest, shown: RunScreen, output: RunOutput) -> CommandRun:
@@ -250,7 +239,7 @@ def _start(fleet: Fleet, request: LaunchRequest, shown: RunScreen, output: RunOu
 
 def _start_and_leave(fleet: Fleet, request: LaunchRequest) -> str:
     with screen() as shown:
-        _leave(fleet, _start(fleet, request, shown, shown.words_alone()))
+        _detach(fleet, _start(fleet, request, shown, shown.words_alone()))
     return request.kernel_id
 
 
@@ -263,8 +252,8 @@ def attach(context: CliContext, fleet: Fleet, row: KernelRow, *, takes: bool) ->
     """Join a run to this terminal until it ends; return its exit code. Raises KernelHeld and others."""
     if row.kind == "up":
         raise KernelBridgeError(
-            f"{row.kernel_id[:12]} is a container that waits, in which nothing runs.",
-            f"Open a shell in it: `kernelbridge shell {row.kernel_id[:12]}`.",
+            f"{short_id(row.kernel_id)} is a container that waits, in which nothing runs.",
+            f"Open a shell in it: `kernelbridge shell {short_id(row.kernel_id)}`.",
         )
     has_window = local_terminal.is_terminal()
     what = RunCommand(argv=None, window=local_terminal.window() if has_window else None)
@@ -282,7 +271,7 @@ def attach(context: CliContext, fleet: Fleet, row: KernelRow, *, takes: bool) ->
         try:
             result(fleet.submit(made.began()))
         except BaseException:
-            _leave(fleet, made)
+            _detach(fleet, made)
             raise
         shown.end_progress()
         return stay(context, fleet, made, shown)
@@ -293,25 +282,29 @@ async def _joined(made: CommandRun, host: Host, takes: bool) -> None:
 
 
 def stay(context: CliContext, fleet: Fleet, made: CommandRun, shown: RunScreen) -> int:
-    """Be the command's terminal until it ends, and return its exit code; leave it running where this one is closed."""
-    joined = _Joined(fleet, made)
+    """Be the command's terminal until it ends, and return its exit code.
+
+    It is left running where this terminal is closed, and where nobody reads its output any more: see
+    OutputWriter.check() for what that raises.
+    """
     window = made.request.command.window if made.request.command else None
     has_window = window is not None and local_terminal.is_terminal()
-    if has_window:
-        joined.resize(local_terminal.window())
+    joined = local_terminal.joined(JoinedCommand(made, fleet.submit), has_window=has_window)
     try:
-        with _told_to_leave(), local_terminal.joined(joined, has_window=has_window):
+        with until_told_to_leave(raising=_Left), joined:
             # Not before the terminal is raw, which would add a carriage return to each line.
             shown.writer.begin()
-            code = result(fleet.submit(made.wait()))
+            code = result(fleet.submit(made.wait()), shown.writer.check)
     except _Left:
-        _leave(fleet, made)
-        context.complain(f"The command runs on: `kernelbridge attach {made.request.kernel_id[:12]}`.")
+        _leave(context, fleet, made)
         return 0
-    except KernelBridgeError:
-        # What has ended by itself is kept for its log.
-        _fetch_results(context, fleet, made)
-        _leave(fleet, made)
+    except (BrokenPipeError, KernelBridgeError):
+        if shown.writer.is_broken:
+            _leave(context, fleet, made)
+        else:
+            # What has ended by itself is kept for its log.
+            _fetch_results(context, fleet, made)
+            _detach(fleet, made)
         raise
     except KeyboardInterrupt:
         # Ctrl-C before the command could be given it.
@@ -321,8 +314,13 @@ def stay(context: CliContext, fleet: Fleet, made: CommandRun, shown: RunScreen) 
     return code
 
 
-def _leave(fleet: Fleet, made: CommandRun) -> None:
-    """Leave a command running; one whose host does not answer notices by itself."""
+def _leave(context: CliContext, fleet: Fleet, made: CommandRun) -> None:
+    _detach(fleet, made)
+    context.complain(f"The command runs on: `kernelbridge attach {short_id(made.request.kernel_id)}`.")
+
+
+def _detach(fleet: Fleet, made: CommandRun) -> None:
+    """Leave a command as it is; one whose host does not answer notices by itself."""
     with contextlib.suppress(TimeoutError):
         fleet.run(made.detach(), LEAVE_SECONDS)
 
@@ -339,52 +337,3 @@ def _fetch_results(context: CliContext, fleet: Fleet, made: CommandRun) -> None:
     except KeyboardInterrupt:
         fetching.cancel()
         context.complain(f"Not all results were fetched: {made.unfetched_text}.")
-
-
-def result(future: Future[_T]) -> _T:
-    """Return what a future brings; signals are heard meanwhile, on Windows too."""
-    while True:
-        with contextlib.suppress(TimeoutError):
-            return future.result(LOOK_SECONDS)
-        if future.done():
-            return future.result()
-
-
-@contextlib.contextmanager
-def _told_to_leave() -> Iterator[None]:
-    """Take a closed terminal and a SIGTERM for the wish to leave the command running."""
-
-    def leave(number: int, frame: FrameType | None) -> None:
-        raise _Left
-
-    names = [name for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
-    before = {name: signal.signal(getattr(signal, name), leave) for name in names}
-    try:
-        yield
-    finally:
-        for name, handler in before.items():
-            signal.signal(getattr(signal, name), handler)
-
-
-class _Joined:
-    """A run of the fleet's loop, for this process's other threads."""
-
-    def __init__(self, fleet: Fleet, made: CommandRun) -> None:
-        self._fleet = fleet
-        self._run = made
-
-    def send(self, data: bytes) -> None:
-        """See local_terminal.JoinedCommand."""
-        self._fleet.run(self._run.send(data))
-
-    def resize(self, window: WindowSize) -> None:
-        """See local_terminal.JoinedCommand."""
-        self._fleet.submit(_called(lambda: self._run.resize(window)))
-
-    def signal(self, number: int) -> None:
-        """See local_terminal.JoinedCommand."""
-        self._fleet.submit(_called(lambda: self._run.signal(number)))
-
-
-async def _called(function: Callable[[], None]) -> None:
-    function()

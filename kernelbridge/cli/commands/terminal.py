@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from typing import Annotated
 
 import typer
 
 from kernelbridge.cli import local_terminal
-from kernelbridge.cli.context import CliContext
-from kernelbridge.cli.local_terminal import OutputWriter
+from kernelbridge.cli.context import CliContext, result
+from kernelbridge.cli.local_terminal import JoinedCommand, OutputValve, OutputWriter
 from kernelbridge.fleet.fleet import Fleet
 from kernelbridge.fleet.kernel_listing import LIST_SECONDS
 from kernelbridge.kernel.command.terminal import START_SECONDS, CommandRequest, Terminal
-from kernelbridge.protocol.terminal import USUAL_TERM, WindowSize
+from kernelbridge.protocol.terminal import USUAL_TERM
 
-KernelArgument = Annotated[str, typer.Argument(metavar="KERNEL", help="The kernel's id, or its beginning.")]
+KernelArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="KERNEL", help="The kernel's id, or its beginning; or its environment's name, where only one runs."
+    ),
+]
 FolderOption = Annotated[
     str,
     typer.Option("--workdir", "-w", metavar="PATH", help="Where in the container it starts; else where the kernel is."),
+]
+WindowOption = Annotated[
+    bool | None, typer.Option("--tty/--no-tty", "-t/-T", help="Give it a terminal; where this is one.")
 ]
 TERMINAL_CLOSE_SECONDS = 5.0
 
@@ -34,9 +41,7 @@ def exec_command(
     kernel: KernelArgument,
     command: Annotated[list[str], typer.Argument(metavar="-- COMMAND", help="The command and its arguments.")],
     folder: FolderOption = "",
-    wants_window: Annotated[
-        bool | None, typer.Option("--tty/--no-tty", "-t/-T", help="Give it a terminal; where this is one.")
-    ] = None,
+    wants_window: WindowOption = None,
 ) -> None:
     """Carry out `kernelbridge exec`."""
     wants = local_terminal.is_terminal() if wants_window is None else wants_window
@@ -64,55 +69,28 @@ def request_of(argv: tuple[str, ...], folder: str, *, wants_window: bool) -> Com
 
 
 def run_beside(context: CliContext, fleet: Fleet, kernel: str, request: CommandRequest) -> int:
-    """Run a command beside a kernel to its end, joined to this terminal; return its exit code."""
-    command = _Beside(fleet)
-    writer = OutputWriter(command.congested)
+    """Run a command beside a kernel to its end, joined to this terminal; return its exit code.
+
+    Raises BrokenPipeError, and ends the command, where nobody reads its output any more.
+    """
+    valve = OutputValve(fleet.submit)
+    writer = OutputWriter(valve.congested)
+
+    async def opening() -> Terminal:
+        made = await fleet.open_terminal(kernel, request, writer.write)
+        valve.on_open(made)
+        return made
+
     try:
-        opening = fleet.open_terminal(kernel, request, writer.write)
-        opened = command.opened = context.wait(fleet, opening, seconds=LIST_SECONDS + START_SECONDS)
+        opened = context.wait(fleet, opening(), seconds=LIST_SECONDS + START_SECONDS)
         try:
             has_window = request.window is not None and local_terminal.is_terminal()
-            with local_terminal.joined(command, has_window=has_window):
+            with local_terminal.joined(JoinedCommand(opened, fleet.submit), has_window=has_window):
                 writer.begin()
-                return fleet.run(opened.wait())
+                code = result(fleet.submit(opened.wait()), writer.check)
         finally:
             fleet.run(opened.aclose(), TERMINAL_CLOSE_SECONDS)
     finally:
         writer.close()
-
-
-async def _called(function: Callable[[], None]) -> None:
-    function()
-
-
-class _Beside:
-    """A terminal of the fleet's loop, for this process's other threads."""
-
-    def __init__(self, fleet: Fleet) -> None:
-        self._fleet = fleet
-        # Set once the command runs; nothing is asked of it before.
-        self.opened: Terminal | None = None
-
-    def send(self, data: bytes) -> None:
-        """See JoinedCommand."""
-        opened = self.opened
-        if opened is not None:
-            self._fleet.run(opened.send(data) if data else _called(opened.end_input))
-
-    def resize(self, window: WindowSize) -> None:
-        """See JoinedCommand."""
-        opened = self.opened
-        if opened is not None:
-            self._fleet.submit(_called(lambda: opened.resize(window)))
-
-    def signal(self, number: int) -> None:
-        """See JoinedCommand."""
-        opened = self.opened
-        if opened is not None:
-            self._fleet.submit(_called(lambda: opened.signal(number)))
-
-    def congested(self, is_congested: bool) -> None:
-        """Take in that whoever reads its output is slow, or reads again."""
-        opened = self.opened
-        if opened is not None:
-            self._fleet.submit(_called(opened.pause if is_congested else opened.resume))
+    writer.check()
+    return code

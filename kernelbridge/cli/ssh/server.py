@@ -166,7 +166,7 @@ class Beside:
                 if self._waiting_bytes <= _HIGH_WATER_BYTES // 2 and self._holds_back:
                     self._holds_back = False
                     self.channel.resume_reading()
-            opened.end_input()
+            await opened.send(b"")
 
     def end_input(self) -> None:
         """Take in that the client sends nothing more."""

@@ -128,8 +128,11 @@ def pick(
     Raises: GpuUnavailable (the host can never give it), GpusBusy (others have it now).
     """
     board = _board(facts, others, now)
-    request = _fitted(board, request)
+    asked, request = request, _fitted(board, request)
     if request.number == 0:
+        # Cards whose driver fails are no missing ones: without them nobody would be told.
+        if asked.number and facts.trouble:
+            raise GpuUnavailable(host=host, wanted=str(asked), found=shown(facts.gpus, trouble=facts.trouble))
         return ()
     suiting = _suiting(board, request, host=host, trouble=facts.trouble or ("" if facts.driver else not_found(host)))
     unfit = {gpu.uuid: _unfit(board, request, gpu) for gpu in suiting}

@@ -129,14 +129,10 @@ class Terminal:
         return await asyncio.shield(self._ended)
 
     async def send(self, data: bytes) -> None:
-        """Give the command input, which it takes when it likes; returns when little of it waits here."""
-        for one in terminal.pieces(terminal.INPUT, data):
+        """Give the command input, which it takes when it likes; returns when little waits here. Empty: its end."""
+        for one in terminal.pieces(terminal.INPUT, data) if data else [frames.frame(terminal.INPUT_END)]:
             self.stream.write(one)
         await self.stream.drain()
-
-    def end_input(self) -> None:
-        """End the command's input."""
-        self.stream.write(frames.frame(terminal.INPUT_END))
 
     def resize(self, window: WindowSize) -> None:
         """Tell the command how large its terminal is by now."""

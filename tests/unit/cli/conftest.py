@@ -57,20 +57,24 @@ def fleet() -> FakeFleet:
     return FakeFleet()
 
 
-@pytest.fixture
-def call(
-    fleet: FakeFleet,
-    config_path: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> Call:
+@pytest.fixture(autouse=True)
+def data_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where records are: none of this login's own."""
     monkeypatch.setenv("JUPYTER_DATA_DIR", str(tmp_path / "data"))
 
+
+def calls(fleet: FakeFleet, config_path: Path, captured: pytest.CaptureFixture[str], **environ: str) -> Call:
+    """Return what calls the command line on a fleet, with these variables."""
+
     def run(*arguments: str) -> Ended:
-        environ = {"KERNELBRIDGE_CONFIG": str(config_path)}
-        code = app.run(arguments, open_fleet=fleet.open, environ=environ, version="1.2.3")  # type: ignore[arg-type]
-        printed = capsys.readouterr()
+        variables = {"KERNELBRIDGE_CONFIG": str(config_path), **environ}
+        code = app.run(arguments, open_fleet=fleet.open, environ=variables, version="1.2.3")  # type: ignore[arg-type]
+        printed = captured.readouterr()
         return Ended(code=code, out=printed.out, err=printed.err)
 
     return run
+
+
+@pytest.fixture
+def call(fleet: FakeFleet, config_path: Path, capsys: pytest.CaptureFixture[str]) -> Call:
+    return calls(fleet, config_path, capsys)

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import sys
+import time
+from concurrent.futures import Future
 from pathlib import Path
 
-from kernelbridge.cli.context import CliContext
+import pytest
+
+from kernelbridge.cli.context import CliContext, result, until_told_to_leave
 from tests.fakes import FakeFleet
 from tests.printed import docs_line
 from tests.unit.cli.conftest import Call
@@ -31,3 +38,38 @@ def test_all_problems_of_a_config_are_printed_at_once(call: Call, config_path: P
         "Fix the file; `kernelbridge config` checks it.",
         docs_line(10),
     ]
+
+
+class Left(BaseException):
+    """What a command wants to hear."""
+
+
+@pytest.mark.parametrize(("name", "raising"), [("SIGTERM", KeyboardInterrupt), ("SIGHUP", Left)])
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
+def test_who_is_told_to_leave_hears_what_it_wants_to_for_as_long_as_a_block_runs(
+    name: str, raising: type[BaseException]
+) -> None:
+    number = getattr(signal, name)
+    before = signal.getsignal(number)
+    with pytest.raises(raising), until_told_to_leave(raising):
+        os.kill(os.getpid(), number)
+        time.sleep(10)
+    assert signal.getsignal(number) is before
+
+
+def test_a_result_that_is_a_timeout_of_its_own_is_raised() -> None:
+    late: Future[int] = Future()
+    late.set_exception(TimeoutError("its own"))
+    with pytest.raises(TimeoutError, match="its own"):
+        result(late)
+    done: Future[int] = Future()
+    done.set_result(3)
+    assert result(done) == 3
+
+
+def test_a_wait_ends_with_what_a_look_meanwhile_finds() -> None:
+    def look() -> None:
+        raise BrokenPipeError
+
+    with pytest.raises(BrokenPipeError):
+        result(Future[int](), look)

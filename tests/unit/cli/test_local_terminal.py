@@ -16,7 +16,9 @@ from typing import Any
 import pytest
 
 from kernelbridge.cli import local_terminal
-from kernelbridge.cli.local_terminal import MOST_QUEUED_BYTES, OutputWriter
+from kernelbridge.cli.local_terminal import MOST_QUEUED_BYTES, JoinedCommand, OutputValve, OutputWriter
+from kernelbridge.errors import KernelBridgeError
+from kernelbridge.fleet.loop import LoopThread
 from kernelbridge.protocol import terminal
 from kernelbridge.protocol.terminal import WindowSize
 from tests.rig.daemon import wait_until
@@ -28,13 +30,14 @@ OUT, ERR = terminal.OUTPUT, terminal.ERRORS
 class MadeCommand:
     """What is joined: keeps what it is given."""
 
-    def __init__(self) -> None:
+    def __init__(self, loop: LoopThread) -> None:
+        self.joined = JoinedCommand(self, loop.submit)
         self.sent: list[bytes] = []
         self.told: list[Any] = []
         # What send() comes to.
         self.failure: Exception | None = None
 
-    def send(self, data: bytes) -> None:
+    async def send(self, data: bytes) -> None:
         self.sent.append(data)
         if self.failure is not None:
             raise self.failure
@@ -47,8 +50,10 @@ class MadeCommand:
 
 
 @pytest.fixture
-def command() -> MadeCommand:
-    return MadeCommand()
+def command() -> Iterator[MadeCommand]:
+    loop = LoopThread("made-up loop")
+    yield MadeCommand(loop)
+    loop.close()
 
 
 class Pty:
@@ -188,6 +193,69 @@ def test_output_that_nobody_reads_any_more_is_dropped() -> None:
         assert writer.is_broken
         assert not writer.is_congested
         assert told == [True, False]
+        with pytest.raises(BrokenPipeError):
+            writer.check()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no file that is full")
+def test_output_that_cannot_be_written_is_an_error() -> None:
+    before = os.dup(1)
+    with Path("/dev/full").open("wb") as full:
+        os.dup2(full.fileno(), 1)
+    try:
+        writer = OutputWriter(lambda is_congested: None)
+        writer.check()
+        writer.write(OUT, b"words")
+        writer.close()
+    finally:
+        os.dup2(before, 1)
+        os.close(before)
+    with pytest.raises(KernelBridgeError, match="The output cannot be written: No space left on device"):
+        writer.check()
+
+
+def test_an_output_that_was_closed_before_is_wanted_by_nobody(capfd: pytest.CaptureFixture[str]) -> None:
+    before = os.dup(1)
+    os.close(1)
+    try:
+        writer = OutputWriter(lambda is_congested: None)
+        writer.write(OUT, b"words")
+        writer.write(ERR, b"trouble")
+        writer.close()
+    finally:
+        os.dup2(before, 1)
+        os.close(before)
+    writer.check()
+    assert capfd.readouterr() == ("", "trouble")
+
+
+def test_who_reads_slowly_gets_all_however_long_that_takes() -> None:
+    with piped_stdout() as stdout:
+        writer = OutputWriter(lambda is_congested: None, stalled_seconds=0.5)
+        data = os.urandom(200_000)
+        writer.write(OUT, data)
+        came = bytearray()
+
+        def read() -> None:
+            while len(came) < len(data):
+                time.sleep(0.05)
+                came.extend(os.read(stdout, 10_000))
+
+        thread = threading.Thread(target=read)
+        thread.start()
+        writer.close()
+        thread.join(20)
+        assert bytes(came) == data
+        writer.check()
+
+
+def test_who_reads_nothing_for_long_is_given_up_and_that_is_told() -> None:
+    with piped_stdout():
+        writer = OutputWriter(lambda is_congested: None, stalled_seconds=0.3)
+        writer.write(OUT, bytes(200_000))
+        writer.close()
+        with pytest.raises(KernelBridgeError, match=r"cannot be written: nothing of it was read for 0\.3 s"):
+            writer.check()
 
 
 def test_a_terminal_that_another_program_made_so_that_it_takes_little_at_once_gets_all() -> None:
@@ -208,7 +276,7 @@ def test_a_terminal_that_another_program_made_so_that_it_takes_little_at_once_ge
 
 
 def test_input_is_passed_on_to_its_end(command: MadeCommand, stdin: int) -> None:
-    with local_terminal.joined(command, has_window=False):
+    with local_terminal.joined(command.joined, has_window=False):
         os.write(stdin, b"one")
         wait_until(lambda: command.sent == [b"one"], "the input", 10)
         os.write(stdin, b"two")
@@ -227,13 +295,13 @@ def test_without_a_stdin_the_input_has_ended(
         monkeypatch.setattr(sys, "stdin", file)
     else:
         monkeypatch.setattr(sys, "stdin", None)
-    with local_terminal.joined(command, has_window=False):
+    with local_terminal.joined(command.joined, has_window=False):
         wait_until(lambda: command.sent == [b""], "the end of input", 10)
 
 
 def test_input_for_a_command_that_has_ended_is_let_be(command: MadeCommand, stdin: int) -> None:
     command.failure = RuntimeError("it has ended")
-    with local_terminal.joined(command, has_window=False):
+    with local_terminal.joined(command.joined, has_window=False):
         os.write(stdin, b"one")
         wait_until(lambda: not readers(), "the reader to end", 10)
     assert command.sent == [b"one"]
@@ -241,10 +309,10 @@ def test_input_for_a_command_that_has_ended_is_let_be(command: MadeCommand, stdi
 
 def test_in_a_terminal_each_key_is_the_commands_ctrl_c_too(command: MadeCommand, pty: Pty) -> None:
     before = pty.modes
-    with local_terminal.joined(command, has_window=True):
+    with local_terminal.joined(command.joined, has_window=True):
         os.write(pty.master, b"\x03\x04q")
         wait_until(lambda: b"".join(command.sent) == b"\x03\x04q", "the keys", 10)
-    assert command.told == []
+    assert command.told == [local_terminal.window()], "no signal"
     assert pty.modes == before
     os.write(pty.master, b"\n")  # So that who reads comes back, and ends.
     wait_until(lambda: len(b"".join(command.sent)) > 3, "the last key", 10)
@@ -254,7 +322,7 @@ def test_in_a_terminal_each_key_is_the_commands_ctrl_c_too(command: MadeCommand,
 def test_a_signal_is_the_commands_as_long_as_it_is_joined(command: MadeCommand, stdin: int, name: str) -> None:
     number = getattr(signal, name)
     before = signal.getsignal(number)
-    with local_terminal.joined(command, has_window=False):
+    with local_terminal.joined(command.joined, has_window=False):
         os.kill(os.getpid(), number)
         wait_until(lambda: command.told == [number], "the signal", 10)
     assert signal.getsignal(number) is before
@@ -262,10 +330,12 @@ def test_a_signal_is_the_commands_as_long_as_it_is_joined(command: MadeCommand, 
 
 def test_a_terminal_of_another_size_is_told(command: MadeCommand, pty: Pty, monkeypatch: pytest.MonkeyPatch) -> None:
     before = signal.getsignal(signal.SIGWINCH)
-    with local_terminal.joined(command, has_window=True):
+    set_terminal_size(monkeypatch, 111, 33)
+    with local_terminal.joined(command.joined, has_window=True):
+        wait_until(lambda: command.told == [WindowSize(111, 33)], "the size, which may have changed before", 10)
         set_terminal_size(monkeypatch, 50, 20)
         os.kill(os.getpid(), signal.SIGWINCH)
-        wait_until(lambda: command.told == [WindowSize(50, 20)], "the size", 10)
+        wait_until(lambda: command.told == [WindowSize(111, 33), WindowSize(50, 20)], "the new size", 10)
     assert signal.getsignal(signal.SIGWINCH) is before
     os.write(pty.master, b"\n")  # So that who reads comes back, and ends.
     wait_until(lambda: command.sent == [b"\n"], "the key", 10)
@@ -289,6 +359,41 @@ def test_what_two_threads_tell_of_a_slow_reader_comes_in_order() -> None:
             wait_until(lambda: not writer.is_congested, "the reader", 10)
         writer.close()
         assert told == [True, False] * 20
+
+
+class Held:
+    """Stands where a Terminal stands: whether it takes anything."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+
+    def pause(self) -> None:
+        self.told.append("pause")
+
+    def resume(self) -> None:
+        self.told.append("resume")
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "told"),
+    [([True], [], ["pause"]), ([True, False], [], []), ([], [True, False], ["pause", "resume"]), ([], [], [])],
+)
+def test_a_slow_reader_is_heeded_also_where_it_was_so_before_the_command_was_open(
+    before: list[bool], after: list[bool], told: list[str]
+) -> None:
+    loop, opened = LoopThread("made-up loop"), Held()
+
+    async def on_open() -> None:
+        valve.on_open(opened)  # type: ignore[arg-type]
+
+    valve = OutputValve(loop.submit)
+    for word in before:
+        valve.congested(word)
+    loop.run(on_open(), 10)
+    for word in after:
+        valve.congested(word)
+    loop.close()
+    assert opened.told == told
 
 
 def _read_to_the_end(descriptor: int, *, read: Callable[[int, int], bytes] = os.read) -> None:

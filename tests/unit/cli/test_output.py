@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 
 import pytest
@@ -90,3 +91,15 @@ def test_an_errors_own_text_steers_no_terminal(capsys: Capture) -> None:
 
 def test_the_page_of_an_error_is_below_the_documentations_newest_version() -> None:
     assert errors.error_page(20) == f"{errors.DOCUMENTATION}/page/reference/errors.html#exit-20"
+
+
+@pytest.mark.parametrize(
+    ("number", "is_gone"), [(errno.EPIPE, True), (errno.EIO, True), (errno.ENOSPC, False), (errno.EINVAL, False)]
+)
+def test_who_read_is_gone_where_a_pipe_or_a_terminal_was_closed(number: int, is_gone: bool) -> None:
+    assert output.is_reader_gone(OSError(number, "no")) is is_gone
+
+
+def test_on_windows_a_closed_pipe_has_another_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", "win32")
+    assert output.is_reader_gone(OSError(errno.EINVAL, "no"))

@@ -6,7 +6,8 @@ import pytest
 from pydantic import ValidationError
 
 from kernelbridge.config import load
-from kernelbridge.config.schema import Environment, Host
+from kernelbridge.config.schema import Config, Environment, Host
+from kernelbridge.errors import UnknownHost
 from tests.unit.config.test_load import PATH, with_environment
 
 
@@ -15,6 +16,17 @@ def test_without_a_host_this_machine_is_the_only_one() -> None:
     assert list(loaded.hosts) == ["local"]
     assert loaded.host("local").is_local
     assert loaded.hosts_of(loaded.environment("a")) == (Host(name="local", ssh="local"),)
+
+
+def test_this_machine_needs_no_entry_and_a_host_of_the_config_that_is_named_local_is_that_one() -> None:
+    mine = Host(name="local", ssh="lab")
+    loaded = Config(path=PATH, hosts={"local": mine}, environments={})
+    assert loaded.with_local().host("local") is mine
+    with pytest.raises(UnknownHost):
+        loaded.with_local().host("lab")
+    other = Config(path=PATH, hosts={"lab": Host(name="lab", ssh="lab")}, environments={})
+    assert other.with_local().host("local") == Host(name="local", ssh="local")
+    assert list(other.hosts) == ["lab"]
 
 
 def test_an_environment_without_hosts_may_run_on_all_in_their_order() -> None:

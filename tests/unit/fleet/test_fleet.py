@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from concurrent.futures import CancelledError
 from dataclasses import replace
 from pathlib import Path
@@ -14,11 +14,15 @@ from typing import Any
 import pytest
 
 from kernelbridge.config.schema import Config, Environment, Host
+from kernelbridge.errors import KernelBridgeError
 from kernelbridge.fleet.fleet import Fleet
+from kernelbridge.kernel.command.terminal import CommandRequest
 from kernelbridge.kernel.recipe import recipe
 from kernelbridge.kernel.records import KernelRecord
 from kernelbridge.kernel.request import LaunchRequest
 from kernelbridge.kernel.state import KernelState
+from tests.made_hosts import Hosts
+from tests.unit.fleet.test_kernel_listing import STATUS
 
 
 def test_who_waits_for_a_fleet_that_is_closed_is_not_left_waiting(tmp_path: Path) -> None:
@@ -39,6 +43,28 @@ def test_who_waits_for_a_fleet_that_is_closed_is_not_left_waiting(tmp_path: Path
     with pytest.raises(CancelledError):
         future.result(5)
     fleet.close()
+
+
+ASKED: dict[str, Callable[[Fleet], Coroutine[Any, Any, Any]]] = {
+    "shell, exec": lambda fleet: fleet.open_terminal("torch", CommandRequest(), lambda kind, data: None),
+    "forward": lambda fleet: fleet.forwards("torch"),
+    "tensorboard": lambda fleet: fleet.board("torch", "/logs", port=1, ready=lambda address: None),
+    "cp, ssh": lambda fleet: fleet.address_of("torch"),
+}
+
+
+@pytest.mark.parametrize("command", ASKED)
+async def test_whoever_works_in_a_container_may_name_its_environment(command: str, tmp_path: Path) -> None:
+    hosts = Hosts(tmp_path)
+    fleet = Fleet(hosts.config, folder=tmp_path)
+    fleet._finder = hosts.census
+    try:
+        with pytest.raises(KernelBridgeError, match="No container of torch runs"):
+            await ASKED[command](fleet)
+        hosts.add(status=STATUS)
+        assert (await fleet.forwards("torch")).kernel == "aabb1111-000 on lab"
+    finally:
+        fleet.close()
 
 
 class MadeKernel:

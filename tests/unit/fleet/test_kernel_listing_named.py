@@ -11,6 +11,7 @@ import pytest
 from kernelbridge.errors import ContainerFailed, HostRefused, KernelBridgeError, KernelEnded, KernelNotFound, LinkLost
 from kernelbridge.fleet import kernel_listing
 from kernelbridge.fleet.kernel_listing import KernelFinder
+from kernelbridge.hosts.backend import Missing, Over
 from tests.made_hosts import FIRST, Engine, Hosts
 from tests.unit.fleet.test_kernel_listing import SECOND, STATUS, ended
 
@@ -126,6 +127,43 @@ async def test_a_host_that_is_away_for_a_while_ends_no_log(hosts: Hosts) -> None
     assert await Following(hosts, leave, lambda: None, come_back).follow() == "one\ntwo\n"
 
 
+async def test_the_last_words_come_also_where_the_host_is_away_between_the_end_and_them(hosts: Hosts) -> None:
+    box = hosts.add(status=STATUS, log="one\n")
+    open_stream = hosts.lab.exec_stream
+    answers = ["status", "lost"]
+
+    async def refuse_the_second(*words: Any) -> Any:
+        if answers and answers.pop(0) == "lost":
+            raise LinkLost(host="lab")
+        return await open_stream(*words)
+
+    def end() -> None:
+        box.log += "two\n"
+        box.status = {**STATUS, "state": "exited"}
+        hosts.lab.exec_stream = refuse_the_second  # type: ignore[method-assign, assignment]
+
+    assert await Following(hosts, end, lambda: None).follow() == "one\ntwo\n"
+
+
+async def test_a_host_that_is_away_just_after_a_relay_gave_no_answer_ends_no_log(hosts: Hosts) -> None:
+    box = hosts.add(status=STATUS, log="one\n")
+    state = hosts.lab.state
+
+    async def refuse(name: str) -> Any:
+        raise LinkLost(host="lab")
+
+    def go() -> None:
+        box.status = None
+        hosts.lab.state = refuse  # type: ignore[method-assign]
+
+    def come_back() -> None:
+        box.status = {**STATUS, "state": "exited"}
+        hosts.lab.state = state  # type: ignore[method-assign]
+        box.log += "two\n"
+
+    assert await Following(hosts, go, come_back).follow() == "one\ntwo\n"
+
+
 async def test_the_log_of_what_has_ended_is_told_at_once(hosts: Hosts) -> None:
     hosts.add(state="exited", ended=ended(3), log="one\ntwo")
     assert await Following(hosts).follow() == "one\ntwo"
@@ -138,4 +176,23 @@ async def test_a_relay_that_is_no_more_ends_the_following_with_its_reason(hosts:
         box.status = None
 
     with pytest.raises(ContainerFailed):
-        await Following(hosts, go).follow()
+        await Following(hosts, go, lambda: None).follow()
+
+
+@pytest.mark.parametrize("state", [Missing(), ended(0), Over(explain=lambda name: LinkLost(host=name))])
+@pytest.mark.parametrize("seems_to_run", [False, True])
+async def test_a_run_that_is_removed_meanwhile_ends_its_log_without_an_error(
+    hosts: Hosts, state: Any, seems_to_run: bool
+) -> None:
+    box = hosts.add(status=STATUS, log="one\n")
+
+    def end() -> None:
+        box.ended = state
+
+    def remove() -> None:
+        box.status = None
+        if not seems_to_run:
+            end()
+
+    steps = [remove, end] if seems_to_run else [remove]
+    assert await Following(hosts, *steps).follow() == "one\n"

@@ -6,8 +6,12 @@ from dataclasses import replace
 
 import pytest
 
-from kernelbridge.hosts.labels import container_name, parse_labels
+from kernelbridge.hosts.labels import container_name, parse_labels, short_id
 from tests.unit.hosts.docker.test_container_spec import KERNEL_ID, LABELS
+
+
+def test_a_short_id_is_the_beginning_of_the_id() -> None:
+    assert short_id("aabb1111-0000-4000-8000-000000000001") == "aabb1111-000"
 
 
 def test_all_our_label_keys_are_written_the_empty_ones_too() -> None:

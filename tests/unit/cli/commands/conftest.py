@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -9,9 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from kernelbridge.cli import app
 from tests.made_runs import RunFleet
-from tests.unit.cli.conftest import Call, Ended, set_terminal_size
+from tests.unit.cli.conftest import Call, calls, set_terminal_size
 
 
 @pytest.fixture
@@ -20,22 +20,8 @@ def run_fleet() -> RunFleet:
 
 
 @pytest.fixture
-def run_call(
-    run_fleet: RunFleet,
-    config_path: Path,
-    tmp_path: Path,
-    capfd: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> Call:
-    monkeypatch.setenv("JUPYTER_DATA_DIR", str(tmp_path / "data"))
-
-    def run(*arguments: str) -> Ended:
-        environ = {"KERNELBRIDGE_CONFIG": str(config_path), "TERM": "made-up"}
-        code = app.run(arguments, open_fleet=run_fleet.open, environ=environ, version="1.2.3")  # type: ignore[arg-type]
-        printed = capfd.readouterr()
-        return Ended(code=code, out=printed.out, err=printed.err)
-
-    return run
+def run_call(run_fleet: RunFleet, config_path: Path, capfd: pytest.CaptureFixture[str]) -> Call:
+    return calls(run_fleet, config_path, capfd, TERM="made-up")
 
 
 Feed = Callable[[bytes], None]
@@ -56,6 +42,24 @@ def feed(monkeypatch: pytest.MonkeyPatch) -> Iterator[Feed]:
     yield give
     for file in opened:
         file.close()
+
+
+@contextlib.contextmanager
+def unread_stdout() -> Iterator[None]:
+    """Have this process's stdout be a pipe that nobody reads any more. No fixture: before a test it is pytest's."""
+    source, sink = os.pipe()
+    os.close(source)
+    before, stream, file = os.dup(1), sys.stdout, os.fdopen(sink, "w")
+    os.dup2(sink, 1)
+    sys.stdout = file
+    try:
+        yield
+    finally:
+        sys.stdout = stream
+        os.dup2(before, 1)
+        os.close(before)
+        with contextlib.suppress(BrokenPipeError):
+            file.close()
 
 
 class Shell:

@@ -13,13 +13,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kernelbridge.cli import app
 from kernelbridge.cli.commands import cp
 from kernelbridge.cli.commands.cp import MOST_ARRIVED_BYTES, Place, place_of
 from kernelbridge.hosts import bootstrap
 from kernelbridge.protocol import terminal
 from tests.made_copies import CopyFleet, CopyStream, MadeContainer
-from tests.unit.cli.conftest import Call, Ended
+from tests.unit.cli.conftest import Call, Ended, calls
 
 OUT = terminal.OUTPUT
 
@@ -46,14 +45,7 @@ def call(
     """One call, in a folder that is `here`."""
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
-
-    def run(*arguments: str) -> Ended:
-        environ = {"KERNELBRIDGE_CONFIG": str(config_path)}
-        code = app.run(arguments, open_fleet=fleet.open, environ=environ, version="1.2.3")  # type: ignore[arg-type]
-        printed = capfd.readouterr()
-        return Ended(code=code, out=printed.out, err=printed.err)
-
-    return run
+    return calls(fleet, config_path, capfd)
 
 
 # -- the two sides

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import threading
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -13,7 +16,10 @@ from kernelbridge.cli.commands import kernels
 from kernelbridge.errors import HostRefused, HostUnreachable
 from kernelbridge.kernel.records import KernelRecord, Records
 from tests.fakes import FakeFleet, row
+from tests.made_runs import RunFleet
 from tests.printed import lines_of
+from tests.rig.daemon import wait_until
+from tests.unit.cli.commands.conftest import unread_stdout
 from tests.unit.cli.conftest import Call, Ended
 
 FIRST, SECOND = "aabb1111-0000-4000-8000-000000000001", "ccdd2222-0000-4000-8000-000000000002"
@@ -251,6 +257,57 @@ def test_logs_brings_control_characters_only_where_they_are_asked_for(
     cleaned = call("logs", "aabb", *output).out
     assert not {char for char in cleaned if not char.isprintable()} - {"\t", "\n"}
     assert cleaned.endswith("\nlast\n")
+
+
+FOLLOWED = ["one\ntwo\n\x1b[1mthree\x1b[m\n", "", "four", " and more\n"]
+
+
+@pytest.mark.parametrize(
+    ("words", "printed"),
+    [
+        ((), "one\ntwo\nthree\nfour and more\n"),
+        (("--tail", "1"), "three\nfour and more\n"),
+        (("--tail", "2", "--raw"), "two\n\x1b[1mthree\x1b[m\nfour and more\n"),
+        (("--tail", "9"), "one\ntwo\nthree\nfour and more\n"),
+    ],
+)
+def test_a_log_is_followed_from_its_last_lines_on(
+    run_call: Call, run_fleet: RunFleet, words: tuple[str, ...], printed: str
+) -> None:
+    run_fleet.rows, run_fleet.followed = [row(FIRST)], FOLLOWED
+    assert run_call("logs", "-f", "aabb", *words) == Ended(code=0, out=printed, err="")
+
+
+def test_a_log_of_which_a_line_has_no_end_yet_is_followed_as_it_is(run_call: Call, run_fleet: RunFleet) -> None:
+    run_fleet.rows, run_fleet.followed = [row(FIRST)], ["one\ntwo", " and three\n"]
+    assert run_call("logs", "-f", "--tail", "1", "aabb").out == "two and three\n"
+
+
+def test_output_of_cells_cannot_be_followed(run_call: Call, run_fleet: RunFleet) -> None:
+    run_fleet.rows = [row(FIRST)]
+    ended = run_call("logs", "-f", "--output", "aabb")
+    assert (ended.code, ended.out) == (2, "")
+    assert "leave out --output" in ended.err
+
+
+def test_ctrl_c_leaves_a_log(run_call: Call, run_fleet: RunFleet) -> None:
+    run_fleet.rows, run_fleet.followed, run_fleet.follows_for_ever = [row(FIRST)], ["one\n"], True
+
+    def interrupt() -> None:
+        wait_until(lambda: run_fleet.is_followed, "the log", 20)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    assert run_call("logs", "-f", "aabb") == Ended(code=0, out="one\n", err="")
+    thread.join()
+
+
+def test_a_log_that_nobody_reads_ends_as_a_program_does_that_sigpipe_ended(run_call: Call, run_fleet: RunFleet) -> None:
+    run_fleet.rows, run_fleet.followed, run_fleet.follows_for_ever = [row(FIRST)], ["one\n"], True
+    with unread_stdout():
+        ended = run_call("logs", "-f", "aabb")
+    assert (ended.code, ended.err) == (141, "")
 
 
 def test_logs_prints_output_that_nobody_has_shown(call: Call, fleet: FakeFleet) -> None:

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,6 @@ from typing import Any
 import pytest
 
 from kernelbridge.cli.commands import run
-from kernelbridge.config.schema import Config, Host
 from kernelbridge.errors import CommandNotRun, KernelEnded, KernelHeld, UnknownHost
 from kernelbridge.files.project import Checkout
 from kernelbridge.kernel.records import KernelRecord, Records, default_folder
@@ -25,7 +23,7 @@ from kernelbridge.protocol.terminal import WindowSize
 from tests.fakes import row
 from tests.made_runs import RunFleet, Script
 from tests.rig.daemon import wait_until
-from tests.unit.cli.commands.conftest import Feed, Shell
+from tests.unit.cli.commands.conftest import Feed, Shell, unread_stdout
 from tests.unit.cli.conftest import Call
 
 FIRST, SECOND = "aabb1111-0000-4000-8000-000000000001", "ccdd2222-0000-4000-8000-000000000002"
@@ -115,14 +113,6 @@ def test_a_host_is_taken_by_its_name_and_this_machine_needs_no_entry(call: Call,
         assert fleet.request.hosts[0].ssh == name
 
 
-def test_a_host_of_the_config_that_is_named_local_is_that_one(tmp_path: Path) -> None:
-    mine = Host(name="local", ssh="lab")
-    loaded = Config(path=tmp_path, hosts={"local": mine}, environments={})
-    assert run.host_named(loaded, "local") is mine
-    with pytest.raises(UnknownHost):
-        run.host_named(loaded, "lab")
-
-
 def test_a_title_is_short_and_harmless(call: Call, fleet: RunFleet, feed: Feed) -> None:
     feed(b"")
     assert call("run", "pytorch", "sh", "-c", "\x1b]0;x\x07" + "y" * 100).code == 0
@@ -193,6 +183,65 @@ def test_a_command_that_was_ended_by_a_limit_is_left_for_its_log(call: Call, fle
     ended = call("run", "pytorch", "true")
     assert (ended.code, ended.out) == (failure.exit_code, "out\n")
     assert fleet.script.steps[-1] == "detach"
+
+
+def test_a_run_whose_output_nobody_reads_runs_on(call: Call, fleet: RunFleet, feed: Feed) -> None:
+    feed(b"")
+    fleet.script = Script(writes=[OUTPUT], code=None)
+    with unread_stdout():
+        ended = call("run", "pytorch", "yes")
+    assert fleet.request is not None
+    assert ended.code == 141
+    assert ended.err == f"The command runs on: `kernelbridge attach {fleet.request.kernel_id[:12]}`.\n"
+    assert fleet.script.steps[-1] == "detach"
+
+
+def test_a_run_that_has_ended_is_removed_where_nobody_read_its_last_words(
+    call: Call, fleet: RunFleet, feed: Feed
+) -> None:
+    feed(b"")
+    fleet.script = Script(writes=[OUTPUT], code=0)
+    with unread_stdout():
+        ended = call("run", "pytorch", "true")
+    assert (ended.code, ended.err, fleet.script.steps[-1]) == (141, "", "remove")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no file that is full")
+def test_a_run_whose_output_cannot_be_written_runs_on_and_the_reason_is_told(
+    call: Call, fleet: RunFleet, feed: Feed
+) -> None:
+    feed(b"")
+    fleet.script = Script(writes=[OUTPUT], code=None)
+    before = os.dup(1)
+    with Path("/dev/full").open("wb") as full:
+        os.dup2(full.fileno(), 1)
+    try:
+        ended = call("run", "pytorch", "yes")
+    finally:
+        os.dup2(before, 1)
+        os.close(before)
+    runs_on, reason, _ = ended.err.splitlines()
+    assert (ended.code, fleet.script.steps[-1]) == (1, "detach")
+    assert runs_on.startswith("The command runs on: ")
+    assert reason == "The output cannot be written: No space left on device."
+
+
+def test_what_nobody_reads_is_kept_for_whoever_attaches() -> None:
+    shown = run.RunScreen()
+    output = shown.output()
+    assert not output.is_congested()
+    with unread_stdout():
+        output.write(*OUTPUT)
+        shown.close()
+    assert output.is_congested(), "or it counts as taken"
+
+
+def test_what_is_said_of_a_run_goes_nowhere_where_nobody_reads_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = run.RunScreen()
+    with unread_stdout():
+        monkeypatch.setattr(sys, "stderr", sys.stdout)
+        shown.output().tell("lab can be reached again.")
+    shown.close()
 
 
 def test_whoever_sits_at_a_terminal_gives_the_command_one(
@@ -331,19 +380,6 @@ def test_without_an_id_a_run_that_nobody_holds_is_meant_and_no_container_that_wa
     assert call("attach").code == 0
     assert fleet.request is not None
     assert fleet.request.kernel_id == FIRST
-
-
-# -- waiting
-
-
-def test_a_result_that_is_a_timeout_of_its_own_is_raised() -> None:
-    late: Future[int] = Future()
-    late.set_exception(TimeoutError("its own"))
-    with pytest.raises(TimeoutError, match="its own"):
-        run.result(late)
-    done: Future[int] = Future()
-    done.set_result(3)
-    assert run.result(done) == 3
 
 
 # -- results

@@ -17,7 +17,7 @@ from kernelbridge.protocol.terminal import WindowSize
 from tests.fakes import row
 from tests.made_runs import RunFleet, Script
 from tests.rig.daemon import wait_until
-from tests.unit.cli.commands.conftest import Feed, Shell
+from tests.unit.cli.commands.conftest import Feed, Shell, unread_stdout
 from tests.unit.cli.conftest import Call, set_terminal_size
 
 KERNEL = "aabb1111-0000-4000-8000-000000000001"
@@ -189,3 +189,27 @@ def test_a_slow_reader_pauses_the_command(call: Call, fleet: RunFleet, feed: Fee
     ended = call("exec", "aabb", "yes")
     assert len(ended.out) == MOST_QUEUED_BYTES + 1
     assert [word for word in fleet.script.log if word in ("pause", "resume")] == ["pause", "resume"]
+
+
+def test_a_reader_that_is_slow_before_the_command_is_known_to_run_pauses_it_too(
+    call: Call, fleet: RunFleet, feed: Feed
+) -> None:
+    feed(b"")
+    fleet.script = Script(writes_at_once=[(terminal.OUTPUT, b"x" * (MOST_QUEUED_BYTES + 1))], code=0)
+    ended = call("exec", "aabb", "yes")
+    assert len(ended.out) == MOST_QUEUED_BYTES + 1
+    assert [word for word in fleet.script.log if word in ("pause", "resume")] == ["pause", "resume"]
+
+
+@pytest.mark.parametrize("code", [None, 0])
+def test_where_nobody_reads_any_more_the_command_is_ended_without_a_word(
+    call: Call, fleet: RunFleet, feed: Feed, code: int | None
+) -> None:
+    """As behind `| head -1`; and so where it has ended, of whose output something is lost."""
+    feed(b"")
+    fleet.script = Script(writes=[(terminal.OUTPUT, b"y\n")], code=code)
+    with unread_stdout():
+        ended = call("exec", "aabb", "yes")
+    assert (ended.code, ended.err) == (141, "")
+    assert fleet.script.steps[-1] == "closed"
+    assert fleet.is_closed

@@ -417,6 +417,15 @@ def test_without_a_driver_none_are_enough_where_the_range_says_so() -> None:
         pick(GpuFacts(), up_to(1, 1), Others(), host="lab")
 
 
+def test_a_driver_that_fails_is_told_where_none_would_be_enough() -> None:
+    facts = GpuFacts(trouble="Failed to initialize NVML: Driver/library version mismatch")
+    with pytest.raises(GpuUnavailable) as caught:
+        pick(facts, up_to(1, 0), Others(), host="lab")
+    found = "no GPU (nvidia-smi: Failed to initialize NVML: Driver/library version mismatch)"
+    assert caught.value.sentence == f"lab: 1 GPU requested, found {found}."
+    assert pick(facts, up_to(0, 0), Others(), host="lab") == (), "none were asked for"
+
+
 def test_a_range_is_read_from_its_environment_and_is_a_number_to_others() -> None:
     environment = Environment.model_validate({"name": "a", "image": "x", "gpus": {"wanted": 2, "min": 1}})
     wish = GpuRequest.of_environment(environment)

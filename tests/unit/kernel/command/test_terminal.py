@@ -150,7 +150,7 @@ async def test_a_command_that_a_signal_ended_has_the_number_that_shells_make_of_
 
 async def test_what_is_given_and_told_goes_as_frames(scene: Scene, opened: Terminal) -> None:
     await opened.send(b"x" * (terminal.TERMINAL_PIECE_BYTES + 1))
-    opened.end_input()
+    await opened.send(b"")
     opened.resize(WindowSize(90, 30))
     opened.signal(2)
     kinds = [kind for kind, _ in scene.workload.frames]
