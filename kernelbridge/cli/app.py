@@ -107,7 +107,6 @@ def command_line(loaded: Collection[str] = tuple(COMMANDS)) -> typer.Typer:
     made = typer.Typer(
         name="kernelbridge",
         no_args_is_help=True,
-        add_completion=False,
         rich_markup_mode=None,
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"]},
@@ -133,7 +132,10 @@ def run(
     code = 0
     try:
         # An argument that is no command may have a command's name: then one too many is loaded.
-        command_line(arguments)(args=list(arguments), prog_name="kernelbridge", obj=call)
+        # So has a word of a line that a shell asks about.
+        command_line([*arguments, *_words_to_complete(environ)])(
+            args=list(arguments), prog_name="kernelbridge", obj=call
+        )
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else int(bool(end.code))
         # Nobody reads what is printed, as behind `| head`: typer ends without a word then.
@@ -151,6 +153,11 @@ def run(
         else:
             output.complain("Run it again with `kernelbridge --debug ...` and send us what it prints.")
     return code
+
+
+def _words_to_complete(environ: Mapping[str, str]) -> list[str]:
+    """Return the words of the line that a shell wants completed, by what its script sets; empty where none asks."""
+    return f"{environ.get('COMP_WORDS', '')} {environ.get('_TYPER_COMPLETE_ARGS', '')}".split()
 
 
 def _print_version(ctx: typer.Context, wanted: bool) -> None:

@@ -23,6 +23,7 @@ from jupyter_core.paths import jupyter_runtime_dir
 
 from kernelbridge.atomic_files import write_whole
 from kernelbridge.channels import endpoints
+from kernelbridge.cli import completion
 from kernelbridge.cli.commands import kernels, run
 from kernelbridge.cli.context import CliContext, moment, until_told_to_leave
 from kernelbridge.errors import KernelBridgeError, KernelEnded, KernelHeld, KernelNotFound, StartTimeout
@@ -43,7 +44,12 @@ SHOW_ALL = "--ZMQTerminalInteractiveShell.include_other_output=True"
 def attach(
     ctx: typer.Context,
     kernel_id: Annotated[
-        str | None, typer.Argument(metavar="ID", help="The kernel's id, or its beginning; else the one nobody holds.")
+        str | None,
+        typer.Argument(
+            metavar="ID",
+            help="The kernel's id, or its beginning; else the one nobody holds.",
+            autocompletion=completion.kernel_ids,
+        ),
     ] = None,
     take: Annotated[bool, typer.Option("--take", help="Take it from whoever holds it, who loses it.")] = False,
     console: Annotated[

@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from kernelbridge.cli import completion
 from kernelbridge.cli.context import CliContext
 from kernelbridge.config.schema import Config, Environment, Host
 from kernelbridge.fleet.doctor import Finding, LinkState
@@ -23,7 +24,12 @@ _STATE_COLUMNS, _LINK_COLUMNS = 8, 18
 def doctor(
     ctx: typer.Context,
     name: Annotated[
-        str | None, typer.Argument(metavar="[HOST|ENVIRONMENT]", help="Look at this one only; without it at all.")
+        str | None,
+        typer.Argument(
+            metavar="[HOST|ENVIRONMENT]",
+            help="Look at this one only; without it at all.",
+            autocompletion=completion.places,
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:

@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from kernelbridge.cli import completion
 from kernelbridge.cli.commands.run import HostOption
 from kernelbridge.cli.context import CliContext
 from kernelbridge.cli.tables import console
@@ -45,7 +46,12 @@ def files(
     ctx: typer.Context,
     direction: Annotated[Direction, typer.Argument(help="push, pull or status.")],
     environment: Annotated[
-        str, typer.Argument(metavar="[ENVIRONMENT]", help="Whose workspace; the only one that has one, if not given.")
+        str,
+        typer.Argument(
+            metavar="[ENVIRONMENT]",
+            help="Whose workspace; the only one that has one, if not given.",
+            autocompletion=completion.environments,
+        ),
     ] = "",
     host: HostOption = "",
 ) -> None:

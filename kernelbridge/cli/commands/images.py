@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from kernelbridge.cli.commands.kernels import IdArgument, JsonOption
+from kernelbridge.cli.completion import EnvironmentArgument
 from kernelbridge.cli.context import CliContext, moment
 from kernelbridge.errors import KernelBridgeError
 from kernelbridge.fleet.images import ImageListing, ImageRow
@@ -25,7 +26,7 @@ _COLUMNS = ("IMAGE", "HOST", "KIND", "SIZE", "LAST USED", "NEEDED BY", "MADE OF"
 
 def pull(
     ctx: typer.Context,
-    environment: Annotated[str, typer.Argument(metavar="ENVIRONMENT", help="The environment's name in the config.")],
+    environment: EnvironmentArgument,
 ) -> None:
     """Carry out `kernelbridge pull`."""
     context: CliContext = ctx.obj

@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from kernelbridge.cli import completion
 from kernelbridge.cli.context import CliContext, moment, result
 from kernelbridge.cli.output import is_reader_gone
 from kernelbridge.errors import KernelBridgeError, SpecsUnwritable
@@ -25,7 +26,9 @@ _SHORT_GPU_LENGTH = 12
 LOG_LINES = 200
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-IdArgument = Annotated[str, typer.Argument(metavar="ID", help="The kernel's id, or its beginning.")]
+IdArgument = Annotated[
+    str, typer.Argument(metavar="ID", help="The kernel's id, or its beginning.", autocompletion=completion.kernel_ids)
+]
 
 
 def list_all(ctx: typer.Context, as_json: JsonOption = False) -> None:
@@ -42,7 +45,10 @@ def list_all(ctx: typer.Context, as_json: JsonOption = False) -> None:
 
 def stop(
     ctx: typer.Context,
-    ids: Annotated[list[str] | None, typer.Argument(metavar="ID", help="Kernel ids, or their beginnings.")] = None,
+    ids: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="ID", help="Kernel ids, or their beginnings.", autocompletion=completion.kernel_ids),
+    ] = None,
     every: Annotated[bool, typer.Option("--all", help="Stop all kernels that this machine started.")] = False,
 ) -> None:
     """Carry out `kernelbridge stop`."""

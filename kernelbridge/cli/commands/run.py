@@ -15,8 +15,9 @@ from typing import Annotated
 
 import typer
 
-from kernelbridge.cli import local_terminal, notebook
+from kernelbridge.cli import completion, local_terminal, notebook
 from kernelbridge.cli.commands.terminal import WindowOption, words_of
+from kernelbridge.cli.completion import EnvironmentArgument
 from kernelbridge.cli.context import CliContext, result, until_told_to_leave
 from kernelbridge.cli.local_terminal import JoinedCommand, OutputWriter
 from kernelbridge.cli.tables import console
@@ -40,11 +41,14 @@ CHECKOUTS = "checkouts"
 # How long a title is, at most.
 TITLE_LENGTH = 60
 
-EnvironmentArgument = Annotated[
-    str, typer.Argument(metavar="ENVIRONMENT", help="The environment's name in the config.")
-]
 HostOption = Annotated[
-    str, typer.Option("--host", metavar="HOST", help="Run it on this host; `local` is this machine's own engine.")
+    str,
+    typer.Option(
+        "--host",
+        metavar="HOST",
+        help="Run it on this host; `local` is this machine's own engine.",
+        autocompletion=completion.hosts,
+    ),
 ]
 DetachOption = Annotated[bool, typer.Option("--detach", "-d", help="Return as soon as it runs, and print its id.")]
 FolderOption = Annotated[str, typer.Option("--workdir", "-w", metavar="PATH", help="Where in the container it starts.")]

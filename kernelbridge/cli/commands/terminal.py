@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from kernelbridge.cli import local_terminal
+from kernelbridge.cli import completion, local_terminal
 from kernelbridge.cli.context import CliContext, result
 from kernelbridge.cli.local_terminal import JoinedCommand, OutputValve, OutputWriter
 from kernelbridge.fleet.fleet import Fleet
@@ -18,7 +18,9 @@ from kernelbridge.protocol.terminal import USUAL_TERM
 KernelArgument = Annotated[
     str,
     typer.Argument(
-        metavar="KERNEL", help="The kernel's id, or its beginning; or its environment's name, where only one runs."
+        metavar="KERNEL",
+        help="The kernel's id, or its beginning; or its environment's name, where only one runs.",
+        autocompletion=completion.kernels,
     ),
 ]
 FolderOption = Annotated[

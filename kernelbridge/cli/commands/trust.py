@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from kernelbridge.cli import completion
 from kernelbridge.cli.context import CliContext
 from kernelbridge.errors import HostKeyChanged, HostKeyUnknown, SshConfigInvalid
 
@@ -16,7 +17,9 @@ MOST_KEYS = 10
 
 def trust(
     ctx: typer.Context,
-    host: Annotated[str, typer.Argument(metavar="HOST", help="The host's name in the config.")],
+    host: Annotated[
+        str, typer.Argument(metavar="HOST", help="The host's name in the config.", autocompletion=completion.hosts)
+    ],
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask: the fingerprint was compared already.")] = False,
 ) -> None:
     """Carry out `kernelbridge trust`."""

@@ -17,9 +17,10 @@ _BLOCK_BYTES = 256 << 10
 
 def main(words: list[str]) -> int:
     """Join both, until the host's side ends."""
-    for descriptor in (0, 1):
-        # rsync's own end does not block, and what it gives its shell neither.
-        os.set_blocking(descriptor, True)
+    if sys.platform != "win32":  # Where there is no rsync.
+        for descriptor in (0, 1):
+            # Its own end does not block, and what it gives its shell neither.
+            os.set_blocking(descriptor, True)
     with socket.socket(fileno=int(words[0])) as joined:
         joined.sendall(json.dumps(words[2:]).encode() + b"\n")
         threading.Thread(target=_send, args=(joined,), daemon=True).start()
