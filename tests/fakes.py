@@ -20,6 +20,7 @@ from kernelbridge.fleet.doctor import Finding, Tell
 from kernelbridge.fleet.gpu_listing import GpuListing
 from kernelbridge.fleet.images import ImageListing, ImageRow
 from kernelbridge.fleet.kernel_listing import KernelListing, KernelRow
+from kernelbridge.hosts.docker.responses import ListedImage
 from kernelbridge.hosts.transport.host_keys import HostKey
 from kernelbridge.kernel.records import Records, default_folder
 from kernelbridge.kernel.request import LaunchRequest
@@ -94,6 +95,8 @@ class FakeFleet:
     keys: list[HostKey] = field(default_factory=list)
     # What a container of any environment is made of there, by host; an error is raised.
     pulled: dict[str, str | KernelBridgeError] = field(default_factory=dict)
+    # The images of every host that are not ours, the oldest first.
+    others: tuple[str, ...] = ()
     # What is found of a host; of the others that all holds.
     findings: dict[str, Finding] = field(default_factory=dict)
     log_text: str = ""
@@ -243,6 +246,12 @@ class FakeFleet:
     async def stop(self, kernel: FakeKernel) -> None:
         kernel.channels.endpoints.remove()
         self.ended = "stopped"
+
+    async def other_images(self, host: Host) -> list[ListedImage]:
+        return [
+            ListedImage(id=name, names=(name,), labels={}, size_bytes=1, created=float(number))
+            for number, name in enumerate(self.others)
+        ]
 
     async def examine(self, host: Host, names: Sequence[str], *, environ: Mapping[str, str], tell: Tell) -> None:
         found = self.findings.get(host.name) or Finding(

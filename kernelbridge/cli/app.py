@@ -46,15 +46,16 @@ class Command(NamedTuple):
 
 # In the order of the help.
 COMMANDS: Final[Mapping[str, Command]] = {
-    "config": Command("config", "show", "Check the config and print what is in force, defaults included."),
-    "trust": Command("trust", "trust", "Show a host's key, and remember it if you say so."),
-    "doctor": Command("doctor", "doctor", "Look at each link from here to a kernel, and say which is broken."),
+    "init": Command("setup.init", "init", "Begin: write a config for a host and an image, and its kernel spec."),
+    "config": Command("setup.config", "show", "Check the config and print what is in force, defaults included."),
+    "trust": Command("setup.trust", "trust", "Show a host's key, and remember it if you say so."),
+    "doctor": Command("setup.doctor", "doctor", "Look at each link from here to a kernel, and say which is broken."),
     "install": Command(
-        "install",
+        "setup.install",
         "install",
         "Write a kernel spec for each environment, and remove those of environments that are gone.",
     ),
-    "uninstall": Command("install", "uninstall", "Remove the kernel specs of this config."),
+    "uninstall": Command("setup.install", "uninstall", "Remove the kernel specs of this config."),
     "pull": Command(
         "images", "pull", "Have an environment's image on its hosts, with what is added to it, before it is needed."
     ),
@@ -107,6 +108,7 @@ def command_line(loaded: Collection[str] = tuple(COMMANDS)) -> typer.Typer:
     made = typer.Typer(
         name="kernelbridge",
         no_args_is_help=True,
+        epilog="`kernelbridge init` is where to begin.",
         rich_markup_mode=None,
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"]},

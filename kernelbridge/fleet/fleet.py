@@ -33,6 +33,7 @@ from kernelbridge.fleet.left_kernels import left_running, of_notebook
 from kernelbridge.fleet.loop import LoopThread
 from kernelbridge.hosts.docker.images import unfinished_image
 from kernelbridge.hosts.docker.images.built_image import is_up_to_date
+from kernelbridge.hosts.docker.responses import ListedImage
 from kernelbridge.hosts.forwards.port_forwards import PortForwards
 from kernelbridge.hosts.labels import Labels, config_mark, short_id
 from kernelbridge.hosts.pool import BackendPool
@@ -583,6 +584,10 @@ class Fleet:
     async def list_images(self) -> ImageListing:
         """Find the images on all hosts that kernelbridge made."""
         return await images.look(self.config, self._backends.engine, self.records.machine_id())
+
+    async def other_images(self, host: Host) -> Sequence[ListedImage]:
+        """Find the images of a host that are somebody's and not ours."""
+        return await (await self._backends.engine(host)).images.others()
 
     async def clean_images(self, *, dry_run: bool, discard: bool) -> ImageListing:
         """Remove the images that no environment needs; snapshots of this machine only by `discard`."""

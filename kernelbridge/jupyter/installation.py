@@ -21,6 +21,8 @@ from kernelbridge.fleet.doctor import Finding, LinkState, Tell
 from kernelbridge.jupyter import kernelspecs
 
 EXTENSION = "kernelbridge"
+# What the link of the kernel specs is called.
+SPECS = "kernel specs"
 _INSTALL = "Run `kernelbridge install`."
 
 
@@ -41,7 +43,7 @@ def examine(config_path: Path, tell: Tell, *, root: Path, launcher: Path) -> Con
         config = loaded = load.load(config_path)
     except KernelBridgeError as error:
         tell(Finding.of_error("config", error))
-        tell(Finding(link="kernel specs", state=LinkState.SKIPPED, found="behind config"))
+        tell(Finding(link=SPECS, state=LinkState.SKIPPED, found="behind config"))
     else:
         look(lambda: _config(loaded))
         look(lambda: _specs(loaded, root, launcher))
@@ -72,7 +74,7 @@ def _specs(config: Config, root: Path, launcher: Path) -> Finding:
     outdated = kernelspecs.outdated(config, root, launcher)
     if outdated:
         found = f"not as the config has them: {', '.join(outdated)}"
-        return Finding(link="kernel specs", state=LinkState.BROKEN, found=found, remedy=_INSTALL, exit_code=1)
+        return Finding(link=SPECS, state=LinkState.BROKEN, found=found, remedy=_INSTALL, exit_code=1)
     listed = KernelSpecManager().find_kernel_specs()
     names = [f"{kernelspecs.FOLDER_PREFIX}{name}" for name in config.environments]
     unseen = [name for name in names if name not in listed]
@@ -81,8 +83,8 @@ def _specs(config: Config, root: Path, launcher: Path) -> Finding:
         remedy = (
             "Unset JUPYTER_DATA_DIR and JUPYTER_PATH where Jupyter starts, or set them for `kernelbridge install` too."
         )
-        return Finding(link="kernel specs", state=LinkState.BROKEN, found=found, remedy=remedy, exit_code=1)
-    return Finding(link="kernel specs", found=f"{len(names)} in {root}")
+        return Finding(link=SPECS, state=LinkState.BROKEN, found=found, remedy=remedy, exit_code=1)
+    return Finding(link=SPECS, found=f"{len(names)} in {root}")
 
 
 def _launcher(launcher: Path) -> Finding:

@@ -160,9 +160,9 @@ def test_a_command_loads_only_what_it_needs(
     # Of other commands nothing.
     assert {name for name in found if name.startswith("kernelbridge.cli.")} <= {
         *("kernelbridge.cli.app", "kernelbridge.cli.output", "kernelbridge.cli.commands"),
-        "kernelbridge.cli.completion",
+        *("kernelbridge.cli.completion", "kernelbridge.cli.commands.setup"),
         *(("kernelbridge.cli.context",) if "config" in rooms(found) else ()),
-        *(("kernelbridge.cli.commands.config", "kernelbridge.cli.reference") if words == ["config"] else ()),
+        *(("kernelbridge.cli.commands.setup.config", "kernelbridge.cli.reference") if words == ["config"] else ()),
         *(("kernelbridge.cli.commands.kernels",) if words == ["ps"] else ()),
     }
 

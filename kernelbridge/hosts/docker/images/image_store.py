@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -58,6 +58,18 @@ class ImageStore:
             return client.images(), client.containers(all=True)
 
         found: list[StoredImage] = await self._call("list images", work, _parse)
+        return found
+
+    async def others(self) -> Sequence[ListedImage]:
+        """Return those that have a name and are not ours."""
+
+        def work(client: Any) -> Any:
+            return client.images()
+
+        def parsed(answer: Any) -> Sequence[ListedImage]:
+            return [image for image in parse_images(answer) if image.names and _kind(image) is None]
+
+        found: Sequence[ListedImage] = await self._call("list images", work, parsed)
         return found
 
     async def snapshot(self, container: str, name: tuple[str, str], labels: Mapping[str, str]) -> str:

@@ -5,6 +5,7 @@ What a login does not need is left out: values of unknown keywords, `Match canon
 
 from __future__ import annotations
 
+import contextlib
 import fnmatch
 import glob
 import logging
@@ -165,9 +166,7 @@ class ConfigReader:
     def _included(self, path: Path, rest: str, depth: int) -> Iterator[Path]:
         if depth >= _MOST_INCLUDES:
             raise ValueError("too many files that include each other")
-        folder = path.parent if path.is_relative_to("/etc/ssh") else self.around.home / ".ssh"
-        for word in words_of(rest):
-            yield from globbed(folder / self.around.path(word))
+        yield from included_files(self.around, path, rest)
 
     def _take(self, keyword: str, rest: str) -> None:
         """Keep the value of a line that is in force."""
@@ -257,6 +256,39 @@ def _checked(keyword: str, words: Sequence[str]) -> str:
     if keyword == "addressfamily" and value.lower() not in ("any", "inet", "inet6"):
         raise ValueError(f"addressfamily is any, inet or inet6, not `{value}`")
     return value
+
+
+def aliases(around: Around, paths: Sequence[Path]) -> list[str]:
+    """Return the names that the files have a `Host` line of their own for, in order; patterns are no names.
+
+    Files that they include count too, whatever `Match` or `Host` those stand in. What cannot be read has none.
+    """
+    found: dict[str, None] = {}
+    for path in paths:
+        if path.is_file():
+            found |= dict.fromkeys(_aliases(around, path, depth=0))
+    return list(found)
+
+
+def _aliases(around: Around, path: Path, depth: int) -> Iterator[str]:
+    try:
+        lines = path.read_text("utf-8", errors="replace").split("\n")
+    except OSError:
+        return
+    for keyword, rest in map(split_line, lines):
+        with contextlib.suppress(ValueError):
+            if keyword == "host":
+                yield from (word for word in words_of(rest) if not set("*?!") & set(word))
+            elif keyword == "include" and depth < _MOST_INCLUDES:
+                for included in included_files(around, path, rest):
+                    yield from _aliases(around, included, depth + 1)
+
+
+def included_files(around: Around, path: Path, rest: str) -> Iterator[Path]:
+    """Return the files that an `Include` line of a file means, by what stands behind it. Raises: ValueError."""
+    folder = path.parent if path.is_relative_to("/etc/ssh") else around.home / ".ssh"
+    for word in words_of(rest):
+        yield from globbed(folder / around.path(word))
 
 
 def default_paths(around: Around) -> list[Path]:

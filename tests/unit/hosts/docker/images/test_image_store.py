@@ -170,3 +170,8 @@ async def test_an_image_goes_with_all_its_names() -> None:
     await store(client).remove("a")
     await store(client).remove("b")
     assert client.removed == ["kernelbridge/derived:1", "b"]
+
+
+async def test_images_of_others_are_those_with_a_name_that_we_did_not_make() -> None:
+    found = await store(Client()).others()
+    assert [image.names for image in found] == [("pytorch:2",), ("x:1",), ("x:2",), ("x:3",)]

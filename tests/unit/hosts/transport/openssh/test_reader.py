@@ -6,7 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from kernelbridge.hosts.transport.openssh.reader import ConfigReader, Values, matches, seconds_of, split_line, words_of
+from kernelbridge.hosts.transport.openssh.reader import (
+    ConfigReader,
+    Values,
+    aliases,
+    matches,
+    seconds_of,
+    split_line,
+    words_of,
+)
 from tests.unit.hosts.transport.openssh.around import around
 
 
@@ -167,3 +175,14 @@ def test_a_bad_line_is_named_and_concerns_its_own_host_alone(tmp_path: Path, lin
 
 def test_bytes_that_are_no_text_harm_nobody(tmp_path: Path) -> None:
     assert read(tmp_path, "# B\udcfcro\nPort 7\n")["port"] == ["7"]
+
+
+def test_aliases_are_the_names_of_host_lines_in_order_those_of_included_files_too(tmp_path: Path) -> None:
+    folder = tmp_path / ".ssh"
+    (folder / "more").mkdir(parents=True)
+    (folder / "config").write_text(
+        "Host lab  gpu2 *.x\n  User ada\nHost !no b?\nInclude more/* none\nMatch host x\nHost lab last\nHost 'open\n"
+    )
+    (folder / "more/1").write_text("Host=inner # Host no\nInclude config\n")
+    paths = [folder / "config", tmp_path / "none"]
+    assert aliases(around(tmp_path), paths) == ["lab", "gpu2", "inner", "last"]

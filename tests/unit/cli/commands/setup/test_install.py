@@ -1,4 +1,4 @@
-"""cli/commands/install.py: `kernelbridge install` and `uninstall`."""
+"""cli/commands/setup/install.py: `kernelbridge install` and `uninstall`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""cli/commands/config.py: what is in force, with its defaults and its warnings."""
+"""cli/commands/setup/config.py: what is in force, with its defaults and its warnings."""
 
 from __future__ import annotations
 

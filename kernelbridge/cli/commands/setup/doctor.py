@@ -11,8 +11,11 @@ from typing import Annotated
 import typer
 
 from kernelbridge.cli import completion
+from kernelbridge.cli.commands.setup import install
+from kernelbridge.cli.commands.setup.trust import trust_host
 from kernelbridge.cli.context import CliContext
 from kernelbridge.config.schema import Config, Environment, Host
+from kernelbridge.errors import HostKeyUnknown
 from kernelbridge.fleet.doctor import Finding, LinkState
 from kernelbridge.fleet.fleet import Fleet
 from kernelbridge.jupyter import installation, kernelspecs
@@ -32,23 +35,18 @@ def doctor(
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    fixes: Annotated[
+        bool, typer.Option("--fix", help="Write kernel specs, and remember a host's new key if you say so.")
+    ] = False,
 ) -> None:
     """Carry out `kernelbridge doctor`."""
     context: CliContext = ctx.obj
-    found: list[Finding] = []
-
-    def tell(finding: Finding) -> None:
-        if not as_json:
-            _show(context, finding, is_first=not found or found[-1].host != finding.host)
-        found.append(finding)
-
-    loaded = installation.examine(
-        context.config_path, tell, root=kernelspecs.default_root(), launcher=kernelspecs.launcher_path()
-    )
-    if loaded is not None:
-        with context.fleet(loaded) as fleet:
-            for finding in _of_hosts(fleet, _chosen(loaded, name), environ=context.environ):
-                tell(finding)
+    if fixes and as_json:
+        raise typer.BadParameter("--fix asks and tells what it does: leave --json out")
+    loaded, found = _examined(context, name, is_shown=not as_json)
+    if fixes and loaded is not None and _fix(ctx, loaded, found):
+        context.say("")
+        _, found = _examined(context, name, is_shown=True)
     broken = [finding for finding in found if finding.state is LinkState.BROKEN]
     if as_json:
         print(json.dumps([finding.to_json() for finding in found], indent=1))
@@ -63,6 +61,38 @@ def doctor(
         raise typer.Exit(broken[0].exit_code)
 
 
+def _examined(context: CliContext, name: str | None, *, is_shown: bool) -> tuple[Config | None, list[Finding]]:
+    """Look at all links, and return the config, None if it is broken, and what was found. Raises UnknownHost."""
+    found: list[Finding] = []
+
+    def tell(finding: Finding) -> None:
+        if is_shown:
+            show(context, finding, is_first=not found or found[-1].host != finding.host)
+        found.append(finding)
+
+    loaded = installation.examine(
+        context.config_path, tell, root=kernelspecs.default_root(), launcher=kernelspecs.launcher_path()
+    )
+    if loaded is not None:
+        with context.fleet(loaded) as fleet:
+            for finding in of_hosts(fleet, _chosen(loaded, name), environ=context.environ):
+                tell(finding)
+    return loaded, found
+
+
+def _fix(ctx: typer.Context, loaded: Config, found: Sequence[Finding]) -> bool:
+    """Do what is safe, and return whether there was anything. Raises KernelBridgeError, Abort."""
+    has_old_specs = any(one.link == installation.SPECS and one.state is LinkState.BROKEN for one in found)
+    unknown = [one.host for one in found if one.exit_code == HostKeyUnknown.exit_code]
+    if has_old_specs or unknown:
+        ctx.obj.say("")
+    if has_old_specs:
+        install.install(ctx)
+    for host in unknown:
+        trust_host(ctx.obj, loaded, host, yes=False)
+    return has_old_specs or bool(unknown)
+
+
 def _chosen(loaded: Config, name: str | None) -> list[tuple[Host, list[Environment]]]:
     """Return the hosts to look at, each with the environments that may run there. Raises UnknownHost."""
     environments = list(loaded.environments.values())
@@ -74,7 +104,7 @@ def _chosen(loaded: Config, name: str | None) -> list[tuple[Host, list[Environme
     return [(host, [one for one in environments if host in loaded.hosts_of(one)]) for host in hosts]
 
 
-def _of_hosts(
+def of_hosts(
     fleet: Fleet, chosen: Sequence[tuple[Host, Sequence[Environment]]], *, environ: Mapping[str, str]
 ) -> Iterator[Finding]:
     """Look at all hosts at once, and yield what is found of one after the other."""
@@ -94,7 +124,8 @@ def _of_hosts(
         looking.result()
 
 
-def _show(context: CliContext, finding: Finding, *, is_first: bool) -> None:
+def show(context: CliContext, finding: Finding, *, is_first: bool) -> None:
+    """Print what was found of a link; before a host's first one its name."""
     if is_first:
         if finding.host:
             context.say("")

@@ -8,6 +8,7 @@ import typer
 
 from kernelbridge.cli import completion
 from kernelbridge.cli.context import CliContext
+from kernelbridge.config.schema import Config
 from kernelbridge.errors import HostKeyChanged, HostKeyUnknown, SshConfigInvalid
 
 KEY_SECONDS = 60.0
@@ -23,8 +24,11 @@ def trust(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask: the fingerprint was compared already.")] = False,
 ) -> None:
     """Carry out `kernelbridge trust`."""
-    context: CliContext = ctx.obj
-    loaded = context.read_config()
+    trust_host(ctx.obj, ctx.obj.read_config(), host, yes=yes)
+
+
+def trust_host(context: CliContext, loaded: Config, host: str, *, yes: bool) -> None:
+    """Take the key of a host of the config into known_hosts, if its user says so. Raises HostKeyChanged and others."""
     if loaded.host(host).is_local:
         context.say(f"{host} is this machine: there is no key to trust.")
         return

@@ -1,4 +1,4 @@
-"""cli/commands/trust.py: `kernelbridge trust`."""
+"""cli/commands/setup/trust.py: `kernelbridge trust`."""
 
 from __future__ import annotations
 

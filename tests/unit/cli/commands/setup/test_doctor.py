@@ -1,7 +1,8 @@
-"""cli/commands/doctor.py: what `doctor` prints, of which hosts, and its exit code."""
+"""cli/commands/setup/doctor.py: what `doctor` prints, of which hosts, and its exit code."""
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
@@ -9,10 +10,11 @@ import pytest
 
 from kernelbridge.config import load
 from kernelbridge.config.schema import Config
-from kernelbridge.errors import HostUnreachable
-from kernelbridge.fleet.doctor import Finding, Tell
+from kernelbridge.errors import HostKeyUnknown, HostUnreachable
+from kernelbridge.fleet.doctor import Finding, LinkState, Tell
+from kernelbridge.hosts.transport.host_keys import HostKey
 from kernelbridge.jupyter import installation
-from tests.fakes import FakeFleet
+from tests.fakes import FakeFleet, host_key
 from tests.unit.cli.conftest import Call
 
 UNREACHABLE = HostUnreachable(host="two", address="two:22", reason="timed out")
@@ -82,3 +84,39 @@ def test_without_a_config_no_host_is_looked_at(call: Call, this_machine: list[Fi
     ended = call("doctor")
     assert ended.code == UNREACHABLE.exit_code
     assert ended.out.splitlines()[-1].startswith("Broken: config of this machine.")
+
+
+def test_fix_writes_specs_and_asks_about_a_new_key_and_looks_again(
+    call: Call,
+    fleet: FakeFleet,
+    this_machine: list[Finding],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    old = Finding(link="kernel specs", state=LinkState.BROKEN, found="old", exit_code=1)
+    unknown = HostKeyUnknown(host="lab", algorithm="ssh-ed25519", fingerprint="SHA256:abc")
+    fleet.keys, fleet.findings["lab"] = [host_key()], Finding.of_error("login", unknown)
+    trust = fleet.trust
+
+    async def trusted(host: str, key: HostKey) -> None:
+        fleet.findings.clear()
+        await trust(host, key)
+
+    def examine(path: Path, tell: Tell, *, root: Path, launcher: Path) -> Config:
+        tell(old if fleet.findings else WHOLE)
+        return load.load(path)
+
+    monkeypatch.setattr(fleet, "trust", trusted)
+    monkeypatch.setattr(installation, "examine", examine)
+    monkeypatch.setattr("sys.stdin", io.StringIO("y\n"))
+    ended = call("doctor", "lab", "--fix")
+    assert ended.code == 0
+    assert ended.out.count("This machine") == 2
+    assert "Wrote kernelbridge-pytorch" in ended.out
+    assert [host for host, _ in fleet.trusted] == ["lab"]
+    assert ended.out.splitlines()[-1] == "All links hold."
+
+
+def test_fix_of_a_machine_that_is_whole_does_nothing_and_is_for_people(call: Call) -> None:
+    assert call("doctor", "--fix").out.count("This machine") == 1
+    assert call("doctor", "--fix", "--json").code == 2
