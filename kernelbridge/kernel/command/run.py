@@ -25,9 +25,9 @@ from kernelbridge.errors import (
     LinkLost,
 )
 from kernelbridge.hosts.backend import Exited, Missing, Over
+from kernelbridge.hosts.labels import short_id
 from kernelbridge.hosts.relay_query import relay_address
 from kernelbridge.hosts.transport.stream import AnyLink
-from kernelbridge.hosts.labels import short_id
 from kernelbridge.kernel import failures
 from kernelbridge.kernel.placement import Placement
 from kernelbridge.kernel.relay_client import RelayClient, RelayListener
@@ -255,8 +255,8 @@ class CommandRun:
         self.placement.record_stop_wanted()
         why = self._workload.trouble or f"{self.host.name} did not answer within {UNDO_SECONDS:g} s"
         self._output.tell(
-            f"The container of {short_id(self.request.kernel_id)} is not removed yet ({why}). kernelbridge removes it when "
-            f"it is next in touch with {self.host.name}; `kernelbridge ps` shows whether it is still there."
+            f"The container of {short_id(self.request.kernel_id)} is not removed yet ({why}). kernelbridge removes it "
+            f"when it is next in touch with {self.host.name}; `kernelbridge ps` shows whether it is still there."
         )
         return False
 
