@@ -24,7 +24,14 @@ ADDED = "/opt/kernelbridge/packages/cpython-"
 
 @pytest.fixture(autouse=True)
 def derived_gone(rig: Rig) -> Iterator[None]:
+    # Those of other tests on this engine, too.
+    remove_derived(rig)
     yield
+    remove_derived(rig)
+
+
+def remove_derived(rig: Rig) -> None:
+    """Have no image that was made."""
     for name in derived(rig):
         rig.engine.cli("image", "rm", "-f", name)
 

@@ -23,7 +23,7 @@ def test_flags_write_a_config_whose_kernel_runs_cells(rig: Rig, bridge_env: Lapt
     assert "Wrote kernelbridge-" in ended.out
     (name,) = [path.name.removeprefix("kernelbridge-") for path in (bridge_env.data_dir / "kernels").iterdir()]
     with notebook(bridge_env, name=f"kernelbridge-{name}") as kernel:
-        assert kernel.value("1 + 1") == "2"
+        assert kernel.value("1 + 1") == 2
 
 
 def test_the_hosts_of_ssh_and_the_images_of_a_host_are_offered_and_ctrl_c_leaves_nothing(

@@ -14,7 +14,7 @@ from kernelbridge.hosts.docker.engine import Engine
 from kernelbridge.hosts.docker.registry_auth import find_login
 from tests.clients.notebook import notebook
 from tests.real.conftest import require
-from tests.real.test_any_image import config, derived
+from tests.real.test_any_image import config, derived, remove_derived
 from tests.real.test_engine import engine_of
 from tests.rig.laptop import Laptop
 from tests.rig.next_debian import missing_next_debian
@@ -124,20 +124,17 @@ def test_a_private_image_without_ipykernel_is_pulled_by_the_hosts_login_and_gets
     rig: Rig, bridge_env: Laptop
 ) -> None:
     image = f"{ADDRESS}/{rig.bare_image}"
-    folder = rig.lab.home("kbtest") / ".docker"
+    login = {".docker/config.json": json.dumps({"auths": {ADDRESS: {"auth": LOGIN}}})}
     bridge_env.write_environment(image, pull="always")
+    remove_derived(rig)
     with registry(rig, has_login=True, images=[rig.bare_image]):
         with pytest.raises(ImageMissing, match="run `docker login` on lab"), notebook(bridge_env):
             pass
-        folder.mkdir()
-        (folder / "config.json").write_text(json.dumps({"auths": {ADDRESS: {"auth": LOGIN}}}))
         try:
-            with notebook(bridge_env) as kernel:
+            with rig.lab.home_files("kbtest", login), notebook(bridge_env) as kernel:
                 assert kernel.value("6 * 7") == 42
                 (made,) = derived(rig)
                 assert LOGIN not in json.dumps(config(rig, made))
         finally:
-            (folder / "config.json").unlink()
-            folder.rmdir()
-            for name in (image, *derived(rig)):
-                rig.engine.cli("image", "rm", "--force", name)
+            rig.engine.cli("image", "rm", "--force", image)
+            remove_derived(rig)
