@@ -64,6 +64,9 @@ _RSYNC_VERSION: Final = re.compile(rb"rsync +version (?:v)?(\d+)\.(\d+)")
 _HASH_LINE: Final = re.compile(rb"(\\?)([0-9a-f]{64}) [ *](.*)")
 _ESCAPES: Final = {b"n": b"\n", b"r": b"\r", b"\\": b"\\"}
 _FOLDERS_AT_ONCE: Final = 32
+_FEW_FOLDERS: Final = 16
+_FOLDERS_SCRIPT: Final = 'cd "$1" && xargs -0 mkdir -p --'
+_FOLDERS_SECONDS: Final = 300.0
 # Full, or not to be written at all: no other file fares better.
 HOPELESS_REASONS: Final = frozenset(
     {"No space left on device", "Disk quota exceeded", "Read-only file system", "Input/output error"}
@@ -241,8 +244,20 @@ class HostCopy:
         return parse_hashes(answer)
 
     async def make_folders(self, folders: Iterable[str]) -> dict[str, str]:
-        """Make folders of the copy, with those above them; return why some could not be made. Raises: LinkLost."""
-        return await self._each("folder", [(folder, "") for folder in sorted(set(folders)) if folder])
+        """Make folders of the copy, with those above them; return why some could not be made.
+
+        Raises: LinkLost, SshFailed, StartTimeout.
+        """
+        wanted = sorted({folder for folder in folders if folder})
+        if len(wanted) > _FEW_FOLDERS:
+            # One command makes hundreds in the time in which the shell makes ten, and does not say which it could not.
+            names = b"".join(b"%s\0" % to_bytes(folder) for folder in wanted)
+            made = await self.link.run(
+                ["sh", "-c", _FOLDERS_SCRIPT, "mkdir", self.root], stdin=names, seconds=_FOLDERS_SECONDS
+            )
+            if made.exit_code == 0:
+                return {}
+        return await self._each("folder", [(folder, "") for folder in wanted])
 
     async def make_links(self, targets: Mapping[str, str]) -> dict[str, str]:
         """Make links; return why some could not be made. Raises: LinkLost."""

@@ -127,3 +127,15 @@ def test_hashes_are_read_with_their_escapes() -> None:
     one = b"a" * 64
     answer = one + b"  ./a b\n\\" + one + b"  ./new\\nline\\\\\nsha256sum: ./x: No such file\n"
     assert parse_hashes(answer) == {"a b": one.decode(), "new\nline\\": one.decode()}
+
+
+async def test_many_folders_are_made_at_once_and_those_that_cannot_say_why(copy: HostCopy) -> None:
+    odd = ["-p", "a b/c", "new\nline", "ü/'\"$x", "d/e/f"]
+    many = [f"p{number}/sub" for number in range(100)]
+    assert await copy.make_folders([*odd, *many, "", "d"]) == {}
+    assert all((Path(copy.root) / folder).is_dir() for folder in [*odd, *many])
+    (Path(copy.root) / "file").write_text("")
+    refused = await copy.make_folders([*(f"q{number}" for number in range(100)), "file/x"])
+    assert list(refused) == ["file/x"]
+    assert "Not a directory" in refused["file/x"] or "File exists" in refused["file/x"]
+    assert (Path(copy.root) / "q99").is_dir()
