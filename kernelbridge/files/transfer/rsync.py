@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import errno
 import json
+import os
 import posixpath
 import re
 import shlex
@@ -28,6 +29,8 @@ from kernelbridge.hosts.transport.stream import HIGH_WATER_BYTES, AnyLink, Comma
 _OLDEST: Final = (3, 1)
 _VERSION_SECONDS: Final = 10.0
 _BLOCK_BYTES: Final = 256 << 10
+# Of rsync's progress as much as the pipe holds comes in that time.
+_PROGRESS_SECONDS: Final = 0.05
 # What a cut has left of a smaller file is not worth looking for.
 _WORTH_KEEPING_BYTES: Final = 1 << 20
 _PROGRESS: Final = re.compile(rb"\s*([0-9]+)\s+[0-9]+%")
@@ -105,10 +108,17 @@ async def _run(words: Sequence[str], ends: Sequence[str], link: AnyLink, paths: 
             *("--times", "--ignore-times", "--no-implied-dirs", "--secluded-args"),
             *("--files-from=-", "--from0", "--info=progress2,name0", "--no-human-readable", "--rsh", shell),
         ]
-        process = await asyncio.create_subprocess_exec(
-            words[0], *common, *words[1:], "--", *ends,
-            stdin=PIPE, stdout=PIPE, stderr=PIPE, pass_fds=[theirs.fileno()],
-        )  # fmt: skip
+        reading, writing = os.pipe()
+        try:
+            process = await asyncio.create_subprocess_exec(
+                words[0], *common, *words[1:], "--", *ends,
+                stdin=PIPE, stdout=writing, stderr=PIPE, pass_fds=[theirs.fileno()],
+            )  # fmt: skip
+        except BaseException:
+            os.close(reading)
+            raise
+        finally:
+            os.close(writing)
     except OSError as exc:
         ours.close()
         raise WorkspaceFailed(host="This machine", reason=f"rsync does not start: {exc}") from exc
@@ -120,10 +130,10 @@ async def _run(words: Sequence[str], ends: Sequence[str], link: AnyLink, paths: 
             joining = group.create_task(join.run(ours))
             complaint = group.create_task(_lines(process))
             group.create_task(_name_files(process, paths))
-            await _watch(process, copied)
-            code = await process.wait()
+            code = await _watch(process, reading, copied)
             joining.cancel()
     finally:
+        os.close(reading)
         # First: asyncio waits for the end of all who have the process's stderr, and its shell is among them.
         join.close()
         if process.returncode is None:
@@ -143,15 +153,29 @@ async def _name_files(process: Process, paths: Sequence[str]) -> None:
         await process.stdin.wait_closed()
 
 
-async def _watch(process: Process, copied: Copied) -> None:
-    assert process.stdout is not None
+async def _watch(process: Process, reading: int, copied: Copied) -> int:
+    """Tell what rsync says of its progress, until it ends; return its exit code.
+
+    It says something with each file, and whoever is woken for that has less time to copy.
+    """
+    if sys.platform != "win32":  # Where there is no rsync.
+        os.set_blocking(reading, False)
     files = 0
-    while block := await process.stdout.read(_BLOCK_BYTES):
-        done = _FILES_DONE.findall(block)
-        files = int(done[-1]) if done else files
-        sizes = [match for line in re.split(rb"[\r\n]", block) if (match := _PROGRESS.match(line))]
-        if sizes:
-            copied(files, int(sizes[-1][1]))
+    ended = asyncio.ensure_future(process.wait())
+    try:
+        while not ended.done():
+            await asyncio.wait([ended], timeout=_PROGRESS_SECONDS)
+            block = b""
+            with contextlib.suppress(BlockingIOError):
+                block = os.read(reading, _BLOCK_BYTES)
+            done = _FILES_DONE.findall(block)
+            files = int(done[-1]) if done else files
+            sizes = [match for line in re.split(rb"[\r\n]", block) if (match := _PROGRESS.match(line))]
+            if sizes:
+                copied(files, int(sizes[-1][1]))
+        return ended.result()
+    finally:
+        ended.cancel()
 
 
 async def _lines(process: Process) -> str:
