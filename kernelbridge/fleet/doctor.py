@@ -159,39 +159,29 @@ class HostDoctor:
     # -- an engine
 
     async def _engine_links(self, link: AnyLink) -> None:
-        engine = await self._look("engine", self._engine)
-        if engine is None:
+        opened = await self._look("engine", self._engine)
+        engine: Engine | None = None
+        if opened is None:
             self._skip("engine", "storage")
         else:
-            await self._look("storage", lambda: self._storage(engine))
+            engine, folder = opened
+            await self._look("storage", lambda: _storage(link, folder))
         facts = await self._look("GPUs", lambda: self._gpus(link))
         if engine is None:
             self._skip("engine", *(self._of(request, "image") for request in self._requests))
             return
         if facts is not None and facts.gpus:
-            await self._look("GPUs in containers", lambda: self._gpu_way(engine))
+            await self._look("GPUs in containers", partial(self._gpu_way, engine))
         for request in self._requests:
             await self._environment_links(request, engine, facts)
 
-    async def _engine(self) -> tuple[Engine, str]:
+    async def _engine(self) -> tuple[tuple[Engine, str], str]:
+        """Open the engine; return it with the folder of its images."""
         engine = await self._backends.engine(self._host)
         info = await engine.info()
         ends = "" if info.get("LiveRestoreEnabled") else "; its restart ends kernels, for `live-restore` is off"
-        return engine, f"{engine.about} by {engine.about.transport}{ends}"
-
-    async def _storage(self, engine: Engine) -> tuple[None, Finding | str]:
-        path = str((await engine.info()).get("DockerRootDir") or "")
-        answer = await engine.link.run(["df", "-Pk", "--", path], seconds=LINK_SECONDS)
-        free = _free_bytes(answer.stdout)
-        if free is None:
-            return None, f"not to be seen by this login ({path})"
-        found = f"{free / 1000**3:,.0f} GB free in {path}"
-        if free >= _LITTLE_ROOM_BYTES:
-            return None, found
-        remedy = (
-            f"`docker system prune` on {self._host.name} removes what nobody uses; `kernelbridge images` lists ours."
-        )
-        return None, Finding(link="storage", state=LinkState.WARNING, found=found, remedy=remedy)
+        folder = str(info.get("DockerRootDir") or "")
+        return (engine, folder), f"{engine.about} by {engine.about.transport}{ends}"
 
     async def _gpus(self, link: AnyLink) -> tuple[GpuFacts, str]:
         facts = await Inventory(link).look(max_age_seconds=0.0)
@@ -279,6 +269,19 @@ async def _shell(link: AnyLink) -> tuple[None, Finding | str]:
     remedy = "Let start-up files (~/.bashrc, ~/.cshrc ...) return at once where there is no terminal."
     found = f"takes {seconds:.1f} s to start, each time"
     return None, Finding(link="shell", state=LinkState.WARNING, found=found, remedy=remedy)
+
+
+async def _storage(link: AnyLink, folder: str) -> tuple[None, Finding | str]:
+    """Look how much room there is for images."""
+    answer = await link.run(["df", "-Pk", "--", folder], seconds=LINK_SECONDS)
+    free = _free_bytes(answer.stdout)
+    if free is None:
+        return None, f"not to be seen by this login ({folder})"
+    found = f"{free / 1000**3:,.0f} GB free in {folder}"
+    if free >= _LITTLE_ROOM_BYTES:
+        return None, found
+    remedy = f"`docker system prune` on {link.name} removes what nobody uses; `kernelbridge images` lists ours."
+    return None, Finding(link="storage", state=LinkState.WARNING, found=found, remedy=remedy)
 
 
 def _free_bytes(answer: bytes) -> int | None:

@@ -60,8 +60,8 @@ def _python() -> Finding:
 def _config(config: Config) -> Finding:
     warnings = load.warnings(config)
     if warnings:
-        # `kernelbridge config` shows each on a line of its own.
-        return Finding(link="config", state=LinkState.WARNING, found=" ".join(warnings))
+        remedy = "`kernelbridge config` shows each on a line of its own."
+        return Finding(link="config", state=LinkState.WARNING, found=" ".join(warnings), remedy=remedy)
     counted = f"{len(config.hosts)} hosts, {len(config.environments)} environments"
     if config.environments:
         return Finding(link="config", found=f"{config.path}: {counted}")

@@ -37,6 +37,7 @@ class MadeHost:
     has_image: bool = True
     log: list[str] = field(default_factory=list)
 
+    name = "lab"
     facts = SimpleNamespace(user="ada", home="/home/ada")
 
     @property

@@ -11,6 +11,7 @@ from typing import Annotated, Final
 import typer
 
 from kernelbridge.atomic_files import write_whole
+from kernelbridge.cli import output
 from kernelbridge.cli.commands.setup import doctor, install
 from kernelbridge.cli.commands.setup.trust import trust_host
 from kernelbridge.cli.context import CliContext
@@ -67,13 +68,15 @@ def init(
         # It is the only host where none is written: what runs here goes on running here.
         text, _ = edit.with_host(text, LOCAL, LOCAL)
     text, host_name = edit.with_host(text, _host_name(ssh), ssh)
-    draft = load.parse(text, path)
-    found = _look_at(context, draft, host_name, asks=asks)
-    host = draft.host(host_name)
-    keys: dict[str, object] = {"image": image or _chosen_image(context, draft, host, asks=asks), "hosts": [host_name]}
+    host = load.parse(text, path).host(host_name)
+    # Of the other hosts nothing is asked; and this one has one login for all.
+    with context.fleet(Config(path=path, hosts={host_name: host})) as fleet:
+        found = _look_at(context, fleet, host, asks=asks)
+        image = image or _chosen_image(context, fleet, host, asks=asks)
+    keys: dict[str, object] = {"image": image, "hosts": [host_name]}
     if any(one.link == "GPUs in containers" and one.state is LinkState.OK for one in found):
         keys["gpus"] = 1
-    text, name = edit.with_environment(text, _environment_name(str(keys["image"])), keys)
+    text, name = edit.with_environment(text, _environment_name(image), keys)
     loaded = load.parse(text, path)
     if text == before:
         context.say(f"{path} has them already: host {host_name}, environment {name}")
@@ -121,13 +124,12 @@ def _chosen_host(*, asks: bool) -> str:
     return LOCAL if chosen == THIS_MACHINE else chosen
 
 
-def _chosen_image(context: CliContext, draft: Config, host: Host, *, asks: bool) -> str:
+def _chosen_image(context: CliContext, fleet: Fleet, host: Host, *, asks: bool) -> str:
     """Return an image's name: one of those that the host has, or one to be pulled that fits its driver."""
     if host.scheduler is not None:
         offered = [_SUGGESTED[0][1]]
     else:
-        with context.fleet(draft) as fleet:
-            offered = [*_images_of(context, fleet, host), _suggested(context, fleet)]
+        offered = [*_images_of(context, fleet, host), _suggested(context, fleet, host)]
     offered = list(dict.fromkeys(offered))
     return _asked("Which image do kernels run in?", offered, "another name") if asks else offered[0]
 
@@ -138,18 +140,18 @@ def _images_of(context: CliContext, fleet: Fleet, host: Host) -> list[str]:
     return [one.names[0] for one in newest][:_MOST_OFFERED]
 
 
-def _suggested(context: CliContext, fleet: Fleet) -> str:
+def _suggested(context: CliContext, fleet: Fleet, host: Host) -> str:
     """Return an image that the host's driver can run."""
-    gpus = context.wait(fleet, fleet.list_gpus(), seconds=LIST_SECONDS).gpus
-    newest = version_numbers(gpus[0].cuda) if gpus else ()
-    return next(image for least, image in _SUGGESTED if newest >= least and (newest or not least))
+    listed = context.wait(fleet, fleet.list_gpus(), seconds=LIST_SECONDS).gpus
+    newest = next((version_numbers(gpu.cuda) for gpu in listed if gpu.host == host.name), ())
+    return next(image for least, image in _SUGGESTED if newest >= least)
 
 
 def _asked(question: str, offered: Sequence[str], other: str) -> str:
     """Ask for one of several by its number, or for something else by its name."""
-    typer.echo(question)
+    output.say(question)
     for number, name in enumerate(offered, 1):
-        typer.echo(f"  {number}  {name}")
+        output.say(f"  {number}  {name}")
     while True:
         answer: str = typer.prompt(f"Number, or {other}", default="1").strip()
         if not answer.isdecimal():
@@ -161,25 +163,24 @@ def _asked(question: str, offered: Sequence[str], other: str) -> str:
 # -- what is looked at
 
 
-def _look_at(context: CliContext, draft: Config, host_name: str, *, asks: bool) -> list[Finding]:
+def _look_at(context: CliContext, fleet: Fleet, host: Host, *, asks: bool) -> list[Finding]:
     """Show each link to the host, and return what was found; a new key is asked about. Raises Exit at a broken one."""
-    found = _shown(context, draft, host_name)
+    found = _shown(context, fleet, host)
     if asks and any(one.exit_code == HostKeyUnknown.exit_code for one in found):
-        trust_host(context, draft, host_name, yes=False)
-        found = _shown(context, draft, host_name)
+        trust_host(context, fleet.config, host.name, yes=False)
+        found = _shown(context, fleet, host)
     broken = next((one for one in found if one.state is LinkState.BROKEN), None)
     if broken is not None:
-        context.complain(f"Nothing was written: {broken.link} of {host_name} is broken. {broken.remedy}".rstrip())
+        context.complain(f"Nothing was written: {broken.link} of {host.name} is broken. {broken.remedy}".rstrip())
         raise typer.Exit(broken.exit_code)
     return found
 
 
-def _shown(context: CliContext, draft: Config, host_name: str) -> list[Finding]:
+def _shown(context: CliContext, fleet: Fleet, host: Host) -> list[Finding]:
     found: list[Finding] = []
-    with context.fleet(draft) as fleet:
-        for one in doctor.of_hosts(fleet, [(draft.host(host_name), [])], environ=context.environ):
-            doctor.show(context, one, is_first=not found)
-            found.append(one)
+    for one in doctor.of_hosts(fleet, [(host, [])], environ=context.environ):
+        doctor.show(context, one, is_first=not found)
+        found.append(one)
     context.say("")
     return found
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,9 @@ from tests.fakes import FakeFleet, host_key
 from tests.unit.cli.conftest import Call
 
 UNREACHABLE = HostUnreachable(host="lab", address="lab:22", reason="timed out")
-CARD = GpuRow(host="lab", index="0", uuid="u", name="A100", memory_mib=80, used_mib=0, cuda="11.8", state=GpuState.FREE)
+CARD = GpuRow(
+    host="gpu2", index="0", uuid="u", name="A100", memory_mib=80, used_mib=0, cuda="11.8", state=GpuState.FREE
+)
 HAS_GPUS = Finding(link="GPUs in containers", found="by gpus")
 
 
@@ -65,7 +68,10 @@ def test_flags_are_enough_and_a_second_time_changes_nothing(
 def test_what_is_offered_is_asked_for_by_its_number(
     call: Call, fleet: FakeFleet, config_path: Path, types: Callable[[str], None]
 ) -> None:
-    fleet.others, fleet.listings = ("old:1", "new:2"), [GpuListing(gpus=(CARD,))]
+    fleet.others, fleet.listings = (
+        ("old:1", "new:2"),
+        [GpuListing(gpus=(replace(CARD, host="local", cuda="12.8"), CARD))],
+    )
     types("9\n2\n2\n")
     ended = call("init")
     assert ended.code == 0
