@@ -19,9 +19,8 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import nbformat
 from jupyter_client.asynchronous.client import AsyncKernelClient
@@ -32,6 +31,7 @@ from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from scripts.debugging import BREAKPOINT_LINE, DEBUGGED, STEP_SECONDS, stop_at_breakpoint
 from tests.rig.laptop import Laptop
 from tests.rig.whole import Rig, missing, open_rig
 
@@ -42,15 +42,6 @@ CGROUP = "print(open('/proc/1/cgroup').read())"
 CARDS = "!nvidia-smi -L 2>/dev/null || echo none"
 LINES, CUT_SECONDS = 60, 3.0
 PRINTED = f"import time\nfor n in range({LINES}):\n    print(n, flush=True)\n    time.sleep(0.1)"
-DEBUGGED = """\
-def mean(values):
-    total = sum(values)
-    count = len(values)
-    return total / count
-
-mean([1, 2, 3, 10])"""
-BREAKPOINT_LINE = 4
-STEP_SECONDS = 60.0
 
 console = Console(highlight=False)
 
@@ -64,40 +55,6 @@ class Seen:
     cards: str
 
 
-@dataclass
-class Debugging:
-    """One debug session over a kernel client's control channel: requests, and events from iopub."""
-
-    client: AsyncKernelClient
-    sequence: int = 0
-    # Debug events that came, oldest first; waited for by event().
-    events: list[dict[str, Any]] = field(default_factory=list)
-
-    async def request(self, command: str, **arguments: object) -> dict[str, Any]:
-        """Send one DAP request and return the body of its answer."""
-        self.sequence += 1
-        content = {"type": "request", "seq": self.sequence, "command": command, "arguments": arguments}
-        message = self.client.session.msg("debug_request", content)
-        self.client.control_channel.send(message)
-        async with asyncio.timeout(STEP_SECONDS):
-            while True:
-                reply = await self.client.control_channel.get_msg(timeout=STEP_SECONDS)
-                if reply["parent_header"].get("msg_id") == message["header"]["msg_id"]:
-                    break
-        answer: dict[str, Any] = reply["content"]
-        if not answer.get("success", False):
-            raise RuntimeError(f"the debugger refused {command}: {answer}")
-        return dict(answer.get("body") or {})
-
-    async def event(self, name: str) -> dict[str, Any]:
-        """Wait for one debug event and return its body."""
-        async with asyncio.timeout(STEP_SECONDS):
-            while True:
-                message = await self.client.iopub_channel.get_msg(timeout=STEP_SECONDS)
-                if message["msg_type"] == "debug_event" and message["content"].get("event") == name:
-                    return dict(message["content"].get("body") or {})
-
-
 async def run_notebook(notebook: NotebookClient) -> Seen:
     """Run the notebook's cells as any nbclient user does and return what they printed."""
     texts = []
@@ -105,38 +62,6 @@ async def run_notebook(notebook: NotebookClient) -> Seen:
         done = await notebook.async_execute_cell(cell, index)
         texts.append("".join(output.get("text", "") for output in done["outputs"]).strip())
     return Seen(hostname=texts[0], cgroup=texts[1], cards=texts[2])
-
-
-async def stop_at_breakpoint(client: AsyncKernelClient) -> list[tuple[str, str, str]]:
-    """Run a cell into a breakpoint; name, type and value of each local there. The cell then runs to its end."""
-    debugging = Debugging(client)
-    await debugging.request(
-        "initialize",
-        clientID="demo",
-        clientName="kernelbridge demo",
-        adapterID="",
-        pathFormat="path",
-        linesStartAt1=True,
-        columnsStartAt1=True,
-        supportsVariableType=True,
-    )
-    await debugging.request("attach")
-    source = (await debugging.request("dumpCell", code=DEBUGGED))["sourcePath"]
-    wanted = [{"line": BREAKPOINT_LINE}]
-    await debugging.request("setBreakpoints", source={"path": source}, breakpoints=wanted, sourceModified=False)
-    await debugging.request("configurationDone")
-    client.execute(DEBUGGED)
-    stopped = await debugging.event("stopped")
-    thread = stopped["threadId"]
-    frames = (await debugging.request("stackTrace", threadId=thread))["stackFrames"]
-    if frames[0]["line"] != BREAKPOINT_LINE:
-        raise RuntimeError(f"the debugger stopped in line {frames[0]['line']}, not in {BREAKPOINT_LINE}")
-    scopes = (await debugging.request("scopes", frameId=frames[0]["id"]))["scopes"]
-    found = (await debugging.request("variables", variablesReference=scopes[0]["variablesReference"]))["variables"]
-    await debugging.request("continue", threadId=thread)
-    await debugging.event("continued")
-    await debugging.request("disconnect", restart=False, terminateDebuggee=False)
-    return [(one["name"], one.get("type", ""), one["value"]) for one in found if not one["name"].endswith("variables")]
 
 
 def _cell(source: str) -> dict[str, object]:
