@@ -315,9 +315,9 @@ def page(transcript: Transcript) -> str:
     """The page of docs/."""
     today = datetime.date.today().isoformat()
     about = (
-        f"Written by `scripts/first-hour` on {today}: two bare Debians ({codename()}, from debootstrap) on one machine with "
-        f"{os.cpu_count()} processors and no GPU. A cable without a way out joins them: what pip would fetch lies in a "
-        "folder, and the image, Debian's Python without ipykernel, is on the host already."
+        f"Written by `scripts/first-hour` on {today}, with {os.cpu_count()} processors and no GPU: two bare Debians "
+        f"({codename()}, from debootstrap), joined by a cable without a way out. What pip would fetch lies in a folder, "
+        "and the image, Debian's Python without ipykernel, is on the host already."
     )
     return "\n".join(["# A first hour\n", about + "\n", *transcript.parts])
 

@@ -173,6 +173,17 @@ async def test_an_unknown_host_key_shows_its_fingerprint_and_trust_helps(rig: Ri
         assert link.is_open
 
 
+async def test_of_several_keys_the_one_that_ssh_would_show_is_asked_about(rig: Rig, bridge_env: Laptop) -> None:
+    (bridge_env.ssh_folder / "known_hosts").unlink()
+    rsa = bridge_env.home / "rsa"
+    await command("ssh-keygen", "-q", "-t", "rsa", "-N", "", "-f", str(rsa))
+    with rig.sshd.configured(f"HostKey {rsa}"):
+        exc = await refusal()
+        key = await dial.fetch_key(LAB)
+    assert key.algorithm == "ssh-ed25519"
+    assert f"(ssh-ed25519 {key.fingerprint})" in exc.sentence
+
+
 async def test_a_changed_host_key_is_told_from_an_unknown_one(rig: Rig, bridge_env: Laptop) -> None:
     with rig.sshd.key_changed():
         exc = await refusal()

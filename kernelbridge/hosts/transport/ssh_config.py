@@ -12,7 +12,7 @@ import asyncssh
 from asyncssh.encryption import get_encryption_algs
 from asyncssh.kex import get_kex_algs
 from asyncssh.mac import get_mac_algs
-from asyncssh.public_key import get_certificate_algs, get_public_key_algs
+from asyncssh.public_key import get_certificate_algs, get_default_public_key_algs, get_public_key_algs
 
 from kernelbridge.config.schema import Host
 from kernelbridge.errors import (
@@ -62,6 +62,9 @@ def parse_address(text: str) -> Address:
         raise ValueError(f"{port} is no port")
     return Address(name=match["v6"] or match["name"] or match["bare_v6"], user=user or None, port=port)
 
+
+# Of a host that is not known: the kind that `ssh` would show, and that its owner will name. asyncssh asks for RSA first.
+_SHOWN_FIRST = (b"ssh-ed25519", b"ecdsa-sha2-nistp256", b"ecdsa-sha2-nistp384", b"ecdsa-sha2-nistp521")
 
 # Longer chains are a ProxyJump that leads to itself.
 MAX_HOPS = 8
@@ -218,6 +221,9 @@ class Hop:
             options["server_host_key_algs"] = (
                 sorted(wanted, key=lambda kind: kind not in known_kinds) if known_kinds else wanted
             )
+        elif not self.is_known:
+            kinds = dict.fromkeys([*_SHOWN_FIRST, *get_default_public_key_algs()])
+            options["server_host_key_algs"] = [kind.decode("ascii") for kind in kinds]
         return options
 
 
