@@ -316,8 +316,8 @@ def page(transcript: Transcript) -> str:
     today = datetime.date.today().isoformat()
     about = (
         f"Written by `scripts/first-hour` on {today}, with {os.cpu_count()} processors and no GPU: two bare Debians "
-        f"({codename()}, from debootstrap), joined by a cable without a way out. What pip would fetch lies in a folder, "
-        "and the image, Debian's Python without ipykernel, is on the host already."
+        f"({codename()}, from debootstrap), joined by a cable that leads nowhere else. What pip would fetch lies in a "
+        "folder, and the image, Debian's Python without ipykernel, is on the host already."
     )
     return "\n".join(["# A first hour\n", about + "\n", *transcript.parts])
 

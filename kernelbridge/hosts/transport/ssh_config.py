@@ -63,7 +63,7 @@ def parse_address(text: str) -> Address:
     return Address(name=match["v6"] or match["name"] or match["bare_v6"], user=user or None, port=port)
 
 
-# Of a host that is not known: the kind that `ssh` would show, and that its owner will name. asyncssh asks for RSA first.
+# Of a new host: the kind that `ssh` would show, and that its owner will name. asyncssh asks for RSA first.
 _SHOWN_FIRST = (b"ssh-ed25519", b"ecdsa-sha2-nistp256", b"ecdsa-sha2-nistp384", b"ecdsa-sha2-nistp521")
 
 # Longer chains are a ProxyJump that leads to itself.
