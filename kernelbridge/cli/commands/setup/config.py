@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import typer
@@ -58,15 +60,26 @@ def in_force(loaded: schema.Config) -> dict[str, Any]:
 
 
 def _values(model: BaseModel) -> dict[str, Any]:
-    plain = {key: getattr(model, key) for key in type(model).model_fields if key != "name"}
+    plain = {key: _as_written(getattr(model, key)) for key in type(model).model_fields if key != "name"}
     if isinstance(model, schema.Environment):
         plain["mounts"] = [reference.mount_text(mount) for mount in model.mounts]
         plain["forwards"] = [forward.written for forward in model.forwards]
         plain["ulimits"] = {name: f"{soft}:{hard}" for name, (soft, hard) in model.ulimits.items()}
-        plain["env"] = {
-            name: HIDDEN if fields.looks_secret(name, text) else text for name, text in sorted(model.env.items())
-        }
+        plain["env"] = _without_secrets(dict(sorted(model.env.items())))
+        if model.build is not None:
+            plain["build"]["args"] = _without_secrets(model.build.args)
     return plain
+
+
+def _as_written(value: object) -> Any:
+    """Return a table in the config as plain values, without what is not set; all else as it is."""
+    if isinstance(value, fields.GpuRange):
+        return dataclasses.asdict(value)
+    return value.model_dump(exclude_none=True) if isinstance(value, schema.Build | schema.Workspace) else value
+
+
+def _without_secrets(variables: Mapping[str, str]) -> dict[str, str]:
+    return {name: HIDDEN if fields.looks_secret(name, text) else text for name, text in variables.items()}
 
 
 def _show(context: CliContext, loaded: schema.Config) -> None:
@@ -77,7 +90,8 @@ def _show(context: CliContext, loaded: schema.Config) -> None:
         for name, table in whole[section].items():
             context.say(f"\n[{section}.{name}]".lstrip("\n"))
             for key, value in table.items():
-                if value is not None:
+                # The image of a build has a name of ours, which may not be written beside it.
+                if value is not None and not (key == "image" and table.get("build")):
                     context.say(f"{key} = {reference.toml(key, value)}{_mark(loaded, model, (section, name, key))}")
     if not loaded.environments:
         context.say("# no environments yet: write [environments.NAME] with an image")

@@ -29,6 +29,28 @@ def test_what_config_prints_is_a_config_that_means_the_same(call: Call, config_p
     )
 
 
+@pytest.mark.parametrize(
+    "written",
+    [
+        'image = "x"\nworkspace = "."',
+        'image = "x"\nworkspace = { local = "~/proj", ignore = ["data/"], big_files = "2g" }',
+        'image = "x"\ngpus = { wanted = 2, min = 0 }',
+        'build = "~/project"',
+        'build = { git = "git@example.org:team/project.git#main", args = { CUDA = "12.8" } }',
+    ],
+)
+def test_tables_in_an_environment_are_printed_as_they_can_be_written(
+    call: Call, config_path: Path, written: str
+) -> None:
+    config_path.write_text(f"[environments.a]\n{written}\n")
+    ended = call("config")
+    assert ended.code == 0
+    again, before = load.parse(ended.out, config_path), load.load(config_path)
+    for key in ("workspace", "gpus", "build"):
+        assert getattr(again.environment("a"), key) == getattr(before.environment("a"), key)
+    assert json.loads(call("config", "--json").out)["environments"]["a"]["image"] == before.environment("a").image
+
+
 def test_config_as_json_has_defaults_and_display_names(call: Call) -> None:
     whole = json.loads(call("config", "--json").out)
     facts = {"ssh": "lab", "socket": None, "gpu_access": "auto", "scheduler": None}
