@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kernelbridge.config.container_paths import JOURNAL_FOLDER
+from kernelbridge.config.container_paths import JOURNAL_FOLDER, RUN_FOLDER
 from kernelbridge.config.schema import Environment, Host
 from kernelbridge.errors import (
     ContainerFailed,
@@ -33,7 +33,7 @@ from kernelbridge.hosts.docker.images.built_image import built_image
 from kernelbridge.hosts.docker.images.prepared_image import Preparation, PreparedImage
 from kernelbridge.hosts.docker.images.python_probe import ANY_PYTHON
 from kernelbridge.hosts.docker.responses import ImageFacts
-from kernelbridge.hosts.labels import LOCKS_LABEL, LOCKS_VOLUME, Labels, container_name
+from kernelbridge.hosts.labels import LOCKS_LABEL, LOCKS_VOLUME, SNAPSHOT_LABEL, Labels, container_name
 from kernelbridge.kernel import failures
 from kernelbridge.kernel.placement import Placement
 from kernelbridge.kernel.process_mark import own_mark, owner_has_ended, owner_text
@@ -314,6 +314,10 @@ async def create_container(
     if not is_root:
         # A volume is root's: without this the relay could not write its journal there.
         await engine.make_folder(name, JOURNAL_FOLDER, bootstrap.JOURNAL_NAME)
+        if image.facts.labels.get(SNAPSHOT_LABEL):
+            # It has the empty folder, as root's, and what is mounted there would take its rights.
+            with contextlib.suppress(EngineFailed):
+                await engine.make_folder(name, *RUN_FOLDER.rsplit("/", 1))
         if user.partition(":")[0].isdecimal():
             # Without it the relay gives the kernel both in its variables, which is enough for most programs.
             with contextlib.suppress(EngineFailed):

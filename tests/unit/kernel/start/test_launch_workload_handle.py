@@ -15,7 +15,7 @@ from kernelbridge.hosts.docker.container_spec import GpuAsk
 from kernelbridge.hosts.docker.engine import ContainerWorkload
 from kernelbridge.hosts.docker.images.prepared_image import PreparedImage
 from kernelbridge.hosts.docker.responses import ImageFacts
-from kernelbridge.hosts.labels import Labels
+from kernelbridge.hosts.labels import SNAPSHOT_LABEL, Labels
 from kernelbridge.kernel.request import LaunchRequest
 from kernelbridge.kernel.start import launch
 from kernelbridge.kernel.start.launch import WorkloadHandle
@@ -39,6 +39,7 @@ class SlowEngine:
         self.asked: list[str] = []
         self.there: set[str] = set()
         self.image_user = ""
+        self.image_labels: dict[str, str] = {}
         self.goes_on = asyncio.Event()
         self.options: list[str] = []
         self.link: Any = LAB
@@ -92,7 +93,7 @@ def slow_engine(*, failure: Exception | None = None) -> Any:
 def making(
     engine: Any, request: LaunchRequest = WANTED, tell: Callable[[str], None] = print
 ) -> Coroutine[Any, Any, None]:
-    facts = ImageFacts(id="sha256:1", env={}, user=engine.image_user, labels={}, size_bytes=1)
+    facts = ImageFacts(id="sha256:1", env={}, user=engine.image_user, labels=engine.image_labels, size_bytes=1)
     image = PreparedImage(name="torch:2", facts=facts, python="python3")
     return launch.create_container(engine, request, image, labels=LABELS, gpus=GpuAsk(), tell=tell)
 
@@ -184,6 +185,14 @@ async def test_a_volume_that_is_written_to_is_given_to_a_kernel_that_is_not_root
     )
     await making(engine, replace(WANTED, environment=environment))
     assert engine.asked[: len(asked)] == asked
+
+
+async def test_the_relays_folder_of_a_snapshot_is_opened_to_a_kernel_that_is_not_root() -> None:
+    engine = slow_engine()
+    engine.goes_on.set()
+    engine.image_labels = {SNAPSHOT_LABEL: "laptop"}
+    await making(engine, replace(WANTED, environment=WANTED.environment.model_copy(update={"user": "1000:5"})))
+    assert engine.asked[:3] == ["create", "make /var/lib/kernelbridge/journal", "make /run/kernelbridge"]
 
 
 JOURNAL_MADE = "make /var/lib/kernelbridge/journal"
