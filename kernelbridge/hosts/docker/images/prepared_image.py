@@ -333,8 +333,10 @@ class Preparation:
         """Make the image that has what a kernel needs beside its own. Raises PackagesFailed, EngineFailed, others."""
         image, python, host = self.environment.image, recipe.python, self.engine.link.name
         derived_image.check_architecture(python, image)
-        what = " and ".join(missing)
-        self.say(f"{image} lacks {what}: fetching it for Python {python.version} on this machine")
+        *others, last = missing
+        what = f"{', '.join(others)} and {last}" if others else last
+        them = "them" if others else "it"
+        self.say(f"{image} lacks {what}: fetching {them} for Python {python.version} on this machine")
         fetch = await loaded(_load_fetch)
         try:
             archives = await fetch(python, self.cache)

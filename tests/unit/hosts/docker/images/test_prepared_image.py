@@ -203,7 +203,7 @@ async def test_what_cannot_be_fetched_is_told_in_the_words_of_pip(tmp_path: Path
     with pytest.raises(PackagesFailed) as caught:
         await Bench(python3=[made_python()]).prepare(tmp_path / "cache")
     assert caught.value.sentence.startswith(
-        "lab: ipykernel and debugpy and pyzmq could not be added to the image torch:2 (ERROR: Could not find a version"
+        "lab: ipykernel, debugpy and pyzmq could not be added to the image torch:2 (ERROR: Could not find a version"
     )
 
 
