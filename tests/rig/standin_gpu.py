@@ -6,12 +6,15 @@ as it starts; ours puts the same stand-in nvidia-smi into the container, which l
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 UUIDS = tuple(f"GPU-00000000-0000-0000-0000-{number:012d}" for number in (1, 2, 3, 4))
 
-# POSIX sh: an image may have nothing else. `@FOLDER@` has two files on the host: apps.csv, who uses which card, and
-# driver, its version and its CUDA's. The file /run/standin-gpu-lost makes a container's cards unreachable.
+# POSIX sh: an image may have nothing else. `@FOLDER@` has three files on the host: apps.csv, who uses which card,
+# driver, its version and its CUDA's, and model, the cards' name. The file /run/standin-gpu-lost makes a container's
+# cards unreachable.
 _NVIDIA_SMI = r"""#!/bin/sh
 # STAND-IN for nvidia-smi, made by kernelbridge's tests: no such hardware is here.
 folder='@FOLDER@'
@@ -22,6 +25,7 @@ fi
 read -r driver cuda <<END
 $(cat "$folder/driver" 2>/dev/null || echo 550.00.00 12.4)
 END
+model=$(cat "$folder/model" 2>/dev/null || echo "Stand-in GPU")
 visible="${NVIDIA_VISIBLE_DEVICES-all}"
 sees() {
     case "$visible" in all) return 0 ;; void|none|"") return 1 ;; esac
@@ -35,7 +39,7 @@ value() {
     case "$1" in
         index) echo "$2" ;;
         uuid|gpu_uuid) echo "$3" ;;
-        name|gpu_name) echo "Stand-in GPU" ;;
+        name|gpu_name) echo "$model" ;;
         memory.total) echo "81920$mib" ;;
         memory.used) echo "$(used "$3")$mib" ;;
         memory.free) echo "$((81920 - $(used "$3")))$mib" ;;
@@ -50,7 +54,7 @@ value() {
 xml_card() {
     cat <<END
 	<gpu id="00000000:0$1:00.0">
-		<product_name>Stand-in GPU</product_name>
+		<product_name>$model</product_name>
 		<product_brand>NVIDIA</product_brand>
 		<product_architecture>Stand-in</product_architecture>
 		<mig_mode>
@@ -123,7 +127,7 @@ for uuid in @UUIDS@; do
         if [ "$mode" = xml ]; then
             xml_card "$number" "$uuid"
         elif [ "$mode" = list ]; then
-            echo "GPU $number: Stand-in GPU (UUID: $uuid)"
+            echo "GPU $number: $model (UUID: $uuid)"
         else
             line=""
             for field in $(echo "$fields" | tr ',' ' '); do
@@ -193,3 +197,14 @@ class StandInGpus:
         """The driver says that it is of this version, and runs CUDA up to that one."""
         (self.folder / "driver").write_text(f"{version} {cuda}\n")
         (self.folder / "driver").chmod(0o644)
+
+    @contextmanager
+    def named(self, model: str) -> Iterator[None]:
+        """The cards say that they are of this model."""
+        path = self.folder / "model"
+        path.write_text(f"{model}\n")
+        path.chmod(0o644)
+        try:
+            yield
+        finally:
+            path.unlink()
