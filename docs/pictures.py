@@ -1,5 +1,7 @@
 """Draw the diagrams of the architecture page as SVG: `python docs/pictures.py` writes them to docs/images/.
 
+Pictures of the running thing: screenshots.py.
+
 Each has a light background of its own, so that it can be read in a dark theme too.
 """
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
-from playwright.sync_api import Locator, Page, ViewportSize, expect, sync_playwright
+from playwright.sync_api import FloatRect, Locator, Page, ViewportSize, expect, sync_playwright
 
 from tests.clients.server import JupyterServer
 
@@ -193,12 +193,19 @@ class LabPage:
         self.page.keyboard.press("Control+b")
         expect(self.page.locator("#filebrowser")).to_be_hidden(timeout=5000)
 
-    def picture(self, name: str) -> None:
-        """Keep a picture for the README, only when KERNELBRIDGE_SCREENSHOTS=1 asks for it."""
-        if os.environ.get("KERNELBRIDGE_SCREENSHOTS") == "1":
-            IMAGES.mkdir(parents=True, exist_ok=True)
-            self.page.mouse.move(SIZE["width"] / 2, SIZE["height"] * 0.75)  # No button looks hovered.
-            self.page.screenshot(path=IMAGES / name)
+    def picture(self, name: str, *, height: int = SIZE["height"]) -> None:
+        """Keep two pictures for the docs, in light and dark: the page's upper part."""
+        IMAGES.mkdir(parents=True, exist_ok=True)
+        self.page.mouse.move(SIZE["width"] / 2, SIZE["height"] * 0.75)  # No button looks hovered.
+        schemes: tuple[Literal["light", "dark"], ...] = ("dark", "light")
+        for scheme in schemes:
+            self.page.emulate_media(color_scheme=scheme)
+            is_light = "true" if scheme == "light" else "false"
+            expect(self.page.locator("body")).to_have_attribute("data-jp-theme-light", is_light, timeout=20_000)
+            # Lab covers the page while it changes.
+            expect(self.page.locator("#jupyterlab-splash")).to_have_count(0, timeout=20_000)
+            clip: FloatRect = {"x": 0, "y": 0, "width": SIZE["width"], "height": height}
+            self.page.screenshot(path=IMAGES / f"{name}-{scheme}.png", clip=clip)
 
     def save_failure(self, test_name: str) -> Path:
         """A picture of what was on the screen when a test failed."""

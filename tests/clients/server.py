@@ -19,6 +19,8 @@ from tests.rig.daemon import SLOW
 
 # Lab calls nobody: no news, no update check, no list of extensions.
 QUIET = {"fetchNews": "false", "checkForUpdates": False, "doNotDisturbMode": False}
+# Its theme is the browser's.
+ADAPTIVE = {"adaptive-theme": True}
 # Alone it is what a server is where no Lab is installed; language servers, for which npm is asked, nobody here wants.
 WITHOUT_LAB = {"jupyterlab": False, "notebook_shim": False}
 WITHOUT_LANGUAGES = {"jupyter_lsp": False}
@@ -48,6 +50,7 @@ class JupyterServer:
         settings = folder / "lab" / "@jupyterlab" / "apputils-extension"
         settings.mkdir(parents=True)
         (settings / "notification.jupyterlab-settings").write_text(json.dumps(QUIET))
+        (settings / "themes.jupyterlab-settings").write_text(json.dumps(ADAPTIVE))
         command = [*machine, python, "-m", "jupyterlab" if lab else "jupyter_server", "--no-browser", "--allow-root"]
         command += [
             "--ServerApp.ip=127.0.0.1",

@@ -1,6 +1,6 @@
 """JupyterLab itself, in headless Chromium, with a kernel in a container: what a user does and sees, click by click.
 
-The page is driven by tests/clients/lab.py. KERNELBRIDGE_SCREENSHOTS=1 keeps the pictures that the README shows.
+The page is driven by tests/clients/lab.py. Pictures of it for the docs: docs/screenshots.py.
 """
 
 from __future__ import annotations
@@ -41,7 +41,6 @@ def expect_no_container(rig: Rig) -> None:
 def test_lab_runs_debugs_interrupts_restarts_and_shuts_down_a_kernel(
     rig: Rig, lab: LabPage, bridge_env: Laptop
 ) -> None:
-    lab.picture("lab-launcher.png")
     lab.choose_kernel(KERNEL)
     lab.write(0, WHERE)
     lab.run(0)
@@ -57,8 +56,6 @@ def test_lab_runs_debugs_interrupts_restarts_and_shuts_down_a_kernel(
     lab.press("debugger:next")
     lab.expect_stopped("print(answer)")
     lab.expect_variable("answer", "42")
-    lab.hide_files()
-    lab.picture("lab-debug.png")
     lab.press("debugger:continue")
     lab.expect_output(1, "42")
     lab.expect_done(1)
@@ -103,7 +100,6 @@ def test_lab_shows_progress_in_a_cell_run_during_the_start_and_then_its_result(
             lab.run(0)
             lab.expect_output(0, "lab", seconds=6)  # Every line of progress names the host.
             assert "the result" not in lab.output(0).inner_text()
-            lab.picture("lab-progress.png")
         lab.expect_output(0, "the result", seconds=30)
         lab.expect_done(0)
         assert lab.output(0).inner_text().strip() == "the result"

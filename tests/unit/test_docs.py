@@ -223,6 +223,29 @@ def test_each_picture_and_each_file_that_is_linked_to_exists(name: str) -> None:
             assert (ROOT / name).parent.joinpath(link).exists(), link
 
 
+def test_each_picture_is_shown_in_light_and_dark_and_all_are_small() -> None:
+    files = {path.name for path in (ROOT / "docs/images").iterdir()}
+    assert not {name for name in files if not name.endswith((".svg", ".png"))}
+    assert {name for name in files if name not in "".join(PAGES.values())} == set()
+    for name in files - {path.name for path in pictures.drawn()}:
+        assert {name.replace("-dark", "-light"), name.replace("-light", "-dark")} <= files
+        assert re.search(r"-(light|dark)\.", name), name
+    assert sum(path.stat().st_size for path in (ROOT / "docs/images").iterdir()) < 1_500_000
+    for page, text in PAGES.items():
+        for scheme in ("light", "dark"):
+            shown = re.findall(rf"-{scheme}\.\w+\)(.*)$", text, re.MULTILINE)
+            assert set(shown) <= {f"{{.only-{scheme}}}"}, page
+    for path in re.findall(r'(?:src|srcset)="([^"]+)"', README):
+        assert (ROOT / path).exists(), path
+
+
+def test_the_readme_tells_what_getting_started_does() -> None:
+    walked = [line for _, text in blocks(PAGES["docs/getting-started.md"], "sh") for line in text.splitlines()]
+    told = [line for _, text in blocks(README, "sh") for line in text.splitlines() if not line.startswith("scripts/")]
+    assert set(told) <= set(walked)
+    assert list(blocks(README, "toml")) == list(blocks(PAGES["docs/getting-started.md"], "toml"))
+
+
 @EACH_PAGE
 def test_each_file_of_ours_that_is_named_exists(page: str) -> None:
     for path in re.findall(r"`((?:kernelbridge|tests|docs)/[\w./-]*)`", page):
