@@ -15,7 +15,7 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -50,7 +50,8 @@ workspace = "."
 """
 FUNCTION = "def twice(value):\n    result = value * 2\n    return result\n\nanswer = twice(21)\nprint(answer)"
 TRAIN = "import time\nfor step in range(1000):\n    print('step', step, flush=True)\n    time.sleep(1)\n"
-COLUMNS = 124
+# How wide the terminal is for each command: as narrow as its lines allow, for the page makes the picture smaller.
+COLUMNS = {"ps": 118, "gpus": 108, "doctor": 100}
 # Black, red, green, yellow, blue, magenta, cyan and white on paper.
 COLORS = ("1f2933", "b91c1c", "15803d", "a16207", "1d4ed8", "86198f", "0e7490", "4b5563")
 
@@ -93,7 +94,7 @@ def environment(laptop: Laptop) -> dict[str, str]:
     return laptop.env | names | {"PATH": f"{programs}:{os.environ['PATH']}", "TERM": "xterm-256color"}
 
 
-def printed(laptop: Laptop, line: str) -> str:
+def printed(laptop: Laptop, line: str, *, columns: int = 80) -> str:
     """What a line of commands prints on a terminal."""
     shown: str = pexpect.run(
         f"bash -c '{line}'",
@@ -101,16 +102,17 @@ def printed(laptop: Laptop, line: str) -> str:
         env=environment(laptop),
         timeout=120,
         encoding="utf-8",
-        dimensions=(50, COLUMNS),
+        dimensions=(50, columns),
     )
     return shown.replace("\r\n", "\n")
 
 
-def terminal_picture(name: str, line: str, shown: str) -> None:
-    """Draw what a line printed, in light and dark."""
+def terminal_picture(command: str, shown: str) -> None:
+    """Draw what a command printed, in light and dark."""
+    name = f"terminal-{command}"
     for scheme, theme in (("light", LIGHT), ("dark", DARK)):
-        console = Console(record=True, width=COLUMNS, file=io.StringIO(), force_terminal=True)
-        console.print(Text(f"$ {line}", style="bold"))
+        console = Console(record=True, width=COLUMNS[command], file=io.StringIO(), force_terminal=True)
+        console.print(Text(f"$ kernelbridge {command}", style="bold"))
         console.print(Text.from_ansi(shown.strip()), overflow="fold")
         svg = console.export_svg(title="", theme=theme, unique_id=f"{name}-{scheme}")
         # The outline is one for dark pages only.
@@ -118,15 +120,15 @@ def terminal_picture(name: str, line: str, shown: str) -> None:
         (IMAGES / f"{name}-{scheme}.svg").write_text(svg, "utf-8")
 
 
-def terminal_pictures(rig: Rig, laptop: Laptop, commands: Sequence[str]) -> None:
+def terminal_pictures(rig: Rig, laptop: Laptop) -> None:
     """Run each command, and draw what it printed; this run's own folders are written as those of a user."""
     programs = str(Path(sys.executable).parent)
     folders = {str(laptop.home): "~", programs: "~/venv/bin", str(rig.engine.data): "/var/lib/docker"}
-    for command in commands:
-        shown = printed(laptop, f"kernelbridge {command}")
+    for command, columns in COLUMNS.items():
+        shown = printed(laptop, f"kernelbridge {command}", columns=columns)
         for folder, usual in folders.items():
             shown = shown.replace(folder, usual)
-        terminal_picture(f"terminal-{command}", f"kernelbridge {command}", shown)
+        terminal_picture(command, shown)
 
 
 def debugged(lab: LabPage) -> None:
@@ -175,7 +177,7 @@ def main() -> None:
             printed(laptop, "kernelbridge run --detach large -- python train.py")
             rig.engine.gpus.occupy(UUIDS[3])
             time.sleep(2)
-            terminal_pictures(rig, laptop, ("ps", "gpus", "doctor"))
+            terminal_pictures(rig, laptop)
         rig.engine.gpus.occupy()
         rig.engine.sweep()
         rig.engine.cli("tag", rig.bare_image, IMAGE)

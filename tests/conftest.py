@@ -15,6 +15,7 @@ UNIT = Path(__file__).parent / "unit"
 # first of all: it waits for the images to be made, and the unit tests are done meanwhile.
 LONGEST = (
     "test_vscode_raw",
+    "test_docs_walked",
     "test_attach",
     "test_cuts_hard",
     "test_gpu_leases",

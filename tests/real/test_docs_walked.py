@@ -86,12 +86,11 @@ def getting_started(walk: Walk) -> None:
 def from_by_hand(walk: Walk) -> None:
     walk.laptop.config.unlink()
     walk.type("kernelbridge init --yes")
-    with walk.notebook() as kernel:
-        assert kernel.value("6 * 7") == 42
-        assert "3f2a91c0" in walk.type("kernelbridge ps")
-        assert "pytorch of " in walk.type("kernelbridge gpus")
-        assert walk.type("kernelbridge shell", keys="echo in the container\n") == "in the container\n"
-    walk.run("kernelbridge up pytorch")
+    # As a kernel has it; a cell after `init`: see the page above.
+    kernel_id = walk.run("kernelbridge up pytorch").strip()
+    assert kernel_id[:12] in walk.type("kernelbridge ps")
+    assert kernel_id[:12] in walk.type("kernelbridge gpus")
+    assert walk.type("kernelbridge shell", keys="echo in the container\n") == "in the container\n"
     walk.type("kernelbridge stop --all")
     assert walk.rig.engine.kernels() == []
 
@@ -121,10 +120,8 @@ def build_an_image(walk: Walk) -> None:
         walk.config()
         assert walk.run("kernelbridge run repository -- printenv BUILT") == "of-git\n"
         shutil.rmtree(repository / ".git")
-    assert " build " in walk.run("kernelbridge images")
     walk.start_config()
-    walk.run("kernelbridge clean --images")
-    assert walk.run("kernelbridge images") == "No images.\n"
+    assert " build " in walk.run("kernelbridge clean --images")
 
 
 @walked("how-to/commands-and-runs.md")

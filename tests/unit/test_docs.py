@@ -17,6 +17,7 @@ from typer.core import TyperCommand, TyperGroup
 from docs import generate, pictures
 from kernelbridge import __version__, errors
 from kernelbridge.cli import app, reference
+from kernelbridge.cli.commands.setup.config import in_force
 from kernelbridge.config import load
 from kernelbridge.config.schema import Environment, Host
 from kernelbridge.hosts import labels
@@ -153,6 +154,7 @@ def test_each_config_is_a_right_one(page: str) -> None:
     for section, example in blocks(page, "toml"):
         loaded = load.parse(AROUND.get(section, "") + example, Path("/k.toml"))
         assert load.warnings(loaded) == ()
+        assert json.dumps(in_force(loaded)), "`kernelbridge config` prints it"
         if not section:
             assert "Docker-GPU (remote)" in load.display_names(loaded).values()
 
