@@ -16,7 +16,8 @@ from kernelbridge.config.load import display_names
 from kernelbridge.config.schema import Config, Host
 from kernelbridge.errors import KernelBridgeError, KernelNotFound, OutputUndelivered
 from kernelbridge.files.project import find_project
-from kernelbridge.fleet.doctor import Finding, Tell
+from kernelbridge.fleet.doctor.finding import Finding, LinkName, Tell
+from kernelbridge.fleet.doctor.trials import Talk
 from kernelbridge.fleet.gpu_listing import GpuListing
 from kernelbridge.fleet.images import ImageListing, ImageRow
 from kernelbridge.fleet.kernel_listing import KernelListing, KernelRow
@@ -253,9 +254,18 @@ class FakeFleet:
             for number, name in enumerate(self.others)
         ]
 
-    async def examine(self, host: Host, names: Sequence[str], *, environ: Mapping[str, str], tell: Tell) -> None:
+    async def examine(
+        self,
+        host: Host,
+        names: Sequence[str],
+        *,
+        environ: Mapping[str, str],
+        tell: Tell,
+        talk: Talk | None = None,
+    ) -> None:
+        tried = " and tried" if talk is not None else ""
         found = self.findings.get(host.name) or Finding(
-            link="login", found=f"for {', '.join(names) or 'nobody'}", seconds=0.2
+            link=LinkName.LOGIN, found=f"for {', '.join(names) or 'nobody'}{tried}", seconds=0.2
         )
         tell(replace(found, host=host.name))
 

@@ -55,7 +55,8 @@ if TYPE_CHECKING:
     from kernelbridge.channels.poller import ZmqPoller  # loads pyzmq: see bind
     from kernelbridge.files.plan import Action
     from kernelbridge.files.sync import WorkspaceSync  # loads watchfiles
-    from kernelbridge.fleet.doctor import Tell
+    from kernelbridge.fleet.doctor.finding import Tell
+    from kernelbridge.fleet.doctor.trials import Talk
     from kernelbridge.fleet.gpu_listing import GpuListing  # loads what speaks to Slurm
     from kernelbridge.kernel.command.run import CommandRun, RunOutput  # loads pyzmq
     from kernelbridge.kernel.command.terminal import CommandRequest, Terminal
@@ -472,13 +473,34 @@ class Fleet:
             _LOG.info("[%s] not tidied up: %s", host.name, exc)
 
     async def examine(
-        self, host: Host, environment_names: Sequence[str], *, environ: Mapping[str, str], tell: Tell
+        self,
+        host: Host,
+        environment_names: Sequence[str],
+        *,
+        environ: Mapping[str, str],
+        tell: Tell,
+        talk: Talk | None = None,
     ) -> None:
-        """Look at each link to a host, and at what these environments need of it; `tell` gets what is found."""
-        from kernelbridge.fleet.doctor import HostDoctor  # loads what speaks to Slurm
+        """Look at each link to a host, and at what these environments need of it; `tell` gets what is found.
+
+        With `talk`, which talks to a kernel, a container and a kernel of each environment are tried.
+        """
+        # Here and not above: they load asyncssh, pyzmq, and what speaks to Slurm.
+        from kernelbridge.fleet.doctor.host import HostDoctor
+        from kernelbridge.fleet.doctor.trials import Trials
+        from kernelbridge.kernel.start.launch import python_finder
 
         requests = [self.launch_request(name, kernel_id="doctor", environ=environ) for name in environment_names]
-        await HostDoctor(host, requests, self._backends, tell=tell).examine()
+        trials = talk and Trials(
+            start=self.start,
+            stop=self.stop,
+            make_run=self.make_run,
+            talk=talk,
+            runtime_folder=environ.get("XDG_RUNTIME_DIR"),
+        )
+        find_python = python_finder(self.records, self.config.path)
+        doctor = HostDoctor(host, requests, self._backends, find_python=find_python, trials=trials, tell=tell)
+        await doctor.examine()
 
     async def host_key(self, host_name: str) -> HostKey:
         """Return the key that a host shows, and what known_hosts says of it. Raises KernelBridgeError."""

@@ -18,7 +18,7 @@ from kernelbridge.cli.context import CliContext
 from kernelbridge.config import edit, load
 from kernelbridge.config.schema import LOCAL, Config, Environment, Host
 from kernelbridge.errors import ConfigMissing, HostKeyUnknown
-from kernelbridge.fleet.doctor import Finding, LinkState
+from kernelbridge.fleet.doctor.finding import Finding, LinkState
 from kernelbridge.fleet.fleet import Fleet
 from kernelbridge.fleet.kernel_listing import LIST_SECONDS
 from kernelbridge.hosts.gpus.driver_check import version_numbers
@@ -179,7 +179,7 @@ def _look_at(context: CliContext, fleet: Fleet, host: Host, *, asks: bool) -> li
 def _shown(context: CliContext, fleet: Fleet, host: Host) -> list[Finding]:
     found: list[Finding] = []
     for one in doctor.of_hosts(fleet, [(host, [])], environ=context.environ):
-        doctor.show(context, one, is_first=not found)
+        doctor.show(context, one, before=found[-1] if found else None)
         found.append(one)
     context.say("")
     return found
