@@ -33,7 +33,6 @@ from kernelbridge.fleet.left_kernels import left_running, of_notebook
 from kernelbridge.fleet.loop import LoopThread
 from kernelbridge.hosts.docker.images import unfinished_image
 from kernelbridge.hosts.docker.images.built_image import is_up_to_date
-from kernelbridge.hosts.docker.responses import ListedImage
 from kernelbridge.hosts.forwards.port_forwards import PortForwards
 from kernelbridge.hosts.labels import Labels, config_mark, short_id
 from kernelbridge.hosts.pool import BackendPool
@@ -58,6 +57,8 @@ if TYPE_CHECKING:
     from kernelbridge.fleet.doctor.finding import Tell
     from kernelbridge.fleet.doctor.trials import Talk
     from kernelbridge.fleet.gpu_listing import GpuListing  # loads what speaks to Slurm
+    from kernelbridge.fleet.offers import ImageOffer
+    from kernelbridge.hosts.slurm.commands import PartitionFacts
     from kernelbridge.kernel.command.run import CommandRun, RunOutput  # loads pyzmq
     from kernelbridge.kernel.command.terminal import CommandRequest, Terminal
     from kernelbridge.kernel.kernel import Kernel  # loads pyzmq
@@ -607,9 +608,17 @@ class Fleet:
         """Find the images on all hosts that kernelbridge made."""
         return await images.look(self.config, self._backends.engine, self.records.machine_id())
 
-    async def other_images(self, host: Host) -> Sequence[ListedImage]:
-        """Find the images of a host that are somebody's and not ours."""
-        return await (await self._backends.engine(host)).images.others()
+    async def offered_images(self, host: Host, *, most: int) -> ImageOffer:
+        """Find the newest images of a host that are somebody's and not ours. Raises KernelBridgeError."""
+        from kernelbridge.fleet import offers  # loads what speaks to Slurm
+
+        return await offers.images(await self._backends.engine(host), most=most)
+
+    async def partitions(self, host: Host) -> tuple[PartitionFacts, ...]:
+        """Return the partitions of a host with Slurm and without an engine; else none. Raises KernelBridgeError."""
+        from kernelbridge.fleet import offers  # loads what speaks to Slurm
+
+        return await offers.partitions(await self._backends.link(host), host)
 
     async def clean_images(self, *, dry_run: bool, discard: bool) -> ImageListing:
         """Remove the images that no environment needs; snapshots of this machine only by `discard`."""

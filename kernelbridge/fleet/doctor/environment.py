@@ -152,7 +152,7 @@ class EnvironmentExaminer:
         environment = self._environment
         python = await self._find_python(engine, environment, image, self._trials is not None)
         if python is None:
-            why = f"nobody has looked into {environment.image} yet; `kernelbridge doctor {environment.name}` does"
+            why = f"it is not known yet what {environment.image} has; `kernelbridge doctor {environment.name}` looks"
             return True, Finding.not_tried(LinkName.IMAGE_PYTHON, why)
         has = [f"{name} {python.packages[name]}" for name in ("ipykernel", _DEBUGGER) if name in python.packages]
         found = f"Python {python.version} ({', '.join([python.path, *has])})"

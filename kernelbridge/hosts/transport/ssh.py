@@ -464,9 +464,8 @@ class Link:
 
     def _describe_entry(self) -> Entry:
         guard = self._connection.get_owner()
-        return Entry(
-            key=getattr(guard, "accepted", ""), was_asked=bool(getattr(guard, "wanted", ())), noise=self._noise
-        )
+        was_asked = bool(getattr(guard, "answered", ()) or getattr(guard, "wanted", ()))
+        return Entry(key=getattr(guard, "accepted", ""), was_asked=was_asked, noise=self._noise)
 
     async def ask_login_shell(self) -> bool:
         """See AnyLink."""

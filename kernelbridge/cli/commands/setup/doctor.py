@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
 import shutil
 import sys
 import textwrap
@@ -106,10 +108,22 @@ def _examined(context: CliContext, name: str | None, *, is_shown: bool) -> tuple
     )
     if loaded is not None:
         talk = conversation.converse if name in loaded.environments else None
-        with context.fleet(loaded) as fleet:
+        with _quiet(), context.fleet(loaded) as fleet:
             for finding in of_hosts(fleet, _chosen(loaded, name), environ=context.environ, talk=talk):
                 tell(finding)
     return loaded, found
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the log's warnings from the terminal: what fails is told as a row."""
+    logger = logging.getLogger("kernelbridge")
+    nothing = logging.NullHandler()
+    logger.addHandler(nothing)
+    try:
+        yield
+    finally:
+        logger.removeHandler(nothing)
 
 
 def _fix(ctx: typer.Context, loaded: Config, found: Sequence[Finding]) -> bool:
@@ -205,13 +219,20 @@ def show(context: CliContext, finding: Finding, *, before: Finding | None) -> No
         if before is not None:
             context.say("")
         context.say(finding.where if finding.host else "This machine")
-    took = f"{finding.seconds:.1f} s" if finding.seconds >= 0.05 else ""
+    took = _took(finding.seconds)
     head = f"  {finding.state:{_STATE_COLUMNS}} {finding.link:{_LINK_COLUMNS}} {took:>{_TIME_COLUMNS}}  "
     for line in _lines(finding.found):
         context.say(head + line)
         head = " " * _BEFORE
     for line in _lines(finding.remedy):
         context.say(head + line)
+
+
+def _took(seconds: float) -> str:
+    """Say how long a look took; nothing where it took no time."""
+    if seconds >= 1:
+        return f"{seconds:.1f} s"
+    return f"{seconds * 1000:.0f} ms" if seconds >= 0.001 else ""
 
 
 def _lines(text: str) -> list[str]:

@@ -7,11 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from kernelbridge.jupyter.installation import examine
 
 from kernelbridge.config import load
 from kernelbridge.fleet.doctor import Finding, LinkState
 from kernelbridge.jupyter import kernelspecs
-from kernelbridge.jupyter.installation import examine
 
 CONFIG = '[hosts.lab]\nssh = "lab"\n[environments.torch]\nimage = "x"\n'
 
