@@ -284,7 +284,8 @@ class FakeFleet:
     async def host_key(self, host_name: str) -> HostKey:
         return self.keys[0] if self.keys else host_key(is_known=True)
 
-    async def trust(self, host_name: str, key: HostKey) -> None:
+    async def trust(self, host_name: str, key: HostKey) -> str:
         self.trusted.append((host_name, key))
         if not self.is_forgetful:
             self.keys.remove(key)
+        return key.line

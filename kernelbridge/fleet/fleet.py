@@ -507,9 +507,9 @@ class Fleet:
         """Return the key that a host shows, and what known_hosts says of it. Raises KernelBridgeError."""
         return await fetch_host_key(self.config.host(host_name))
 
-    async def trust(self, host_name: str, key: HostKey) -> None:
-        """Write a host's key to known_hosts."""
-        host_keys.remember(self.config.host(host_name), key)
+    async def trust(self, host_name: str, key: HostKey) -> str:
+        """Write a host's key to known_hosts, and return the line."""
+        return host_keys.remember(self.config.host(host_name), key)
 
     # -- kernels of everybody
 

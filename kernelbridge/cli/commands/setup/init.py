@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Final
@@ -14,7 +15,7 @@ import typer
 from kernelbridge.atomic_files import write_whole
 from kernelbridge.cli import output
 from kernelbridge.cli.commands.setup import doctor, install
-from kernelbridge.cli.commands.setup.trust import trust_host
+from kernelbridge.cli.commands.setup.trust import Lines, trust_host
 from kernelbridge.cli.context import CliContext
 from kernelbridge.config import edit, load
 from kernelbridge.config.schema import LOCAL, Config, Environment, Host
@@ -25,6 +26,7 @@ from kernelbridge.fleet.gpu_listing import GpuRow
 from kernelbridge.fleet.kernel_listing import LIST_SECONDS
 from kernelbridge.hosts.gpus.driver_check import version_numbers
 from kernelbridge.hosts.slurm.commands import PartitionFacts
+from kernelbridge.hosts.transport import host_keys
 from kernelbridge.hosts.transport.openssh.reader import aliases, default_paths
 from kernelbridge.hosts.transport.openssh.settings import look_around
 
@@ -83,14 +85,14 @@ def init(
     text, host_name = edit.with_host(text, _host_name(ssh), ssh)
     host = load.parse(text, path).host(host_name)
     # Of the other hosts nothing is asked; and this one has one login for all.
-    with context.fleet(Config(path=path, hosts={host_name: host})) as fleet:
-        seen = _look_at(context, fleet, host, asks=asks)
-        host_keys: dict[str, object] = {}
+    with _keys_taken_back() as trusted, context.fleet(Config(path=path, hosts={host_name: host})) as fleet:
+        seen = _look_at(context, fleet, host, asks=asks, trusted=trusted)
+        more: dict[str, object] = {}
         if seen.partitions and host.scheduler is None:
-            host_keys = {"scheduler": "slurm", **_chosen_partition(seen.partitions, asks=asks)}
+            more = {"scheduler": "slurm", **_chosen_partition(seen.partitions, asks=asks)}
         image, gpus = _chosen_image(context, fleet, seen, image, asks=asks)
-    if host_keys:
-        text = edit.with_host_keys(text, host_name, host_keys)
+    if more:
+        text = edit.with_host_keys(text, host_name, more)
     keys: dict[str, object] = {"image": image, "hosts": [host_name], **gpus}
     text, name = edit.with_environment(text, _environment_name(image), keys)
     loaded = load.parse(text, path)
@@ -104,6 +106,18 @@ def init(
         context.say(f"On {host_name} may run, after the hosts before it: {', '.join(also)}, which name no `hosts`.")
     install.install(ctx)
     _say_next(context, loaded, loaded.environment(name))
+
+
+@contextlib.contextmanager
+def _keys_taken_back() -> Iterator[Lines]:
+    """Forget the host keys that were taken meanwhile, where the user leaves: then all is as it was."""
+    trusted: Lines = []
+    try:
+        yield trusted
+    except (KeyboardInterrupt, typer.Abort):
+        for path, line in trusted:
+            host_keys.forget(path, line)
+        raise
 
 
 def _read(path: Path) -> tuple[str, Config]:
@@ -236,15 +250,15 @@ def _asked(question: str, offered: Sequence[_Offered], other: str) -> str:
 # -- what is looked at
 
 
-def _look_at(context: CliContext, fleet: Fleet, host: Host, *, asks: bool) -> _Seen:
+def _look_at(context: CliContext, fleet: Fleet, host: Host, *, asks: bool, trusted: Lines) -> _Seen:
     """Show each link to the host, and return what was found; a new key is asked about. Raises Exit at a broken one."""
     seen = _shown(context, fleet, host)
     if asks and any(one.exit_code == HostKeyUnknown.exit_code for one in seen.found):
-        trust_host(context, fleet.config, host.name, yes=False)
+        trust_host(context, fleet.config, host.name, yes=False, written_lines=trusted)
         seen = _shown(context, fleet, host)
     broken = doctor.first_broken(seen.found)
     if broken is not None:
-        context.complain(f"Nothing was written: {broken.link} of {host.name} is broken. {broken.remedy}".rstrip())
+        context.complain(f"No config was written: {broken.link} of {host.name} is broken. {broken.remedy}".rstrip())
         raise typer.Exit(broken.exit_code)
     return seen
 
