@@ -100,7 +100,7 @@ class FakeFleet:
     pulled: dict[str, str | KernelBridgeError] = field(default_factory=dict)
     # The images of every host that are not ours, with their size, the oldest first; and what is said of the others.
     others: dict[str, int] = field(default_factory=dict)
-    too_new: tuple[str, ...] = ()
+    too_new: dict[str, str] = field(default_factory=dict)
     # The partitions of every host; empty: it has no Slurm.
     slurm: tuple[PartitionFacts, ...] = ()
     # What is found of a host; of the others that all holds.

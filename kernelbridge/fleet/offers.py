@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from kernelbridge.config.schema import Host
@@ -26,8 +27,8 @@ class ImageOffer:
     """The newest images of a host that are somebody's and not ours."""
 
     fitting: tuple[ListedImage, ...]
-    # Those that need a newer driver than the host has, each with the sentence that says so.
-    too_new: tuple[str, ...] = ()
+    # The names of those that need a newer driver than the host has, each with the sentence that says so.
+    too_new: Mapping[str, str] = field(default_factory=dict)
 
 
 async def images(engine: Engine, *, most: int) -> ImageOffer:
@@ -37,7 +38,7 @@ async def images(engine: Engine, *, most: int) -> ImageOffer:
     troubles = await asyncio.gather(*(_driver_trouble(engine, facts, one) for one in newest))
     return ImageOffer(
         fitting=tuple(one for one, trouble in zip(newest, troubles, strict=True) if not trouble),
-        too_new=tuple(filter(None, troubles)),
+        too_new={name: trouble for one, trouble in zip(newest, troubles, strict=True) if trouble for name in one.names},
     )
 
 

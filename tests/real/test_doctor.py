@@ -1,4 +1,7 @@
-"""`kernelbridge doctor` points at the one link that was broken, on a host that was whole before; cards: STAND-INS."""
+"""`kernelbridge doctor` points at the one link that was broken, on a host that was whole before; cards: STAND-INS.
+
+Its trials and its conversation with a kernel are real ones.
+"""
 
 from __future__ import annotations
 

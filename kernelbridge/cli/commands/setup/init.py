@@ -205,15 +205,15 @@ def _chosen_image(
     there = {name: one.size_bytes for one in offer.fitting for name in one.names}
     _, suggested, size = _suggested(cards)
     if not image:
-        for sentence in offer.too_new:
+        for sentence in dict.fromkeys(offer.too_new.values()):
             context.say(f"Not offered: {sentence}")
         offered = [_Offered(name=one.names[0], note=_size_text(one.size_bytes)) for one in offer.fitting]
         if suggested not in there:
             offered.append(_Offered(name=suggested, note=f"is pulled; some {size} GB"))
         image = _ask_image(offered, asks=asks)
-    elif any(f" {image} " in sentence for sentence in offer.too_new):
-        context.complain(f"Warning: {next(one for one in offer.too_new if f' {image} ' in one)}")
-    if image not in there and seen.state(LinkName.STORAGE) is LinkState.WARNING:
+    elif image in offer.too_new:
+        context.complain(f"Warning: {offer.too_new[image]}")
+    if image not in {*there, *offer.too_new} and seen.state(LinkName.STORAGE) is LinkState.WARNING:
         needs = f"{size} GB" if image == suggested else "5 to 20 GB, as most with CUDA do"
         context.complain(f"Warning: {seen.said(LinkName.STORAGE)}; {image} may need some {needs}.")
     has_way = all(seen.state(link) is LinkState.OK for link in (LinkName.TOOLKIT, LinkName.CDI))

@@ -178,6 +178,11 @@ async def test_a_changed_host_gets_a_link_of_its_own() -> None:
     assert not new.is_open
 
 
+async def test_a_host_that_turns_out_to_have_slurm_keeps_its_link() -> None:
+    async with pool.Pool(opener=Logins()) as links:
+        assert await links.link(LAB) is await links.link(LAB.model_copy(update={"scheduler": "slurm"}))
+
+
 async def test_a_closed_pool_opens_nothing() -> None:
     links = pool.Pool(opener=Logins())
     await links.aclose()

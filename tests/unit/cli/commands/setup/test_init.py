@@ -72,7 +72,7 @@ def test_what_is_offered_is_asked_for_by_its_number(
     call: Call, fleet: FakeFleet, config_path: Path, types: Callable[[str], None]
 ) -> None:
     fleet.others = {"old:1": 1, "new:2": 7_400_000_000}
-    fleet.too_new = ("gpu2: the image newest:3 needs cuda>=13.0.",)
+    fleet.too_new = {"newest:3": "gpu2: the image newest:3 needs cuda>=13.0."}
     fleet.listings = [GpuListing(gpus=(replace(CARD, host="local", cuda="12.8"), CARD))]
     types("9\n2\n2\n")
     ended = call("init")
@@ -225,7 +225,7 @@ def test_little_room_is_a_warning_where_the_image_is_to_be_pulled(call: Call, fl
 
 
 def test_an_image_that_is_named_and_too_new_is_a_warning(call: Call, fleet: FakeFleet) -> None:
-    fleet.too_new = ("lab: the image new:3 needs cuda>=13.0.",)
+    fleet.too_new = {"new:3": "lab: the image new:3 needs cuda>=13.0."}
     ended = call("init", "--yes", "--host", "lab", "--image", "new:3")
     assert (ended.code, ended.err) == (0, "Warning: lab: the image new:3 needs cuda>=13.0.\n")
 
