@@ -319,6 +319,29 @@ class Fault:
     is_deep: bool = False
 
 
+def _cut(case: Case) -> None:
+    case.ssh("ConnectTimeout 2")
+    case.enter(case.rig.lab.unplugged())
+
+
+def _too_many_keys(case: Case) -> None:
+    case.other_keys()
+    case.enter(case.rig.sshd.configured("MaxAuthTries 1"))
+
+
+def _no_image(case: Case) -> None:
+    case.image, case.keys["pull"] = "none/such:1", "never"
+
+
+def _bare_image(case: Case) -> None:
+    case.image, case.keys["add_ipykernel"] = case.rig.bare_image, False
+
+
+def _no_debugger(case: Case) -> None:
+    case.keys["add_ipykernel"] = False
+    case.run_image(_NO_DEBUGPY)
+
+
 def _set(**keys: Any) -> Callable[[Case], Any]:
     return lambda case: case.keys.update(keys)
 
@@ -343,9 +366,7 @@ FAULTS: Mapping[str, Fault] = {
     "a cipher that nobody has": Fault(link=L.SSH_CONFIG, makes=lambda case: case.ssh("Ciphers none-such")),
     "a name that nobody knows": Fault(link=L.NAME, makes=_on_host(ssh="nowhere.invalid")),
     "nothing listens": Fault(link=L.ROUTE, makes=lambda case: case.enter(case.rig.sshd.stopped())),
-    "the way is cut": Fault(
-        link=L.ROUTE, makes=lambda case: (case.ssh("ConnectTimeout 2"), case.enter(case.rig.lab.unplugged()))
-    ),
+    "the way is cut": Fault(link=L.ROUTE, makes=_cut),
     "the host's key is another": Fault(link=L.HOST_KEY, makes=lambda case: case.enter(case.rig.sshd.key_changed())),
     "the host's key is not known": Fault(
         link=L.HOST_KEY, makes=lambda case: case.enter(gone(case.laptop.ssh_folder / "known_hosts"))
@@ -354,7 +375,7 @@ FAULTS: Mapping[str, Fault] = {
     "there is no key": Fault(link=L.LOGIN, makes=lambda case: case.enter(gone(case.laptop.ssh_folder / "id_ed25519"))),
     "too many keys": Fault(
         link=L.LOGIN,
-        makes=lambda case: (case.other_keys(), case.enter(case.rig.sshd.configured("MaxAuthTries 1"))),
+        makes=_too_many_keys,
     ),
     "the account is over": Fault(link=L.LOGIN, makes=lambda case: case.enter(case.rig.lab.expired("kbtest"))),
     "the login takes too long": Fault(link=L.LOGIN, makes=_slow_login),
@@ -403,9 +424,7 @@ FAULTS: Mapping[str, Fault] = {
     "more GPUs than there are": Fault(link=L.GPUS, makes=_set(gpus=9)),
     "others have the GPUs": Fault(link=L.GPUS, state="warning", makes=lambda case: case.enter(occupied(case.rig))),
     # the environment
-    "no image": Fault(
-        link=L.IMAGE, makes=lambda case: (_set(pull="never")(case), setattr(case, "image", "none/such:1"))
-    ),
+    "no image": Fault(link=L.IMAGE, makes=_no_image),
     "the driver is old": Fault(link=L.IMAGE, makes=_old_driver),
     "no such mount": Fault(link=L.MOUNTS, makes=_set(mounts=["/no/such:/data:ro"])),
     "an image without Python": Fault(
@@ -417,13 +436,13 @@ FAULTS: Mapping[str, Fault] = {
     "no ipykernel, and none may be added": Fault(
         link=L.IMAGE_PYTHON,
         is_deep=True,
-        makes=lambda case: (_set(add_ipykernel=False)(case), setattr(case, "image", case.rig.bare_image)),
+        makes=_bare_image,
     ),
     "no debugpy, and none may be added": Fault(
         link=L.IMAGE_PYTHON,
         state="warning",
         is_deep=True,
-        makes=lambda case: (_set(add_ipykernel=False)(case), case.run_image(_NO_DEBUGPY)),
+        makes=_no_debugger,
     ),
     "a container that sees no GPU": Fault(
         link=L.CONTAINER, is_deep=True, makes=lambda case: case.enter(handing_out_nothing(case.rig))

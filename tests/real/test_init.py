@@ -19,19 +19,17 @@ from tests.rig.whole import Rig
 
 pytestmark = pytest.mark.timeout(240)
 
-Asked = pexpect.spawn
 
-
-def begin(laptop: Laptop, *words: str) -> Asked[str]:
+def begin(laptop: Laptop, *words: str) -> pexpect.spawn[str]:
     """`kernelbridge init` in a terminal."""
     line = ["-m", "kernelbridge", "init", *words]
     return pexpect.spawn(sys.executable, line, env=laptop.variables, encoding="utf-8", timeout=60, dimensions=(40, 250))
 
 
-def ended(asked: Asked[str]) -> int:
+def ended(asked: pexpect.spawn[str]) -> int:
     asked.expect(pexpect.EOF)
     asked.close()
-    assert asked.exitstatus is not None
+    assert isinstance(asked.exitstatus, int)
     return asked.exitstatus
 
 

@@ -45,7 +45,7 @@ from kernelbridge.hosts.transport.stream import (
     CommandError,
     Completed,
     Ending,
-    Entry,
+    LoginEntry,
     OutputTooLong,
     Receiver,
     Stream,
@@ -175,7 +175,7 @@ class Link:
         self._shell = shell.SHELL_COMMANDS[0]
         self.shell_seconds = 0.0
         # Set by look_again().
-        self.entry = Entry()
+        self.entry = LoginEntry()
         # What start-up files printed before the last command of run().
         self._noise = ""
         # What a login shell sets that other shells here do not; None: it was not asked. Set by ask_login_shell().
@@ -462,10 +462,10 @@ class Link:
         assert refusal is not None
         raise refusal
 
-    def _describe_entry(self) -> Entry:
+    def _describe_entry(self) -> LoginEntry:
         guard = self._connection.get_owner()
         was_asked = bool(getattr(guard, "answered", ()) or getattr(guard, "wanted", ()))
-        return Entry(key=getattr(guard, "accepted", ""), was_asked=was_asked, noise=self._noise)
+        return LoginEntry(key=getattr(guard, "accepted", ""), was_asked=was_asked, noise=self._noise)
 
     async def ask_login_shell(self) -> bool:
         """See AnyLink."""

@@ -82,7 +82,7 @@ class OutputTooLong(Exception):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Entry:
+class LoginEntry:
     """How a login was let in, and what its shell does unasked."""
 
     # The name of the key that the host took; empty where it took another thing, or there is no login.
@@ -100,7 +100,7 @@ class AnyLink(Protocol):
     facts: HostFacts
     # How long the login's shell took to run a command, when it was asked for the facts.
     shell_seconds: float
-    entry: Entry
+    entry: LoginEntry
 
     @property
     def is_open(self) -> bool:

@@ -217,8 +217,9 @@ def _broken(link: LinkName, found: str, remedy: str) -> Finding:
 
 def _extension() -> Finding:
     """See whether Jupyter Server loads our extension: the last folder of its config that names it counts."""
-    manager = ExtensionConfigManager(read_config_path=jupyter_config_path())
-    if manager.enabled(EXTENSION):  # type: ignore[no-untyped-call]
+    # It has no types.
+    manager: Any = ExtensionConfigManager(read_config_path=jupyter_config_path())
+    if manager.enabled(EXTENSION):
         return Finding(link=LinkName.EXTENSION, found="on")
     return Finding.warning(
         LinkName.EXTENSION,

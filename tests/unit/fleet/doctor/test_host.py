@@ -27,7 +27,7 @@ from kernelbridge.fleet.doctor.host import HostDoctor
 from kernelbridge.hosts.docker.images.python_probe import FoundPython
 from kernelbridge.hosts.gpus.nvidia_smi import GpuFacts
 from kernelbridge.hosts.transport.facts import SocketFacts
-from kernelbridge.hosts.transport.stream import Completed, Entry
+from kernelbridge.hosts.transport.stream import Completed, LoginEntry
 from tests.made_engines import cards, image, launch_request
 
 LAB, HPC, HERE = Host(name="lab", ssh="lab"), Host(name="hpc", ssh="hpc", scheduler="slurm"), Host(name="h", ssh=LOCAL)
@@ -57,7 +57,7 @@ class MadeHost:
     clock_is_off: float = 0.0
     free_kib: int = 100_000_000
     shell_seconds: float = 0.1
-    entry: Entry = field(default_factory=Entry)
+    entry: LoginEntry = field(default_factory=LoginEntry)
     has_image: bool = True
     has_docker_command: bool = False
     live_restore: bool = True
@@ -265,7 +265,7 @@ def test_forwarding_that_is_forbidden_matters_where_there_is_no_other_way(examin
         (MadeHost(clock_is_off=500), "clock", "500 s ahead"),
         (MadeHost(shell_seconds=2.5), "shell", "takes 2.5 s to start, each time"),
         (
-            MadeHost(entry=Entry(noise="Welcome")),
+            MadeHost(entry=LoginEntry(noise="Welcome")),
             "shell",
             'its start-up files print "Welcome" before each command: rsync and SFTP stumble over it',
         ),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from kernelbridge.errors import (
@@ -20,7 +22,7 @@ from kernelbridge.fleet.doctor.finding import LinkName
 from kernelbridge.fleet.doctor.way import broken_link
 from kernelbridge.hosts.transport.login_stage import ASKS_FACTS
 
-KEY = {"host": "lab", "algorithm": "ssh-ed25519", "fingerprint": "SHA256:a"}
+KEY: Any = {"host": "lab", "algorithm": "ssh-ed25519", "fingerprint": "SHA256:a"}
 LATE = HostUnreachable(host="lab", address="lab:22", reason="no login in 20 s")
 ACCEPTED = LoginAttempt(offered=("a",), accepted="a")
 WANTED = LoginAttempt(offered=("a",), accepted="a", wanted=("keyboard-interactive",))

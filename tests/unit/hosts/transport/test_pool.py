@@ -14,7 +14,7 @@ from kernelbridge.hosts.transport import pool
 from kernelbridge.hosts.transport.facts import HostFacts, SocketFacts
 from kernelbridge.hosts.transport.login_stage import report
 from kernelbridge.hosts.transport.sftp import Sftp
-from kernelbridge.hosts.transport.stream import AnyLink, Completed, Receiver, Stream
+from kernelbridge.hosts.transport.stream import AnyLink, Completed, LoginEntry, Receiver, Stream
 from tests.made_clock import StillClock
 
 
@@ -35,6 +35,7 @@ class FakeLink:
 
     name = "lab"
     shell_seconds = 0.0
+    entry = LoginEntry()
 
     def __init__(self, answer: Completed | None = None) -> None:
         self.facts = host_facts()
