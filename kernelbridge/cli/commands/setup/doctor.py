@@ -92,10 +92,11 @@ def _conclusion(found: Sequence[Finding]) -> str:
 def _examined(context: CliContext, name: str | None, *, is_shown: bool) -> tuple[Config | None, list[Finding]]:
     """Look at all links, and return the config, None if it is broken, and what was found. Raises UnknownHost."""
     found: list[Finding] = []
+    table = FindingTable(context)
 
     def tell(finding: Finding) -> None:
         if is_shown:
-            show(context, finding, before=found[-1] if found else None)
+            table.add(finding)
         found.append(finding)
 
     loaded = installation.examine(
@@ -111,6 +112,7 @@ def _examined(context: CliContext, name: str | None, *, is_shown: bool) -> tuple
         with _quiet(), context.fleet(loaded) as fleet:
             for finding in of_hosts(fleet, _chosen(loaded, name), environ=context.environ, talk=talk):
                 tell(finding)
+    table.close()
     return loaded, found
 
 
@@ -213,19 +215,49 @@ def _findings(look: _Look) -> Iterator[Finding]:
     look.future.result()
 
 
-def show(context: CliContext, finding: Finding, *, before: Finding | None) -> None:
-    """Print what was found of a link as a row; above the first one of a machine or an environment its name."""
-    if before is None or before.where != finding.where:
-        if before is not None:
-            context.say("")
-        context.say(finding.where if finding.host else "This machine")
-    took = _took(finding.seconds)
-    head = f"  {finding.state:{_STATE_COLUMNS}} {finding.link:{_LINK_COLUMNS}} {took:>{_TIME_COLUMNS}}  "
-    for line in _lines(finding.found):
-        context.say(head + line)
-        head = " " * _BEFORE
-    for line in _lines(finding.remedy):
-        context.say(head + line)
+class FindingTable:
+    """Prints what is found as rows, link by link; those that are skipped for one reason share a row."""
+
+    def __init__(self, context: CliContext) -> None:
+        self._context = context
+        # Whose links the last row was about; None before the first.
+        self._where: str | None = None
+        # Not printed yet; by add() and close().
+        self._skipped: list[Finding] = []
+
+    def __repr__(self) -> str:
+        return f"<FindingTable at {self._where}, {len(self._skipped)} skipped>"
+
+    def add(self, finding: Finding) -> None:
+        """Print a row, or keep it for the next one's."""
+        if self._skipped and (self._skipped[0].where, self._skipped[0].found) != (finding.where, finding.found):
+            self.close()
+        if finding.state is LinkState.SKIPPED:
+            self._skipped.append(finding)
+        else:
+            self._print_row(finding, finding.link, finding.found)
+
+    def close(self) -> None:
+        """Print what was kept."""
+        skipped, self._skipped = self._skipped, []
+        if len(skipped) == 1:
+            self._print_row(skipped[0], skipped[0].link, skipped[0].found)
+        elif skipped:
+            self._print_row(skipped[0], "", f"{', '.join(one.link for one in skipped)}: {skipped[0].found}")
+
+    def _print_row(self, finding: Finding, link: str, text: str) -> None:
+        say = self._context.say
+        if self._where != finding.where:
+            if self._where is not None:
+                say("")
+            say(finding.where if finding.host else "This machine")
+            self._where = finding.where
+        head = f"  {finding.state:{_STATE_COLUMNS}} {link:{_LINK_COLUMNS}} {_took(finding.seconds):>{_TIME_COLUMNS}}  "
+        for line in _lines(text):
+            say(head + line)
+            head = " " * _BEFORE
+        for line in _lines(finding.remedy):
+            say(head + line)
 
 
 def _took(seconds: float) -> str:

@@ -268,10 +268,11 @@ def _shown(context: CliContext, fleet: Fleet, host: Host) -> _Seen:
     found: list[Finding] = []
     # From the engine on: where jobs are meant it is not wanted.
     held: list[Finding] = []
+    table = doctor.FindingTable(context)
     for one in doctor.of_hosts(fleet, [(host, [])], environ=context.environ):
         held = [*held, one] if held or one.link in (LinkName.FORWARDING, LinkName.ENGINE) else []
         if not held:
-            doctor.show(context, one, before=found[-1] if found else None)
+            table.add(one)
         found.append(one)
     partitions = _partitions(context, fleet, host, found)
     if partitions and host.scheduler is None:
@@ -279,10 +280,11 @@ def _shown(context: CliContext, fleet: Fleet, host: Host) -> _Seen:
         host, held = host.model_copy(update={"scheduler": "slurm"}), []
         for one in doctor.of_hosts(fleet, [(host, [])], environ=context.environ):
             if one.link is LinkName.SCHEDULER:
-                doctor.show(context, one, before=found[-1])
+                table.add(one)
             found = [*(other for other in found if other.state is not LinkState.BROKEN), one]
     for one in held:
-        doctor.show(context, one, before=found[0])
+        table.add(one)
+    table.close()
     context.say("")
     return _Seen(host=host, found=found, partitions=partitions)
 

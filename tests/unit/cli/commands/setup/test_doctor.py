@@ -178,3 +178,24 @@ def test_on_a_terminal_long_lines_break_within_their_column(
     assert len(lines) == 3
     assert max(map(len, lines)) <= 80
     assert all(line.startswith(" " * 37 + "word") for line in lines[1:])
+
+
+def test_what_is_skipped_for_one_reason_shares_a_row(call: Call, fleet: FakeFleet) -> None:
+    behind = [
+        Finding(link=link, state=LinkState.SKIPPED, found="behind engine") for link in (LinkName.API, LinkName.STORAGE)
+    ]
+    fleet.findings["lab"] = [
+        *behind,
+        Finding(link=LinkName.DRIVER, found="no GPU"),
+        Finding(link=LinkName.TOOLKIT, state=LinkState.SKIPPED, found="behind engine"),
+        Finding(link=LinkName.IMAGE, environment="pytorch", state=LinkState.SKIPPED, found="behind engine"),
+    ]
+    lines = call("doctor", "lab").out.splitlines()
+    assert lines[lines.index("lab") + 1 : -2] == [
+        f"  skipped {' ' * 27}API version, storage: behind engine",
+        "  ok       NVIDIA driver             no GPU",
+        "  skipped  toolkit                   behind engine",
+        "",
+        "pytorch on lab",
+        "  skipped  image                     behind engine",
+    ]
