@@ -109,7 +109,9 @@ def test_all_links_are_told_in_order_with_what_was_found(rig: Rig, whole: Laptop
     assert rig.engine.kernels() == []
 
 
-def test_an_environment_is_tried_with_a_container_and_a_kernel_that_are_gone_then(rig: Rig, whole: Laptop) -> None:
+def test_an_environment_is_tried_with_a_container_and_a_kernel_that_are_gone_then(
+    rig: Rig, whole: Laptop, doctor_here: Here
+) -> None:
     shown = doctor(whole, "test")
     assert (shown.code, shown.err) == (0, "")
     lines = shown.out.splitlines()
@@ -120,11 +122,11 @@ def test_an_environment_is_tried_with_a_container_and_a_kernel_that_are_gone_the
     rows = {line[11:27].strip(): line[37:] for line in lines if line.startswith("  ok")}
     assert rows["image's Python"].startswith("Python 3.")
     assert "debugpy" in rows["image's Python"]
-    assert rows["container"].startswith("sees 1 of its GPUs (GPU 0: Stand-in GPU")
+    assert rows["container"].startswith("sees its GPU (GPU 0: Stand-in GPU")
     assert rows["kernel"].endswith("computes and debugs")
     assert rig.engine.kernels() == []
     # From now on it is known what the image has.
-    known = {one["link"]: one for one in json.loads(doctor(whole, "--json").out)}["image's Python"]
+    known = {one["link"]: one for one in json.loads(doctor_here("--json").out)}["image's Python"]
     assert (known["state"], known["found"]) == ("ok", rows["image's Python"])
 
 
@@ -319,6 +321,13 @@ class Fault:
     is_deep: bool = False
 
 
+def _slow_shell(case: Case) -> None:
+    """The first time alone: it is then that its time is taken."""
+    folder = case.rig.lab.home("kbtest") / ".slept"
+    case.bashrc(f"mkdir {folder} 2>/dev/null && sleep 1.2")
+    case.undo.callback(case.rig.lab.run, ["rm", "-rf", str(folder)])
+
+
 def _cut(case: Case) -> None:
     case.ssh("ConnectTimeout 2")
     case.enter(case.rig.lab.unplugged())
@@ -385,7 +394,7 @@ FAULTS: Mapping[str, Fault] = {
         link=L.SHELL, makes=lambda case: case.enter(case.rig.lab.shell("kbtest", "/usr/sbin/nologin"))
     ),
     "the shell prints": Fault(link=L.SHELL, state="warning", makes=lambda case: case.bashrc("echo Welcome")),
-    "the shell is slow": Fault(link=L.SHELL, state="warning", makes=lambda case: case.bashrc("sleep 1.2")),
+    "the shell is slow": Fault(link=L.SHELL, state="warning", makes=_slow_shell),
     "the clock is wrong": Fault(
         link=L.CLOCK,
         state="warning",
@@ -513,7 +522,7 @@ def test_where_others_have_the_gpus_nothing_is_started(rig: Rig, doctor_here: He
         assert (found[link]["state"], found[link]["found"]) == ("skipped", "not tried: its GPUs are taken")
 
 
-def test_fix_writes_specs_and_throws_a_broken_cache_away(rig: Rig, whole: Laptop) -> None:
+def test_fix_writes_specs_and_throws_a_broken_cache_away(rig: Rig, whole: Laptop, doctor_here: Here) -> None:
     cache = whole.data_dir / "kernelbridge"
     (cache / "kernels").mkdir(parents=True)
     (cache / "images.json").write_text("{}")
@@ -522,12 +531,12 @@ def test_fix_writes_specs_and_throws_a_broken_cache_away(rig: Rig, whole: Laptop
     wheel.parent.mkdir(parents=True)
     wheel.write_text("cut")
     whole.write_environment(rig.image, gpus=0, display_name="another")
-    ended = doctor(whole, "--fix")
+    ended = doctor_here("--fix")
     assert (ended.code, ended.err) == (0, "")
     assert "Threw away from the cache: images.json, kernels/abc.json, wheels/cpython-311-0/broken.whl." in ended.out
     assert 'Wrote kernelbridge-test: "another"' in ended.out
     assert not wheel.exists()
-    links = {one["link"]: one["state"] for one in json.loads(doctor(whole, "--json").out)}
+    links = {one["link"]: one["state"] for one in json.loads(doctor_here("--json").out)}
     assert (links["cache"], links["kernel specs"]) == ("ok", "ok")
 
 
@@ -536,6 +545,7 @@ def test_fix_writes_specs_and_throws_a_broken_cache_away(rig: Rig, whole: Laptop
 
 def _mount_of_proc(case: Case) -> None:
     case.rig.lab.run(["ln", "-sfn", "/proc", "/tmp/kernelbridge-test-link"])
+    case.undo.callback(case.rig.lab.run, ["rm", "/tmp/kernelbridge-test-link"])
     case.keys["mounts"] = ["/tmp/kernelbridge-test-link:/data:ro"]
 
 

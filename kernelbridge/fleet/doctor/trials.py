@@ -99,7 +99,10 @@ class Trials:
         seen = written.decode("utf-8", "replace").splitlines()
         if gpu_ids and not seen:
             raise GpuMismatch(host=run.host.name, wanted=", ".join(gpu_ids), seen="none")
-        return f"sees {len(gpu_ids)} of its GPUs ({seen[0].strip()[:80]})" if gpu_ids else "starts and ends"
+        if not gpu_ids:
+            return "starts and ends"
+        which = "GPU" if len(gpu_ids) == 1 else f"{len(gpu_ids)} GPUs"
+        return f"sees its {which} ({seen[0].strip()[:80]})"
 
     async def kernel(self, request: LaunchRequest, *, debugs: bool) -> Said:
         """Start a kernel, talk to it as a client does, and stop it. Raises KernelBridgeError."""
