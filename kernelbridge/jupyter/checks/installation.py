@@ -129,7 +129,7 @@ def _in_jupyter(config: Config, root: Path) -> Finding:
     if others:
         found = f"Jupyter takes another kernel spec of the same name: {', '.join(map(str, others))}"
         return _broken(LinkName.IN_JUPYTER, found, f"Remove it (`rm -r {others[0]}`), or rename the environment.")
-    return Finding(link=LinkName.IN_JUPYTER, found=f"all {len(names)}" if len(names) != 1 else "yes")
+    return Finding(link=LinkName.IN_JUPYTER, found=f"{len(names)} of {len(names)} listed")
 
 
 def _in_vscode(config: Config, root: Path, launcher: Path, roots: list[Path]) -> Finding:

@@ -150,6 +150,8 @@ def _fix(ctx: typer.Context, loaded: Config, found: Sequence[Finding]) -> bool:
 def _chosen(loaded: Config, name: str | None) -> list[tuple[Host, list[Environment]]]:
     """Return the hosts to look at, each with the environments that may run there. Raises UnknownHost."""
     environments = list(loaded.environments.values())
+    if name is None and not environments and not loaded.path.exists():
+        return []  # Nobody has begun yet: this machine's own engine need not be there.
     if name is not None and name in loaded.environments:
         environments = [loaded.environment(name)]
         hosts: Sequence[Host] = loaded.hosts_of(environments[0])

@@ -15,7 +15,7 @@ from kernelbridge.fleet.doctor.finding import Finding, LinkName, LinkState, Tell
 from kernelbridge.hosts.transport.host_keys import HostKey
 from kernelbridge.jupyter.checks import installation
 from tests.fakes import FakeFleet, host_key
-from tests.unit.cli.conftest import Call, set_terminal_size
+from tests.unit.cli.conftest import Call, calls, set_terminal_size
 
 UNREACHABLE = HostUnreachable(host="two", address="two:22", reason="timed out")
 WHOLE = Finding(link=LinkName.PYTHON, found="3.11")
@@ -199,3 +199,12 @@ def test_what_is_skipped_for_one_reason_shares_a_row(call: Call, fleet: FakeFlee
         "pytorch on lab",
         "  skipped  image                     behind engine",
     ]
+
+
+def test_where_nobody_has_begun_no_host_is_looked_at(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], fleet: FakeFleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    none_there = Config(path=tmp_path / "none.toml").with_local()
+    monkeypatch.setattr(installation, "examine", lambda path, tell, **more: none_there)
+    ended = calls(fleet, tmp_path / "none.toml", capsys)("doctor")
+    assert (ended.code, ended.out) == (0, "\nAll links hold.\n")
