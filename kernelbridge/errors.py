@@ -255,6 +255,9 @@ class LoginRefused(KernelBridgeError, exit_code=23):
     """sshd accepts none of our keys for this user, or wants more than a key."""
 
     def __init__(self, *, host: str, user: str, attempt: LoginAttempt | None = None) -> None:
+        # The key that the host took all the same, and whether it then wanted a second factor.
+        self.accepted_key = attempt.accepted if attempt else ""
+        self.wants_more = bool(attempt and attempt.accepted and attempt.wanted)
         sentence = f"{host}: the login as {user} was refused."
         remedy = "Try it with `ssh`; load your key into the ssh agent, or name it as IdentityFile in ~/.ssh/config."
         if attempt is None:

@@ -16,11 +16,14 @@ from kernelbridge.config.load import display_names
 from kernelbridge.config.schema import Config, Host
 from kernelbridge.errors import KernelBridgeError, KernelNotFound, OutputUndelivered
 from kernelbridge.files.project import find_project
-from kernelbridge.fleet.doctor import Finding, Tell
+from kernelbridge.fleet.doctor.finding import Finding, LinkName, Tell
+from kernelbridge.fleet.doctor.trials import Talk
 from kernelbridge.fleet.gpu_listing import GpuListing
 from kernelbridge.fleet.images import ImageListing, ImageRow
 from kernelbridge.fleet.kernel_listing import KernelListing, KernelRow
+from kernelbridge.fleet.offers import ImageOffer
 from kernelbridge.hosts.docker.responses import ListedImage
+from kernelbridge.hosts.slurm.commands import PartitionFacts
 from kernelbridge.hosts.transport.host_keys import HostKey
 from kernelbridge.kernel.records import Records, default_folder
 from kernelbridge.kernel.request import LaunchRequest
@@ -95,10 +98,13 @@ class FakeFleet:
     keys: list[HostKey] = field(default_factory=list)
     # What a container of any environment is made of there, by host; an error is raised.
     pulled: dict[str, str | KernelBridgeError] = field(default_factory=dict)
-    # The images of every host that are not ours, the oldest first.
-    others: tuple[str, ...] = ()
+    # The images of every host that are not ours, with their size, the oldest first; and what is said of the others.
+    others: dict[str, int] = field(default_factory=dict)
+    too_new: dict[str, str] = field(default_factory=dict)
+    # The partitions of every host; empty: it has no Slurm.
+    slurm: tuple[PartitionFacts, ...] = ()
     # What is found of a host; of the others that all holds.
-    findings: dict[str, Finding] = field(default_factory=dict)
+    findings: dict[str, Finding | Sequence[Finding]] = field(default_factory=dict)
     log_text: str = ""
     images: list[ImageRow] = field(default_factory=list)
     # The containers of images that were never finished.
@@ -247,22 +253,39 @@ class FakeFleet:
         kernel.channels.endpoints.remove()
         self.ended = "stopped"
 
-    async def other_images(self, host: Host) -> list[ListedImage]:
-        return [
-            ListedImage(id=name, names=(name,), labels={}, size_bytes=1, created=float(number))
-            for number, name in enumerate(self.others)
+    async def offered_images(self, host: Host, *, most: int) -> ImageOffer:
+        fitting = [
+            ListedImage(id=name, names=(name,), labels={}, size_bytes=size, created=0.0)
+            for name, size in reversed(list(self.others.items()))
         ]
+        return ImageOffer(fitting=tuple(fitting[:most]), too_new=self.too_new)
 
-    async def examine(self, host: Host, names: Sequence[str], *, environ: Mapping[str, str], tell: Tell) -> None:
+    async def partitions(self, host: Host) -> tuple[PartitionFacts, ...]:
+        return self.slurm
+
+    async def examine(
+        self,
+        host: Host,
+        names: Sequence[str],
+        *,
+        environ: Mapping[str, str],
+        tell: Tell,
+        talk: Talk | None = None,
+    ) -> None:
+        tried = " and tried" if talk is not None else ""
         found = self.findings.get(host.name) or Finding(
-            link="login", found=f"for {', '.join(names) or 'nobody'}", seconds=0.2
+            link=LinkName.LOGIN, found=f"for {', '.join(names) or 'nobody'}{tried}", seconds=0.2
         )
-        tell(replace(found, host=host.name))
+        if host.scheduler is not None and self.slurm:
+            found = Finding(link=LinkName.SCHEDULER, found="Slurm")
+        for one in [found] if isinstance(found, Finding) else found:
+            tell(replace(one, host=host.name))
 
     async def host_key(self, host_name: str) -> HostKey:
         return self.keys[0] if self.keys else host_key(is_known=True)
 
-    async def trust(self, host_name: str, key: HostKey) -> None:
+    async def trust(self, host_name: str, key: HostKey) -> str:
         self.trusted.append((host_name, key))
         if not self.is_forgetful:
             self.keys.remove(key)
+        return key.line

@@ -10,7 +10,7 @@ from typing import Any
 from kernelbridge.config.schema import Environment, Host
 from kernelbridge.hosts.backend import ContainerState, Missing
 from kernelbridge.hosts.slurm.commands import JobFacts, JobRequest
-from kernelbridge.hosts.transport.stream import Completed, Receiver
+from kernelbridge.hosts.transport.stream import Completed, LoginEntry, Receiver
 
 HPC = Host(name="hpc", ssh="hpc", scheduler="slurm", partition="gpu", account="lab", sbatch_args=("--qos=debug",))
 
@@ -96,6 +96,7 @@ class MadeCluster:
     # What every command on the login node says.
     run_answer: bytes = b""
     shell_seconds: float = 0.0
+    entry: LoginEntry = field(default_factory=LoginEntry)
     # How many streams were not closed.
     open_ways: int = 0
     facts: Any = field(default_factory=lambda: type("Facts", (), {"uid": 1000, "gid": 100, "home": "/home/ada"})())

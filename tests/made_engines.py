@@ -16,7 +16,7 @@ from kernelbridge.hosts.docker.gpu_access import GpuWay
 from kernelbridge.hosts.docker.responses import ImageFacts, VolumeFacts
 from kernelbridge.hosts.gpus.nvidia_smi import Gpu, GpuFacts
 from kernelbridge.hosts.labels import KERNEL_LABEL, LOCKS_LABEL, NAME_PREFIX, WORK_LABEL, Labels, container_name
-from kernelbridge.hosts.transport.stream import Completed
+from kernelbridge.hosts.transport.stream import Completed, LoginEntry
 from kernelbridge.kernel.request import LaunchRequest
 from kernelbridge.protocol.handshake import GpuStatus
 from tests import made_events, made_hosts
@@ -131,6 +131,7 @@ class MadeEngine:
     # Whether it never says what images it has.
     is_stuck: bool = False
     shell_seconds: float = 0.0
+    entry: LoginEntry = field(default_factory=LoginEntry)
     # What every container has written.
     log_text: str = ""
     # What happened, for assertions.

@@ -25,6 +25,15 @@ def with_host(text: str, name: str, ssh: str) -> tuple[str, str]:
     return _with_table(text, "hosts", name, {"ssh": ssh})
 
 
+def with_host_keys(text: str, name: str, keys: Mapping[str, Any]) -> str:
+    """Return the text with these keys in the table of a host that is there."""
+    document = tomlkit.parse(text)
+    hosts: Any = document["hosts"]
+    for key, value in keys.items():
+        hosts[name][key] = value
+    return tomlkit.dumps(document)
+
+
 def with_environment(text: str, name: str, keys: Mapping[str, Any]) -> tuple[str, str]:
     """Return the text with an environment of these keys, and its name: one that has them already stays as it is."""
     return _with_table(text, "environments", name, keys, more=_OFFERED)

@@ -33,7 +33,6 @@ from kernelbridge.fleet.left_kernels import left_running, of_notebook
 from kernelbridge.fleet.loop import LoopThread
 from kernelbridge.hosts.docker.images import unfinished_image
 from kernelbridge.hosts.docker.images.built_image import is_up_to_date
-from kernelbridge.hosts.docker.responses import ListedImage
 from kernelbridge.hosts.forwards.port_forwards import PortForwards
 from kernelbridge.hosts.labels import Labels, config_mark, short_id
 from kernelbridge.hosts.pool import BackendPool
@@ -55,8 +54,11 @@ if TYPE_CHECKING:
     from kernelbridge.channels.poller import ZmqPoller  # loads pyzmq: see bind
     from kernelbridge.files.plan import Action
     from kernelbridge.files.sync import WorkspaceSync  # loads watchfiles
-    from kernelbridge.fleet.doctor import Tell
+    from kernelbridge.fleet.doctor.finding import Tell
+    from kernelbridge.fleet.doctor.trials import Talk
     from kernelbridge.fleet.gpu_listing import GpuListing  # loads what speaks to Slurm
+    from kernelbridge.fleet.offers import ImageOffer
+    from kernelbridge.hosts.slurm.commands import PartitionFacts
     from kernelbridge.kernel.command.run import CommandRun, RunOutput  # loads pyzmq
     from kernelbridge.kernel.command.terminal import CommandRequest, Terminal
     from kernelbridge.kernel.kernel import Kernel  # loads pyzmq
@@ -472,21 +474,42 @@ class Fleet:
             _LOG.info("[%s] not tidied up: %s", host.name, exc)
 
     async def examine(
-        self, host: Host, environment_names: Sequence[str], *, environ: Mapping[str, str], tell: Tell
+        self,
+        host: Host,
+        environment_names: Sequence[str],
+        *,
+        environ: Mapping[str, str],
+        tell: Tell,
+        talk: Talk | None = None,
     ) -> None:
-        """Look at each link to a host, and at what these environments need of it; `tell` gets what is found."""
-        from kernelbridge.fleet.doctor import HostDoctor  # loads what speaks to Slurm
+        """Look at each link to a host, and at what these environments need of it; `tell` gets what is found.
+
+        With `talk`, which talks to a kernel, a container and a kernel of each environment are tried.
+        """
+        # Here and not above: they load asyncssh, pyzmq, and what speaks to Slurm.
+        from kernelbridge.fleet.doctor.host import HostDoctor
+        from kernelbridge.fleet.doctor.trials import Trials
+        from kernelbridge.kernel.start.launch import python_finder
 
         requests = [self.launch_request(name, kernel_id="doctor", environ=environ) for name in environment_names]
-        await HostDoctor(host, requests, self._backends, tell=tell).examine()
+        trials = talk and Trials(
+            start=self.start,
+            stop=self.stop,
+            make_run=self.make_run,
+            talk=talk,
+            runtime_folder=environ.get("XDG_RUNTIME_DIR"),
+        )
+        find_python = python_finder(self.records, self.config.path)
+        doctor = HostDoctor(host, requests, self._backends, find_python=find_python, trials=trials, tell=tell)
+        await doctor.examine()
 
     async def host_key(self, host_name: str) -> HostKey:
         """Return the key that a host shows, and what known_hosts says of it. Raises KernelBridgeError."""
         return await fetch_host_key(self.config.host(host_name))
 
-    async def trust(self, host_name: str, key: HostKey) -> None:
-        """Write a host's key to known_hosts."""
-        host_keys.remember(self.config.host(host_name), key)
+    async def trust(self, host_name: str, key: HostKey) -> str:
+        """Write a host's key to known_hosts, and return the line."""
+        return host_keys.remember(self.config.host(host_name), key)
 
     # -- kernels of everybody
 
@@ -585,9 +608,17 @@ class Fleet:
         """Find the images on all hosts that kernelbridge made."""
         return await images.look(self.config, self._backends.engine, self.records.machine_id())
 
-    async def other_images(self, host: Host) -> Sequence[ListedImage]:
-        """Find the images of a host that are somebody's and not ours."""
-        return await (await self._backends.engine(host)).images.others()
+    async def offered_images(self, host: Host, *, most: int) -> ImageOffer:
+        """Find the newest images of a host that are somebody's and not ours. Raises KernelBridgeError."""
+        from kernelbridge.fleet import offers  # loads what speaks to Slurm
+
+        return await offers.images(await self._backends.engine(host), most=most)
+
+    async def partitions(self, host: Host) -> tuple[PartitionFacts, ...]:
+        """Return the partitions of a host with Slurm and without an engine; else none. Raises KernelBridgeError."""
+        from kernelbridge.fleet import offers  # loads what speaks to Slurm
+
+        return await offers.partitions(await self._backends.link(host), host)
 
     async def clean_images(self, *, dry_run: bool, discard: bool) -> ImageListing:
         """Remove the images that no environment needs; snapshots of this machine only by `discard`."""

@@ -11,6 +11,8 @@ import errno
 import json
 import logging
 import secrets
+import shutil
+import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -21,6 +23,7 @@ from jupyter_core.paths import jupyter_data_dir
 from kernelbridge.atomic_files import write_once, write_whole
 from kernelbridge.channels.waiting import DEFAULT_INFO
 from kernelbridge.config.schema import Environment
+from kernelbridge.hosts.docker.images import python_probe
 from kernelbridge.kernel import life_lock
 from kernelbridge.kernel.process_mark import LIFE_LOCKS_FOLDER, Liveness, ProcessMark, is_local, liveness, own_mark
 from kernelbridge.protocol.frames import WireError
@@ -30,6 +33,7 @@ from kernelbridge.protocol.json_object import plain
 _LOG = logging.getLogger(__name__)
 # Images whose answers are kept; the oldest goes.
 _MOST_IMAGES = 64
+_IMAGES_FILE = "images.json"
 # The year 2286.
 _MOST_TIME = 1e10
 
@@ -180,7 +184,7 @@ class Records:
 
     def _keep_images(self, known: Mapping[str, dict[str, Any]]) -> None:
         kept = {section: dict(list(table.items())[-_MOST_IMAGES:]) for section, table in known.items()}
-        self._write(self._folder / "images.json", json.dumps(kept))
+        self._write(self._folder / _IMAGES_FILE, json.dumps(kept))
 
     def kernels(self) -> list[KernelRecord]:
         """Return all kernels that are remembered, the oldest first."""
@@ -230,14 +234,53 @@ class Records:
         return self._folder / "kernels" / f"{name}.json"
 
     def _images(self) -> dict[str, dict[str, Any]]:
+        return self._known_images() or {"names": {}, "images": {}, "pythons": {}}
+
+    def _known_images(self) -> dict[str, dict[str, Any]] | None:
         with contextlib.suppress(OSError, ValueError, RecursionError):
-            known = json.loads((self._folder / "images.json").read_text("utf-8"))
+            known = json.loads((self._folder / _IMAGES_FILE).read_text("utf-8"))
             is_whole = isinstance(known, dict) and all(isinstance(known.get(key), dict) for key in ("names", "images"))
             if is_whole and all(isinstance(name, str) for name in known["names"].values()):
                 pythons = known.get("pythons")
                 sections = {section: known[section] for section in ("names", "images")}
                 return {**sections, "pythons": pythons if isinstance(pythons, dict) else {}}
-        return {"names": {}, "images": {}, "pythons": {}}
+        return None
+
+    def unreadable(self) -> list[str]:
+        """Return which files, and which entries of them, hold nothing that anybody can use."""
+        entries = [f"{_IMAGES_FILE} of {key.partition(' ')[0]}" for _, key in self._unreadable_entries()]
+        images = [] if self._has_images() else [_IMAGES_FILE]
+        files = [*self._unreadable_kernels(), *self._unreadable_wheels()]
+        return [*images, *dict.fromkeys(entries), *(path.relative_to(self._folder).as_posix() for path in files)]
+
+    def forget_unreadable(self) -> None:
+        """Throw that away: it is made anew, and the truth about kernels is with their containers."""
+        known, gone = self._images(), self._unreadable_entries()
+        if gone or not self._has_images():
+            for section, key in gone:
+                known[section].pop(key, None)
+            known["names"] = {name: key for name, key in known["names"].items() if key in known["images"]}
+            self._keep_images(known)
+        for path in self._unreadable_kernels():
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
+        for path in self._unreadable_wheels():
+            shutil.rmtree(path.parent, ignore_errors=True)
+
+    def _has_images(self) -> bool:
+        """Whether the file of images is as it should be, or not there yet."""
+        return self._known_images() is not None or not (self._folder / _IMAGES_FILE).exists()
+
+    def _unreadable_entries(self) -> list[tuple[str, str]]:
+        known = self._images()
+        images = [("images", key) for key in known["images"] if self.image(key) is None]
+        return [*images, *(("pythons", key) for key, found in known["pythons"].items() if not _is_python(found))]
+
+    def _unreadable_kernels(self) -> list[Path]:
+        return [path for path in sorted(self._folder.glob("kernels/*.json")) if _read_kernel(path) is None]
+
+    def _unreadable_wheels(self) -> list[Path]:
+        return [path for path in sorted(self.wheels_folder.glob("*/*.whl")) if not zipfile.is_zipfile(path)]
 
     @property
     def wheels_folder(self) -> Path:
@@ -255,6 +298,14 @@ class Records:
             (write_once if is_first else write_whole)(path, text.encode(), is_private=True)
         except OSError as exc:
             _LOG.warning("%s cannot be written: %s", path, exc)
+
+
+def _is_python(found: object) -> bool:
+    try:
+        python_probe.parse_python(found)
+    except ValueError:
+        return False
+    return True
 
 
 def _read_kernel(path: Path) -> KernelRecord | None:

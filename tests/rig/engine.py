@@ -142,6 +142,25 @@ class EngineRig:
         self.restart()
         self._set_live_restore(False)
 
+    @contextmanager
+    def living_on(self) -> Iterator[None]:
+        """Its containers would outlive it: `live-restore` is on. Off again at the end."""
+        self._set_live_restore(True)
+        try:
+            yield
+        finally:
+            self._set_live_restore(False)
+
+    @contextmanager
+    def without_toolkit(self) -> Iterator[None]:
+        """The machine has its cards, and no container toolkit. As before at the end."""
+        self.stop()
+        self.start(toolkit=False)
+        try:
+            yield
+        finally:
+            self.restart()
+
     def upgrade(self) -> Path:
         """Its programs are those of the next Debian from its next start on. Return their /usr."""
         if self._usr is None:

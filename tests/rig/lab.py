@@ -124,6 +124,20 @@ class Lab:
             passwd.write_text(before)
 
     @contextmanager
+    def expired(self, user: str) -> Iterator[None]:
+        """A login's account is over since 1970. As before at the end."""
+        shadow = self.path / "etc/shadow"
+        before = shadow.read_text()
+        lines = [
+            f"{user}:*:19000:0:99999:7::1:" if line.startswith(f"{user}:") else line for line in before.splitlines()
+        ]
+        shadow.write_text("\n".join([*lines, ""]))
+        try:
+            yield
+        finally:
+            shadow.write_text(before)
+
+    @contextmanager
     def home_files(self, user: str, files: Mapping[str, str]) -> Iterator[None]:
         """A login's home has these files, by their path in it. Gone at the end, with folders made for them."""
         home, made = self.home(user), []

@@ -20,6 +20,7 @@ from kernelbridge.cli import app, reference
 from kernelbridge.cli.commands.setup.config import in_force
 from kernelbridge.config import load
 from kernelbridge.config.schema import Environment, Host
+from kernelbridge.fleet.doctor.finding import LinkName
 from kernelbridge.hosts import labels
 
 ROOT = Path(__file__).parents[2]
@@ -147,6 +148,11 @@ def test_each_default_on_the_page_means_the_same_when_it_is_written() -> None:
 
 
 # -- what people write
+
+
+def test_doctors_table_has_each_link_in_its_order() -> None:
+    table = PAGES["docs/how-to/troubleshooting.md"].partition("## Doctor's table of faults")[2]
+    assert re.findall(r"^\| `([^`]+)` \|", table, flags=re.MULTILINE) == [name.value for name in LinkName]
 
 
 @EACH_PAGE

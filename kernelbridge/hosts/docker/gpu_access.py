@@ -90,7 +90,7 @@ def _check_cdi(info: Mapping[str, Any], release: tuple[int, ...], *, version: st
             reason=f"its Docker {version} does not support CDI devices, which came with 25.0",
             remedy="Set `gpu_access` of the host to auto, or update Docker there.",
         )
-    devices = _cdi_devices(info)
+    devices = cdi_devices(info)
     if devices and not any(_is_by_uuid(device) for device in devices):
         raise GpuWayMissing(
             host=host,
@@ -102,12 +102,18 @@ def _check_cdi(info: Mapping[str, Any], release: tuple[int, ...], *, version: st
 def _has_cdi(info: Mapping[str, Any], release: tuple[int, ...]) -> bool:
     """Whether GET /info proves that a card can be asked for as a CDI device."""
     if release[:2] >= _DOCKER_LISTS_CDI:
-        return any(_is_by_uuid(device) for device in _cdi_devices(info))
+        return any(_is_by_uuid(device) for device in cdi_devices(info))
     # Between the two the folders are told only where somebody switched CDI on.
     return release[:2] >= _DOCKER_CDI and bool(info.get("CDISpecDirs"))
 
 
-def _cdi_devices(info: Mapping[str, Any]) -> list[str]:
+def lists_cdi(version: str) -> bool:
+    """Whether a Docker of this version lists its CDI devices in GET /info."""
+    return version_numbers(version)[:2] >= _DOCKER_LISTS_CDI
+
+
+def cdi_devices(info: Mapping[str, Any]) -> list[str]:
+    """Return the names of NVIDIA's CDI devices that GET /info lists."""
     names = (str(device.get("ID", "")) for device in info.get("DiscoveredDevices") or [])
     return [name for name in names if name.startswith(_CDI_KIND)]
 

@@ -23,7 +23,7 @@ from kernelbridge.hosts import bootstrap
 from kernelbridge.hosts.backend import ContainerFacts, ContainerState, Created, Exited, Missing, Over, Running
 from kernelbridge.hosts.labels import IMAGE_LABEL, NAME_PREFIX
 from kernelbridge.hosts.slurm import commands, job_ending, job_script
-from kernelbridge.hosts.slurm.commands import WRAPPED, JobFacts, JobRequest, NodeFacts
+from kernelbridge.hosts.slurm.commands import WRAPPED, JobFacts, JobRequest, NodeFacts, PartitionFacts
 from kernelbridge.hosts.slurm.job_ending import JobEnding
 from kernelbridge.hosts.slurm.node_access import NodeLogin
 from kernelbridge.hosts.slurm.runtimes.spec import Spec
@@ -262,6 +262,13 @@ class Cluster:
         if answer.exit_code != 0:
             raise SchedulerSilent(host=self._host.name, reason=commands.sentence(_text(answer.stderr)))
         return commands.parse_nodes(_text(answer.stdout))
+
+    async def partitions(self) -> tuple[PartitionFacts, ...]:
+        """Return the partitions that this login may use. Raises: as look()."""
+        answer = await self._run(commands.PARTITIONS)
+        if answer.exit_code != 0:
+            raise SchedulerSilent(host=self._host.name, reason=commands.sentence(_text(answer.stderr)))
+        return commands.parse_partitions(_text(answer.stdout))
 
     async def aclose(self) -> None:
         """Stop asking; jobs live on. Safe to call twice."""

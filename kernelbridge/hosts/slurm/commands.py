@@ -43,6 +43,7 @@ _SUBMIT: Final = (
 # The comment comes last: it alone may hold the mark between the fields.
 QUEUE_FORMAT: Final = "%A|%j|%T|%N|%S|%L|%V|%r|%k"
 QUEUE: Final = (*WRAPPED, "squeue", "--me", "-h", "-a", "-o", QUEUE_FORMAT)
+PARTITIONS: Final = (*WRAPPED, "sinfo", "-h", "-o", "%P|%G")
 NODES: Final = (*WRAPPED, "sinfo", "-h", "-N", "-a", "-O", "NodeHost:|,StateLong:|,Partition:|,Gres:|,GresUsed:|")
 
 # Why a job waits that will never start by waiting.
@@ -350,6 +351,29 @@ def parse_nodes(answer: str) -> tuple[NodeFacts, ...]:
             gpus_used=_count_gpus(used),
         )
     return tuple(nodes.values())
+
+
+@dataclass(frozen=True, kw_only=True)
+class PartitionFacts:
+    """A partition that this login may use."""
+
+    name: str
+    is_default: bool
+    # Whether any of its nodes has GPUs.
+    has_gpus: bool
+
+
+def parse_partitions(answer: str) -> tuple[PartitionFacts, ...]:
+    """Read the answer to PARTITIONS, which has a line for each partition and kind of node."""
+    found: dict[str, PartitionFacts] = {}
+    for line in answer.splitlines():
+        marked, separator, gres = line.partition("|")
+        name = marked.strip().rstrip("*")
+        if not separator or not name:
+            continue
+        has_gpus = bool(_count_gpus(gres)) or (name in found and found[name].has_gpus)
+        found[name] = PartitionFacts(name=name, is_default=marked.strip().endswith("*"), has_gpus=has_gpus)
+    return tuple(found.values())
 
 
 def _count_gpus(gres: str) -> dict[str, int]:

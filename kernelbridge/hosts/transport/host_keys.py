@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import hmac
 import os
@@ -32,13 +33,15 @@ class HostKey:
     is_hashed: bool = False
 
 
-def remember(host: Host, key: HostKey) -> None:
-    """Add the key to the user's known_hosts; afterwards the host is trusted. Nothing happens if it is known already.
+def remember(host: Host, key: HostKey) -> str:
+    """Add the key to the user's known_hosts, and return the line; afterwards the host is trusted.
+
+    Nothing happens, and nothing is returned, if it is known already.
 
     Raises: HostKeyChanged: beside the old key a new one would be worthless. SshConfigInvalid: cannot be written.
     """
     if key.is_known:
-        return
+        return ""
     if key.is_changed:
         raise HostKeyChanged(
             host=host.name, algorithm=key.algorithm, fingerprint=key.fingerprint, known_hosts_name=key.name
@@ -54,6 +57,16 @@ def remember(host: Host, key: HostKey) -> None:
             file.write(("\n" if before and not before.endswith("\n") else "") + line)
     except OSError as exc:
         raise SshConfigInvalid(host=host.name, reason=str(exc)) from exc
+    return line
+
+
+def forget(path: Path, line: str) -> None:
+    """Take a line of remember() away again, whatever else was written meanwhile."""
+    with contextlib.suppress(OSError):
+        before = path.read_text(encoding="utf-8", errors="surrogateescape")
+        at = before.rfind(line)
+        if at >= 0:
+            path.write_text(before[:at] + before[at + len(line) :], encoding="utf-8", errors="surrogateescape")
 
 
 def _hashed(key: HostKey) -> str:

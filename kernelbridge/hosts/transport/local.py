@@ -20,6 +20,7 @@ from kernelbridge.hosts.transport.stream import (
     CommandError,
     Completed,
     Ending,
+    LoginEntry,
     OutputTooLong,
     Receiver,
     Stream,
@@ -216,6 +217,7 @@ class LocalLink:
         # What a login shell sets; None: it was not asked. Set by ask_login_shell().
         self._login_variables: dict[str, str] | None = None
         self.shell_seconds = 0.0
+        self.entry = LoginEntry()
         # Set by open_local() before anyone else sees the link.
         self.facts: HostFacts
         # Set by aclose().

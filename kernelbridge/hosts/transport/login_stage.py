@@ -11,6 +11,8 @@ from functools import partial
 
 # An agent signs in milliseconds, unless it asks for a touch, a PIN or a confirmation.
 PATIENCE_SECONDS = 1.0
+# The last stage: the login is done, and its shell runs the first command.
+ASKS_FACTS = "asking the host what it has"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -115,7 +115,9 @@ class Pool:
 
     def _pooled_link(self, host: Host) -> _PooledLink:
         pooled = self._pooled.get(host.name)
-        if pooled is not None and pooled.host != host:  # The config was changed. What runs over the old link goes on.
+        if pooled is not None and not _is_same_login(
+            pooled.host, host
+        ):  # The config was changed. What runs over the old link goes on.
             self._retired.append(pooled)
             pooled = None
         if pooled is None:
@@ -181,6 +183,11 @@ class Pool:
         for pooled in all_pooled:
             if pooled.link is not None:
                 await _close(pooled.link)
+
+
+def _is_same_login(one: Host, other: Host) -> bool:
+    """Whether a link to one is a link to the other: who looks whether a host has Slurm logs in once."""
+    return one.model_copy(update={"scheduler": other.scheduler}) == other
 
 
 async def _close(link: AnyLink) -> None:

@@ -280,6 +280,11 @@ class FramedStream:
         """Whether the command runs, or has run."""
         return self._held is None
 
+    @property
+    def noise(self) -> str:
+        """What the shells around the command printed to stdout before it, in one line."""
+        return said(self._stdout.before, b"")
+
     def attach(self, raw: Stream) -> None:
         """Take the stream that this one gets its bytes from; before any come."""
         self._raw = raw

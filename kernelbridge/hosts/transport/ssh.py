@@ -35,7 +35,7 @@ from kernelbridge.hosts.transport.facts import (
     parse_facts,
     parse_socket,
 )
-from kernelbridge.hosts.transport.login_stage import report
+from kernelbridge.hosts.transport.login_stage import ASKS_FACTS, report
 from kernelbridge.hosts.transport.sftp import Sftp
 from kernelbridge.hosts.transport.shell import FramedStream
 from kernelbridge.hosts.transport.single_flight import ShieldedTasks
@@ -45,6 +45,7 @@ from kernelbridge.hosts.transport.stream import (
     CommandError,
     Completed,
     Ending,
+    LoginEntry,
     OutputTooLong,
     Receiver,
     Stream,
@@ -173,6 +174,10 @@ class Link:
         # Which of shell.SHELL_COMMANDS this host runs; set by look_again().
         self._shell = shell.SHELL_COMMANDS[0]
         self.shell_seconds = 0.0
+        # Set by look_again().
+        self.entry = LoginEntry()
+        # What start-up files printed before the last command of run().
+        self._noise = ""
         # What a login shell sets that other shells here do not; None: it was not asked. Set by ask_login_shell().
         self._login_variables: dict[str, str] | None = None
         self._log_in_again = log_in_again
@@ -239,6 +244,7 @@ class Link:
             raise StartTimeout(host=self.name, what=f"`{stream.command}`", seconds=seconds, remedy=remedy) from exc
         finally:
             stream.close()
+        self._noise = stream.noise
         if isinstance(collector.failure, OutputTooLong):
             raise SshFailed(host=self.name, reason=f"`{stream.command}` printed {collector.failure}")
         if stream.exit_code is None:
@@ -451,9 +457,15 @@ class Link:
             except ValueError as exc:
                 raise self._refused(shell.said(str(exc).encode(), answer.stderr)) from exc
             self._has_run = True
+            self.entry = self._describe_entry()
             return self.facts
         assert refusal is not None
         raise refusal
+
+    def _describe_entry(self) -> LoginEntry:
+        guard = self._connection.get_owner()
+        was_asked = bool(getattr(guard, "answered", ()) or getattr(guard, "wanted", ()))
+        return LoginEntry(key=getattr(guard, "accepted", ""), was_asked=was_asked, noise=self._noise)
 
     async def ask_login_shell(self) -> bool:
         """See AnyLink."""
@@ -504,7 +516,7 @@ async def open_link(host: Host) -> Link:
 async def _log_in(name: str, logging_in: Callable[[], Awaitable[Login]], *, host: Host) -> Link:
     login = await logging_in()
     link = Link(name, login, host=host, log_in_again=logging_in)
-    report("asking the host what it has")
+    report(ASKS_FACTS)
     try:
         await link.look_again()
     except StartTimeout as exc:

@@ -81,6 +81,18 @@ class OutputTooLong(Exception):
     """A command wrote more than anybody asked for. Given to closed(); users never see it."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class LoginEntry:
+    """How a login was let in, and what its shell does unasked."""
+
+    # The name of the key that the host took; empty where it took another thing, or there is no login.
+    key: str = ""
+    # Whether it asked for more than a key.
+    was_asked: bool = False
+    # What start-up files print before a command, in one line.
+    noise: str = ""
+
+
 class AnyLink(Protocol):
     """A way to a host: over SSH, or to this machine itself."""
 
@@ -88,6 +100,7 @@ class AnyLink(Protocol):
     facts: HostFacts
     # How long the login's shell took to run a command, when it was asked for the facts.
     shell_seconds: float
+    entry: LoginEntry
 
     @property
     def is_open(self) -> bool:

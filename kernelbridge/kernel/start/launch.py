@@ -31,7 +31,7 @@ from kernelbridge.hosts.docker.images import unfinished_image
 from kernelbridge.hosts.docker.images.additions import read_additions
 from kernelbridge.hosts.docker.images.built_image import built_image
 from kernelbridge.hosts.docker.images.prepared_image import Preparation, PreparedImage
-from kernelbridge.hosts.docker.images.python_probe import ANY_PYTHON
+from kernelbridge.hosts.docker.images.python_probe import ANY_PYTHON, FoundPython
 from kernelbridge.hosts.docker.responses import ImageFacts
 from kernelbridge.hosts.labels import LOCKS_LABEL, LOCKS_VOLUME, SNAPSHOT_LABEL, Labels, container_name
 from kernelbridge.kernel import failures
@@ -256,6 +256,20 @@ async def pull_ahead(
     read_additions(environment, config)  # Before a pull of many minutes.
     base, _ = await _get_image(engine, environment, say)
     return (await _prepared(_preparation(engine, environment, base, records, config, say), examine=True)).name
+
+
+# Takes an engine, an environment, its image there, and whether to look into that.
+PythonFinder = Callable[["Engine", Environment, ImageFacts, bool], Awaitable[FoundPython | None]]
+
+
+def python_finder(records: Records, config: Path) -> PythonFinder:
+    """Return what finds the Python of an image, as a start does. It raises ConfigInvalid, ImageUnusable and others."""
+
+    async def find(engine: Engine, environment: Environment, image: ImageFacts, examine: bool) -> FoundPython | None:
+        preparation = _preparation(engine, environment, image, records, config, lambda text: None)
+        return await preparation.python(examine=examine)
+
+    return find
 
 
 def _unusable(request: LaunchRequest, exc: PackagesMissing | ImageUnusable) -> ImageUnusable:

@@ -58,3 +58,14 @@ def test_tables_on_one_line_stay_on_it_and_names_are_written_as_toml_needs_them(
     assert made.splitlines()[0].endswith("# mine")
     text, _ = edit.with_host("", 'a"b.c', "s")
     assert tomllib.loads(text)["hosts"] == {'a"b.c': {"ssh": "s"}}
+
+
+def test_keys_of_a_host_that_is_there_are_set_and_its_comments_stay() -> None:
+    text, *_ = both("# mine\n[hosts.lab] # why\nssh = 'ada@lab:22' # how\n")
+    changed = edit.with_host_keys(text, "lab", {"scheduler": "slurm", "partition": "gpu"})
+    assert "[hosts.lab] # why\nssh = 'ada@lab:22' # how\n" in changed
+    assert changed.index('partition = "gpu"') < changed.index("[environments.pytorch]")
+    host = load.parse(changed, Path("k.toml")).hosts["lab"]
+    assert (host.scheduler, host.partition) == ("slurm", "gpu")
+    inline = edit.with_host_keys('hosts = { lab = { ssh = "lab" } }\n', "lab", {"scheduler": "slurm"})
+    assert load.parse(inline, Path("k.toml")).hosts["lab"].scheduler == "slurm"

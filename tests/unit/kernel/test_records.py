@@ -9,6 +9,7 @@ import stat
 import subprocess
 import sys
 import threading
+import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -265,3 +266,48 @@ def test_a_record_with_any_value_in_any_place_is_read_with_its_types_or_not_at_a
             assert isinstance(record.persist, bool)
     (tmp_path / "kernels" / "deep.json").write_text("[" * 100_000)
     records.kernels()
+
+
+def test_what_cannot_be_read_is_named_and_thrown_away_and_nothing_else(folder: Path) -> None:
+    records = Records(folder)
+    assert records.unreadable() == []
+    python = {"path": "/usr/bin/python3", "version": "3.11"}
+    records.keep_image(name="torch:2", image_id="sha256:a", record=ImageRecord(kernel_info=INFO))
+    records.keep_image_python("sha256:a python3", python)
+    assert records.unreadable() == []
+    known = json.loads((folder / "images.json").read_text())
+    known["images"]["sha256:b"] = {"kernel_info": 7}
+    known["names"]["jax:1"] = "sha256:b"
+    known["pythons"]["sha256:c python3"] = {"path": 3}
+    (folder / "images.json").write_text(json.dumps(known))
+    (folder / "kernels").mkdir()
+    (folder / "kernels/k1.json").write_text('{"kernel_id": ')
+    good = folder / "wheels/cpython-312-0/six.whl"
+    good.parent.mkdir(parents=True)
+    with zipfile.ZipFile(good, "w") as wheel:
+        wheel.writestr("six.py", "")
+    cut = folder / "wheels/cpython-311-0/six.whl"
+    cut.parent.mkdir(parents=True)
+    cut.write_bytes(good.read_bytes()[:20])
+    assert records.unreadable() == [
+        "images.json of sha256:b",
+        "images.json of sha256:c",
+        "kernels/k1.json",
+        "wheels/cpython-311-0/six.whl",
+    ]
+    records.forget_unreadable()
+    assert Records(folder).unreadable() == []
+    assert not cut.parent.exists()
+    assert good.exists()
+    assert Records(folder).image("torch:2") == ImageRecord(kernel_info=INFO)
+    assert Records(folder).image_python("sha256:a python3") == python
+    assert "jax:1" not in json.loads((folder / "images.json").read_text())["names"]
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"names": {}}', '{"names": {"a": 1}, "images": {}}'])
+def test_a_file_of_images_that_is_none_is_named_once_and_made_anew(folder: Path, text: str) -> None:
+    folder.mkdir()
+    (folder / "images.json").write_text(text)
+    assert Records(folder).unreadable() == ["images.json"]
+    Records(folder).forget_unreadable()
+    assert Records(folder).unreadable() == []

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -13,27 +15,40 @@ import typer
 from kernelbridge.atomic_files import write_whole
 from kernelbridge.cli import output
 from kernelbridge.cli.commands.setup import doctor, install
-from kernelbridge.cli.commands.setup.trust import trust_host
+from kernelbridge.cli.commands.setup.trust import Lines, trust_host
 from kernelbridge.cli.context import CliContext
 from kernelbridge.config import edit, load
 from kernelbridge.config.schema import LOCAL, Config, Environment, Host
 from kernelbridge.errors import ConfigMissing, HostKeyUnknown
-from kernelbridge.fleet.doctor import Finding, LinkState
+from kernelbridge.fleet.doctor.finding import Finding, LinkName, LinkState
 from kernelbridge.fleet.fleet import Fleet
+from kernelbridge.fleet.gpu_listing import GpuRow
 from kernelbridge.fleet.kernel_listing import LIST_SECONDS
 from kernelbridge.hosts.gpus.driver_check import version_numbers
+from kernelbridge.hosts.slurm.commands import PartitionFacts
+from kernelbridge.hosts.transport import host_keys
 from kernelbridge.hosts.transport.openssh.reader import aliases, default_paths
 from kernelbridge.hosts.transport.openssh.settings import look_around
 
-# What people mostly begin with, by the newest CUDA that their driver runs; the last is for a host without GPUs.
+# What people mostly begin with, by the newest CUDA that their driver runs, and how large it is on a disk; the last is
+# for a host without GPUs.
 _SUGGESTED: Final = (
-    ((12, 0), "pytorch/pytorch:2.8.0-cuda12.8-cudnn9-runtime"),
-    ((11, 0), "pytorch/pytorch:2.7.1-cuda11.8-cudnn9-runtime"),
-    ((), "python:3.12"),
+    ((12, 0), "pytorch/pytorch:2.8.0-cuda12.8-cudnn9-runtime", 8),
+    ((11, 0), "pytorch/pytorch:2.7.1-cuda11.8-cudnn9-runtime", 7),
+    ((), "python:3.12", 1),
 )
 # How many of a host's images are offered, the newest first.
 _MOST_OFFERED: Final = 12
 THIS_MACHINE: Final = "this machine's own Docker"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Offered:
+    """One answer that can be given by its number."""
+
+    name: str
+    # Stands behind it, for people.
+    note: str = ""
 
 
 def _complete_alias(incomplete: str) -> list[str]:
@@ -70,12 +85,15 @@ def init(
     text, host_name = edit.with_host(text, _host_name(ssh), ssh)
     host = load.parse(text, path).host(host_name)
     # Of the other hosts nothing is asked; and this one has one login for all.
-    with context.fleet(Config(path=path, hosts={host_name: host})) as fleet:
-        found = _look_at(context, fleet, host, asks=asks)
-        image = image or _chosen_image(context, fleet, host, asks=asks)
-    keys: dict[str, object] = {"image": image, "hosts": [host_name]}
-    if any(one.link == "GPUs in containers" and one.state is LinkState.OK for one in found):
-        keys["gpus"] = 1
+    with _keys_taken_back() as trusted, context.fleet(Config(path=path, hosts={host_name: host})) as fleet:
+        seen = _look_at(context, fleet, host, asks=asks, trusted=trusted)
+        more: dict[str, object] = {}
+        if seen.partitions and host.scheduler is None:
+            more = {"scheduler": "slurm", **_chosen_partition(seen.partitions, asks=asks)}
+        image, gpus = _chosen_image(context, fleet, seen, image, asks=asks)
+    if more:
+        text = edit.with_host_keys(text, host_name, more)
+    keys: dict[str, object] = {"image": image, "hosts": [host_name], **gpus}
     text, name = edit.with_environment(text, _environment_name(image), keys)
     loaded = load.parse(text, path)
     if text == before:
@@ -88,6 +106,18 @@ def init(
         context.say(f"On {host_name} may run, after the hosts before it: {', '.join(also)}, which name no `hosts`.")
     install.install(ctx)
     _say_next(context, loaded, loaded.environment(name))
+
+
+@contextlib.contextmanager
+def _keys_taken_back() -> Iterator[Lines]:
+    """Forget the host keys that were taken meanwhile, where the user leaves: then all is as it was."""
+    trusted: Lines = []
+    try:
+        yield trusted
+    except (KeyboardInterrupt, typer.Abort):
+        for path, line in trusted:
+            host_keys.forget(path, line)
+        raise
 
 
 def _read(path: Path) -> tuple[str, Config]:
@@ -120,69 +150,152 @@ def _chosen_host(*, asks: bool) -> str:
         if len(offered) != 2:
             raise typer.BadParameter("name the machine: `--host ALIAS`, or `--host local` for this one's own Docker")
         return offered[0]
-    chosen = _asked("Which machine runs the containers?", offered, "an alias, or user@name:port")
+    question = "Which machine runs the containers?"
+    chosen = _asked(question, [_Offered(name=name) for name in offered], "an alias, or user@name:port")
     return LOCAL if chosen == THIS_MACHINE else chosen
 
 
-def _chosen_image(context: CliContext, fleet: Fleet, host: Host, *, asks: bool) -> str:
-    """Return an image's name: one of those that the host has, or one to be pulled that fits its driver."""
+def _chosen_partition(partitions: Sequence[PartitionFacts], *, asks: bool) -> dict[str, object]:
+    """Return the host's key that names a partition; none for the cluster's default."""
+    offered = [
+        _Offered(
+            name=one.name,
+            note=", ".join((["the default"] if one.is_default else []) + (["GPUs"] if one.has_gpus else [])),
+        )
+        for one in partitions
+    ]
+    chosen = _asked("Which partition do jobs go to?", offered, "another name") if asks else offered[0].name
+    is_default = any(one.is_default and one.name == chosen for one in partitions)
+    return {} if is_default else {"partition": chosen}
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Seen:
+    """What was found of a host."""
+
+    host: Host
+    found: Sequence[Finding]
+    # Of a login node; empty: containers of an engine.
+    partitions: Sequence[PartitionFacts] = ()
+
+    def state(self, link: LinkName) -> LinkState | None:
+        """Return how it is with a link; None where it was not looked at."""
+        return next((one.state for one in self.found if one.link == link), None)
+
+    def said(self, link: LinkName) -> str:
+        """Return what was found of it."""
+        return next((one.found for one in self.found if one.link == link), "")
+
+
+def _chosen_image(
+    context: CliContext, fleet: Fleet, seen: _Seen, image: str, *, asks: bool
+) -> tuple[str, Mapping[str, object]]:
+    """Return an image: one that the host has, or one to be pulled that fits its driver; and how many GPUs it gets.
+
+    `image` is one that was named already.
+    """
+    host = seen.host
     if host.scheduler is not None:
-        offered = [_SUGGESTED[0][1]]
-    else:
-        offered = [*_images_of(context, fleet, host), _suggested(context, fleet, host)]
-    offered = list(dict.fromkeys(offered))
-    return _asked("Which image do kernels run in?", offered, "another name") if asks else offered[0]
-
-
-def _images_of(context: CliContext, fleet: Fleet, host: Host) -> list[str]:
-    images = context.wait(fleet, fleet.other_images(host), seconds=LIST_SECONDS)
-    newest = sorted(images, key=lambda one: one.created, reverse=True)
-    return [one.names[0] for one in newest][:_MOST_OFFERED]
-
-
-def _suggested(context: CliContext, fleet: Fleet, host: Host) -> str:
-    """Return an image that the host's driver can run."""
+        _, suggested, _ = _SUGGESTED[0]
+        has_gpus = any(one.has_gpus for one in seen.partitions)
+        return image or _ask_image([_Offered(name=suggested)], asks=asks), {"gpus": 1} if has_gpus else {}
     listed = context.wait(fleet, fleet.list_gpus(), seconds=LIST_SECONDS).gpus
-    newest = next((version_numbers(gpu.cuda) for gpu in listed if gpu.host == host.name), ())
-    return next(image for least, image in _SUGGESTED if newest >= least)
+    cards = [gpu for gpu in listed if gpu.host == host.name]
+    offer = context.wait(fleet, fleet.offered_images(host, most=_MOST_OFFERED), seconds=LIST_SECONDS)
+    there = {name: one.size_bytes for one in offer.fitting for name in one.names}
+    _, suggested, size = _suggested(cards)
+    if not image:
+        for sentence in dict.fromkeys(offer.too_new.values()):
+            context.say(f"Not offered: {sentence}")
+        offered = [_Offered(name=one.names[0], note=_size_text(one.size_bytes)) for one in offer.fitting]
+        if suggested not in there:
+            offered.append(_Offered(name=suggested, note=f"is pulled; some {size} GB"))
+        image = _ask_image(offered, asks=asks)
+    elif image in offer.too_new:
+        context.complain(f"Warning: {offer.too_new[image]}")
+    if image not in {*there, *offer.too_new} and seen.state(LinkName.STORAGE) is LinkState.WARNING:
+        needs = f"{size} GB" if image == suggested else "5 to 20 GB, as most with CUDA do"
+        context.complain(f"Warning: {seen.said(LinkName.STORAGE)}; {image} may need some {needs}.")
+    has_way = all(seen.state(link) is LinkState.OK for link in (LinkName.TOOLKIT, LinkName.CDI))
+    return image, {"gpus": 1} if cards and has_way else {}
 
 
-def _asked(question: str, offered: Sequence[str], other: str) -> str:
+def _ask_image(offered: Sequence[_Offered], *, asks: bool) -> str:
+    return _asked("Which image do kernels run in?", offered, "another name") if asks else offered[0].name
+
+
+def _size_text(size_bytes: int) -> str:
+    return f"{size_bytes / 1000**3:.1f} GB" if size_bytes >= 10**8 else ""
+
+
+def _suggested(cards: Sequence[GpuRow]) -> tuple[tuple[int, ...], str, int]:
+    """Return an image that the driver of these GPUs can run, and how large it is."""
+    newest = next((version_numbers(card.cuda) for card in cards), ())
+    return next(one for one in _SUGGESTED if newest >= one[0])
+
+
+def _asked(question: str, offered: Sequence[_Offered], other: str) -> str:
     """Ask for one of several by its number, or for something else by its name."""
     output.say(question)
-    for number, name in enumerate(offered, 1):
-        output.say(f"  {number}  {name}")
+    for number, one in enumerate(offered, 1):
+        output.say(f"  {number}  {one.name}" + (f"  ({one.note})" if one.note else ""))
     while True:
         answer: str = typer.prompt(f"Number, or {other}", default="1").strip()
         if not answer.isdecimal():
             return answer
         if 0 < int(answer) <= len(offered):
-            return offered[int(answer) - 1]
+            return offered[int(answer) - 1].name
 
 
 # -- what is looked at
 
 
-def _look_at(context: CliContext, fleet: Fleet, host: Host, *, asks: bool) -> list[Finding]:
+def _look_at(context: CliContext, fleet: Fleet, host: Host, *, asks: bool, trusted: Lines) -> _Seen:
     """Show each link to the host, and return what was found; a new key is asked about. Raises Exit at a broken one."""
-    found = _shown(context, fleet, host)
-    if asks and any(one.exit_code == HostKeyUnknown.exit_code for one in found):
-        trust_host(context, fleet.config, host.name, yes=False)
-        found = _shown(context, fleet, host)
-    broken = next((one for one in found if one.state is LinkState.BROKEN), None)
+    seen = _shown(context, fleet, host)
+    if asks and any(one.exit_code == HostKeyUnknown.exit_code for one in seen.found):
+        trust_host(context, fleet.config, host.name, yes=False, written_lines=trusted)
+        seen = _shown(context, fleet, host)
+    broken = doctor.first_broken(seen.found)
     if broken is not None:
-        context.complain(f"Nothing was written: {broken.link} of {host.name} is broken. {broken.remedy}".rstrip())
+        context.complain(f"No config was written: {broken.link} of {host.name} is broken. {broken.remedy}".rstrip())
         raise typer.Exit(broken.exit_code)
-    return found
+    return seen
 
 
-def _shown(context: CliContext, fleet: Fleet, host: Host) -> list[Finding]:
+def _shown(context: CliContext, fleet: Fleet, host: Host) -> _Seen:
+    """Look at a host; one whose engine this login cannot use is taken for a login node, if it has Slurm."""
     found: list[Finding] = []
+    # From the engine on: where jobs are meant it is not wanted.
+    held: list[Finding] = []
+    table = doctor.FindingTable(context)
     for one in doctor.of_hosts(fleet, [(host, [])], environ=context.environ):
-        doctor.show(context, one, is_first=not found)
+        held = [*held, one] if held or one.link in (LinkName.FORWARDING, LinkName.ENGINE) else []
+        if not held:
+            table.add(one)
         found.append(one)
+    partitions = _partitions(context, fleet, host, found)
+    if partitions and host.scheduler is None:
+        context.say(f"{host.name} has Slurm, and no Docker that this login may use: each kernel will be a job.")
+        host, held = host.model_copy(update={"scheduler": "slurm"}), []
+        for one in doctor.of_hosts(fleet, [(host, [])], environ=context.environ):
+            if one.link is LinkName.SCHEDULER:
+                table.add(one)
+            found = [*(other for other in found if other.state is not LinkState.BROKEN), one]
+    for one in held:
+        table.add(one)
+    table.close()
     context.say("")
-    return found
+    return _Seen(host=host, found=found, partitions=partitions)
+
+
+def _partitions(context: CliContext, fleet: Fleet, host: Host, found: Sequence[Finding]) -> Sequence[PartitionFacts]:
+    """Return the partitions of a host, if kernels are to be jobs there."""
+    broken = doctor.first_broken(found)
+    is_without_engine = broken is not None and broken.link in (LinkName.FORWARDING, LinkName.ENGINE)
+    if not is_without_engine and (host.scheduler is None or broken is not None):
+        return ()
+    return context.wait(fleet, fleet.partitions(host), seconds=LIST_SECONDS)
 
 
 # -- names, and the end

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -27,8 +28,16 @@ def trust(
     trust_host(ctx.obj, ctx.obj.read_config(), host, yes=yes)
 
 
-def trust_host(context: CliContext, loaded: Config, host: str, *, yes: bool) -> None:
-    """Take the key of a host of the config into known_hosts, if its user says so. Raises HostKeyChanged and others."""
+Lines = list[tuple[Path, str]]
+
+
+def trust_host(
+    context: CliContext, loaded: Config, host: str, *, yes: bool, written_lines: Lines | None = None
+) -> None:
+    """Take the key of a host of the config into known_hosts, if its user says so. Raises HostKeyChanged and others.
+
+    `written_lines` gets each line that was written, and where.
+    """
     if loaded.host(host).is_local:
         context.say(f"{host} is this machine: there is no key to trust.")
         return
@@ -50,6 +59,8 @@ def trust_host(context: CliContext, loaded: Config, host: str, *, yes: bool) -> 
             context.say(f"{key.name} shows the key {key.algorithm} {key.fingerprint}")
             if not yes:
                 typer.confirm("Is this the fingerprint that its owner gave you?", abort=True)
-            context.wait(fleet, fleet.trust(host, key), seconds=KEY_SECONDS)
+            line = context.wait(fleet, fleet.trust(host, key), seconds=KEY_SECONDS)
+            if written_lines is not None and key.known_hosts_path is not None:
+                written_lines.append((key.known_hosts_path, line))
             written.add((key.name, key.fingerprint))
     raise HostKeyUnknown(host=host, algorithm=key.algorithm, fingerprint=key.fingerprint)

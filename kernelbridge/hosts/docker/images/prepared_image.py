@@ -121,6 +121,14 @@ class Preparation:
         image = replace(image, python=found.path, is_examined=examine)
         return await self._with_kernel(image, found) if floors and derived_image.lacking(found) else image
 
+    async def python(self, *, examine: bool) -> FoundPython | None:
+        """Return the Python of the image as it is; None: nobody has looked into it, nor does this without `examine`.
+
+        Raises: ImageUnusable, EngineFailed, LinkLost.
+        """
+        found = self._remembered(self.base.id)
+        return await self._examined(self.base) if found is None and examine else found
+
     async def _with_additions(self, image: PreparedImage) -> PreparedImage:
         """Return the image that has what the environment adds. Raises ImageUnusable, PackagesFailed, others."""
         base = image.facts

@@ -15,7 +15,7 @@ import pytest
 from kernelbridge.errors import EngineFailed, KernelBridgeError
 from kernelbridge.hosts.docker.client import ANSWER_BYTES
 from kernelbridge.hosts.docker.engine import open_engine
-from kernelbridge.hosts.transport.stream import Completed, Receiver
+from kernelbridge.hosts.transport.stream import Completed, LoginEntry, Receiver
 from tests.made_hosts import LAB
 
 VERSION = b'{"ApiVersion": "1.43", "Version": "24.0.7"}'
@@ -85,6 +85,7 @@ class Link:
     name = "lab"
     is_open = True
     shell_seconds = 0.0
+    entry = LoginEntry()
 
     def __init__(self, **answers: Any) -> None:
         self._answers = {"version": answer(VERSION), **answers}

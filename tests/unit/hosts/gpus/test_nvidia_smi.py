@@ -15,7 +15,7 @@ from kernelbridge.hosts.gpus import nvidia_smi
 from kernelbridge.hosts.gpus.nvidia_smi import Gpu, GpuFacts, GpuProcess, Inventory
 from kernelbridge.hosts.transport.facts import HostFacts
 from kernelbridge.hosts.transport.sftp import Sftp
-from kernelbridge.hosts.transport.stream import AnyLink, Completed, Receiver, Stream
+from kernelbridge.hosts.transport.stream import AnyLink, Completed, LoginEntry, Receiver, Stream
 
 SAMPLES = Path(__file__).parents[2] / "samples" / "nvidia-smi"
 
@@ -217,6 +217,7 @@ class SlowLink:
     name = "lab"
     facts: HostFacts
     shell_seconds = 0.0
+    entry = LoginEntry()
 
     def __init__(self, answer: str) -> None:
         self.login_shells = 0

@@ -19,7 +19,7 @@ from kernelbridge.hosts.slurm.commands import JobRequest
 from kernelbridge.hosts.slurm.job_ending import JobEnding
 from kernelbridge.hosts.transport.facts import HostFacts
 from kernelbridge.hosts.transport.sftp import Sftp
-from kernelbridge.hosts.transport.stream import AnyLink, Completed, Receiver, Stream
+from kernelbridge.hosts.transport.stream import AnyLink, Completed, LoginEntry, Receiver, Stream
 from kernelbridge.kernel.start.preflight import CHECK_SECONDS
 from tests.made_clock import MadeClock
 
@@ -50,6 +50,7 @@ class FakeLink:
     is_open: bool = True
     facts: HostFacts = FACTS
     shell_seconds: float = 0.0
+    entry: LoginEntry = field(default_factory=LoginEntry)
     # How often a login shell was to be asked.
     login_shells: int = 0
     # The commands whose streams were opened.

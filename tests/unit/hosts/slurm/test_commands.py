@@ -237,3 +237,12 @@ def test_a_row_with_any_text_in_any_place_costs_itself_alone(wrong: str) -> None
         commands.parse_job_id(wrong)
     job_ending.parse_accounts(f"FAILED|{wrong}:{wrong}|{wrong}|{wrong}", job="7")
     job_ending.parse_shown(f"JobId=7 JobState=FAILED ExitCode={wrong}:{wrong} Reason={wrong}", job="7")
+
+
+def test_partitions_say_which_is_the_default_and_which_have_gpus() -> None:
+    answer = "main*|gpu:4\ncpu|(null)\nmixed|(null)\nmixed|gpu:h100:8(S:0-1)\n\nodd\n"
+    assert [(one.name, one.is_default, one.has_gpus) for one in commands.parse_partitions(answer)] == [
+        ("main", True, True),
+        ("cpu", False, False),
+        ("mixed", False, True),
+    ]

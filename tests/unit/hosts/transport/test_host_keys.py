@@ -46,6 +46,18 @@ def test_a_key_is_remembered_on_a_line_of_its_own(tmp_path: Path) -> None:
     assert path.read_text() == "other ssh-rsa BBBB\n[lab]:2222 ssh-ed25519 AAAA\n"
 
 
+def test_a_key_that_was_remembered_is_taken_away_whatever_came_after_it(tmp_path: Path) -> None:
+    path = tmp_path / "known_hosts"
+    path.write_text("|1|F1E1KeoE/eEWhi10WpGv4OdiO6Y=|3988QV0VE8wmZL7suNrYQLITLCg= ssh-rsa BBBB\n")
+    before = path.read_text()
+    line = host_keys.remember(LAB, key(path))
+    path.write_text(path.read_text() + "later ssh-rsa CCCC\n")
+    host_keys.forget(path, line)
+    assert path.read_text() == before + "later ssh-rsa CCCC\n"
+    host_keys.forget(path, line)
+    host_keys.forget(tmp_path / "none", line)
+
+
 def test_a_key_is_hashed_where_the_others_are(tmp_path: Path) -> None:
     path = tmp_path / "known_hosts"
     path.write_text("|1|F1E1KeoE/eEWhi10WpGv4OdiO6Y=|3988QV0VE8wmZL7suNrYQLITLCg= ssh-rsa BBBB\n")

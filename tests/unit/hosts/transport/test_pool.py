@@ -14,7 +14,7 @@ from kernelbridge.hosts.transport import pool
 from kernelbridge.hosts.transport.facts import HostFacts, SocketFacts
 from kernelbridge.hosts.transport.login_stage import report
 from kernelbridge.hosts.transport.sftp import Sftp
-from kernelbridge.hosts.transport.stream import AnyLink, Completed, Receiver, Stream
+from kernelbridge.hosts.transport.stream import AnyLink, Completed, LoginEntry, Receiver, Stream
 from tests.made_clock import StillClock
 
 
@@ -35,6 +35,7 @@ class FakeLink:
 
     name = "lab"
     shell_seconds = 0.0
+    entry = LoginEntry()
 
     def __init__(self, answer: Completed | None = None) -> None:
         self.facts = host_facts()
@@ -176,6 +177,11 @@ async def test_a_changed_host_gets_a_link_of_its_own() -> None:
         assert old.is_open, "what runs over the old link goes on"
     assert not old.is_open
     assert not new.is_open
+
+
+async def test_a_host_that_turns_out_to_have_slurm_keeps_its_link() -> None:
+    async with pool.Pool(opener=Logins()) as links:
+        assert await links.link(LAB) is await links.link(LAB.model_copy(update={"scheduler": "slurm"}))
 
 
 async def test_a_closed_pool_opens_nothing() -> None:

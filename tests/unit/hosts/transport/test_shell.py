@@ -254,6 +254,8 @@ async def test_a_command_ends_when_it_does_and_not_with_what_a_start_up_file_lef
     assert isinstance(collector.failure, CommandError)
     assert (collector.failure.exit_code, collector.failure.stderr, stream.exit_code) == (7, "no", 7)
     assert raw.log == ["close"]
+    # Of what start-up files print only stdout's may be taken for an answer.
+    assert stream.noise == "/quota"
 
 
 async def test_stderr_may_come_with_the_end_of_the_raw_stream() -> None:

@@ -11,9 +11,10 @@ import pytest
 
 from kernelbridge.cli.commands.setup import init
 from kernelbridge.config import load
-from kernelbridge.errors import HostKeyUnknown, HostUnreachable
-from kernelbridge.fleet.doctor import Finding
+from kernelbridge.errors import EngineMissing, HostKeyUnknown, HostUnreachable
+from kernelbridge.fleet.doctor.finding import Finding, LinkName
 from kernelbridge.fleet.gpu_listing import GpuListing, GpuRow, GpuState
+from kernelbridge.hosts.slurm.commands import PartitionFacts
 from tests.fakes import FakeFleet, host_key
 from tests.unit.cli.conftest import Call
 
@@ -21,7 +22,8 @@ UNREACHABLE = HostUnreachable(host="lab", address="lab:22", reason="timed out")
 CARD = GpuRow(
     host="gpu2", index="0", uuid="u", name="A100", memory_mib=80, used_mib=0, cuda="11.8", state=GpuState.FREE
 )
-HAS_GPUS = Finding(link="GPUs in containers", found="by gpus")
+HAS_GPUS = [Finding(link=link, found="by gpus") for link in (LinkName.TOOLKIT, LinkName.CDI)]
+MISSING = EngineMissing(host="lab", looked=["/run/docker.sock"])
 
 
 @pytest.fixture(autouse=True)
@@ -50,6 +52,7 @@ def test_flags_are_enough_and_a_second_time_changes_nothing(
     call: Call, fleet: FakeFleet, config_path: Path, tmp_path: Path
 ) -> None:
     fleet.findings["lab"] = HAS_GPUS
+    fleet.listings = [GpuListing(gpus=(replace(CARD, host="lab"),))]
     words = ("init", "--yes", "--host", "ada@lab:22", "--image", "team/torch:2")
     ended = call(*words)
     assert (ended.code, ended.err) == (0, "")
@@ -68,15 +71,16 @@ def test_flags_are_enough_and_a_second_time_changes_nothing(
 def test_what_is_offered_is_asked_for_by_its_number(
     call: Call, fleet: FakeFleet, config_path: Path, types: Callable[[str], None]
 ) -> None:
-    fleet.others, fleet.listings = (
-        ("old:1", "new:2"),
-        [GpuListing(gpus=(replace(CARD, host="local", cuda="12.8"), CARD))],
-    )
+    fleet.others = {"old:1": 1, "new:2": 7_400_000_000}
+    fleet.too_new = {"newest:3": "gpu2: the image newest:3 needs cuda>=13.0."}
+    fleet.listings = [GpuListing(gpus=(replace(CARD, host="local", cuda="12.8"), CARD))]
     types("9\n2\n2\n")
     ended = call("init")
     assert ended.code == 0
     assert "  1  lab\n  2  gpu2\n  3  this machine's own Docker\n" in ended.out
-    assert "  1  new:2\n  2  old:1\n  3  pytorch/pytorch:2.7.1-cuda11.8-cudnn9-runtime\n" in ended.out
+    assert "Not offered: gpu2: the image newest:3 needs cuda>=13.0.\n" in ended.out
+    offered = ["new:2  (7.4 GB)", "old:1", "pytorch/pytorch:2.7.1-cuda11.8-cudnn9-runtime  (is pulled; some 7 GB)"]
+    assert "".join(f"  {number}  {name}\n" for number, name in enumerate(offered, 1)) in ended.out
     loaded = load.load(config_path)
     assert [host.ssh for host in loaded.hosts.values()] == ["gpu2"]
     assert (loaded.environments["old"].image, loaded.environments["old"].gpus) == ("old:1", 0)
@@ -99,10 +103,17 @@ def test_this_machines_own_docker_is_a_host_too(call: Call, config_path: Path, t
     assert load.load(config_path).environments["plain-python"].image == "python:3.12"
 
 
-@pytest.mark.parametrize("typed", ["", "1\n"])
+@pytest.mark.parametrize("typed", ["", "1\n", "1\ny\n"])
 def test_whoever_leaves_leaves_all_as_it_was(
-    call: Call, config_path: Path, tmp_path: Path, types: Callable[[str], None], typed: str
+    call: Call,
+    fleet: FakeFleet,
+    config_path: Path,
+    tmp_path: Path,
+    types: Callable[[str], None],
+    typed: str,
 ) -> None:
+    fleet.slurm = (PartitionFacts(name="main", is_default=True, has_gpus=True),)
+    fleet.findings["lab"] = Finding.of_error(LinkName.ENGINE, MISSING)
     types(typed)
     assert call("init").code == 1
     assert not config_path.exists()
@@ -110,11 +121,11 @@ def test_whoever_leaves_leaves_all_as_it_was(
 
 
 def test_a_broken_link_is_shown_and_nothing_is_written(call: Call, fleet: FakeFleet, config_path: Path) -> None:
-    fleet.findings["lab"] = Finding.of_error("login", UNREACHABLE)
+    fleet.findings["lab"] = Finding.of_error(LinkName.LOGIN, UNREACHABLE)
     ended = call("init", "--host", "lab", "--image", "x")
     assert ended.code == UNREACHABLE.exit_code
-    assert f"broken   login              {UNREACHABLE.sentence}" in ended.out
-    assert ended.err == f"Nothing was written: login of lab is broken. {UNREACHABLE.remedy}\n"
+    assert f"broken   login                     {UNREACHABLE.sentence}" in ended.out
+    assert ended.err == f"No config was written: login of lab is broken. {UNREACHABLE.remedy}\n"
     assert not config_path.exists()
 
 
@@ -123,7 +134,7 @@ def test_a_new_key_is_asked_about_and_looked_past(
 ) -> None:
     fleet.keys = [host_key()]
     unknown = HostKeyUnknown(host="lab", algorithm="ssh-ed25519", fingerprint="SHA256:abc")
-    fleet.findings["lab"] = Finding.of_error("login", unknown)
+    fleet.findings["lab"] = Finding.of_error(LinkName.LOGIN, unknown)
     trust = fleet.trust
 
     async def trusted(host: str, key: object) -> None:
@@ -137,7 +148,7 @@ def test_a_new_key_is_asked_about_and_looked_past(
     assert "lab.example shows the key ssh-ed25519 SHA256:abc" in ended.out
     assert [host for host, _ in fleet.trusted] == ["lab"]
     config_path.unlink()
-    fleet.findings["lab"] = Finding.of_error("login", unknown)
+    fleet.findings["lab"] = Finding.of_error(LinkName.LOGIN, unknown)
     assert call("init", "--yes", "--host", "lab", "--image", "x").code == unknown.exit_code
 
 
@@ -172,3 +183,55 @@ def test_without_a_terminal_the_machine_must_be_named(call: Call, home: Path, co
 )
 def test_a_host_gets_a_name_that_the_config_takes(ssh: str, name: str) -> None:
     assert init._host_name(ssh) == name
+
+
+def test_a_login_node_of_slurm_gets_jobs_in_the_partition_that_is_chosen(
+    call: Call, fleet: FakeFleet, config_path: Path, types: Callable[[str], None]
+) -> None:
+    fleet.findings["lab"] = [Finding(link=LinkName.LOGIN, found="in"), Finding.of_error(LinkName.ENGINE, MISSING)]
+    fleet.slurm = (
+        PartitionFacts(name="main", is_default=True, has_gpus=False),
+        PartitionFacts(name="gpu", is_default=False, has_gpus=True),
+    )
+    types("1\n2\n\n")
+    ended = call("init")
+    assert (ended.code, ended.err) == (0, "")
+    assert "lab has Slurm, and no Docker that this login may use: each kernel will be a job." in ended.out
+    assert "broken" not in ended.out
+    assert "  1  main  (the default)\n  2  gpu  (GPUs)\n" in ended.out
+    loaded = load.load(config_path)
+    assert (loaded.hosts["lab"].scheduler, loaded.hosts["lab"].partition) == ("slurm", "gpu")
+    assert next(iter(loaded.environments.values())).gpus == 1
+    before = config_path.read_text()
+    words = ("init", "--yes", "--host", "lab", "--image", next(iter(loaded.environments.values())).image)
+    assert "has them already" in call(*words).out
+    assert config_path.read_text() == before
+
+
+def test_without_slurm_an_engine_that_is_missing_is_the_broken_link(call: Call, fleet: FakeFleet) -> None:
+    fleet.findings["lab"] = Finding.of_error(LinkName.ENGINE, MISSING)
+    ended = call("init", "--host", "lab", "--image", "x")
+    assert ended.code == MISSING.exit_code
+    assert f"broken   engine                    {MISSING.sentence}" in ended.out
+
+
+def test_little_room_is_a_warning_where_the_image_is_to_be_pulled(call: Call, fleet: FakeFleet) -> None:
+    fleet.findings["lab"] = Finding.warning(LinkName.STORAGE, "5 GB free in /var/lib/docker", "Prune.")
+    fleet.others = {"there:1": 1}
+    said = "Warning: 5 GB free in /var/lib/docker; python:3.12 may need some 1 GB."
+    assert said in call("init", "--yes", "--host", "lab", "--image", "python:3.12").err
+    assert "may need some 5 to 20 GB" in call("init", "--yes", "--host", "lab", "--image", "team/torch:3").err
+    assert call("init", "--yes", "--host", "lab", "--image", "there:1").err == ""
+
+
+def test_an_image_that_is_named_and_too_new_is_a_warning(call: Call, fleet: FakeFleet) -> None:
+    fleet.too_new = {"new:3": "lab: the image new:3 needs cuda>=13.0."}
+    ended = call("init", "--yes", "--host", "lab", "--image", "new:3")
+    assert (ended.code, ended.err) == (0, "Warning: lab: the image new:3 needs cuda>=13.0.\n")
+
+
+def test_gpus_that_containers_would_not_get_are_not_asked_for(call: Call, fleet: FakeFleet, config_path: Path) -> None:
+    fleet.findings["lab"] = [Finding.warning(LinkName.TOOLKIT, "missing", "Install it."), HAS_GPUS[1]]
+    fleet.listings = [GpuListing(gpus=(replace(CARD, host="lab"),))]
+    assert call("init", "--yes", "--host", "lab", "--image", "x").code == 0
+    assert load.load(config_path).environments["x"].gpus == 0
