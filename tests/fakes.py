@@ -143,6 +143,9 @@ class FakeFleet:
             raise TimeoutError
         return asyncio.run(coro)
 
+    def logins(self) -> dict[str, str]:
+        return {}
+
     def submit(self, coro: Coroutine[Any, Any, T]) -> Future[T]:
         done: Future[T] = Future()
         done.set_result(asyncio.run(coro))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from concurrent.futures import Future
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -13,8 +13,10 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from kernelbridge.cli import output
+from kernelbridge.cli.status_line import status_line
 from kernelbridge.config import load, schema
 from kernelbridge.errors import KernelBridgeError
+from kernelbridge.hosts.progress import Progress
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
     from kernelbridge.fleet.fleet import Fleet
 
 T = TypeVar("T")
+# What is being done, or what returns it.
+Doing = str | Callable[[], str | Progress]
 # How often a wait is looked up from, for a signal and for a reader that is gone.
 LOOK_SECONDS = 0.2
 
@@ -67,10 +71,25 @@ class CliContext:
         finally:
             fleet.close()
 
-    def wait(self, fleet: Fleet, work: Coroutine[Any, Any, T], *, seconds: float) -> T:
-        """Return what the fleet's work brings, or say that it takes too long."""
+    def wait(
+        self, fleet: Fleet, work: Coroutine[Any, Any, T], *, seconds: float, doing: Doing = "", is_shown: bool = True
+    ) -> T:
+        """Return what the fleet's work brings, or say that it takes too long.
+
+        A terminal's stderr says meanwhile what is being done, unless not `is_shown`: `doing`, else which hosts are
+        asked; and before that what the logins to them are doing.
+        """
+
+        def ask() -> str | Progress:
+            logins = fleet.logins()
+            if logins:
+                return "; ".join(f"{host}: {stage}" for host, stage in logins.items())
+            news = doing() if callable(doing) else doing
+            return news or f"waiting for {', '.join(fleet.config.hosts) or 'this machine'}"
+
         try:
-            return fleet.run(work, seconds)
+            with status_line(ask) if is_shown else nullcontext():
+                return fleet.run(work, seconds)
         except TimeoutError as error:
             sentence = f"No answer within {seconds:g} s."
             raise KernelBridgeError(sentence, "Try again; `kernelbridge ps` says which hosts answer.") from error

@@ -37,6 +37,7 @@ from kernelbridge.hosts.docker.responses import ListedImage
 from kernelbridge.hosts.forwards.port_forwards import PortForwards
 from kernelbridge.hosts.labels import Labels, config_mark, short_id
 from kernelbridge.hosts.pool import BackendPool
+from kernelbridge.hosts.progress import Progress, Say
 from kernelbridge.hosts.relay_query import RelayAddress
 from kernelbridge.hosts.transport import host_keys
 from kernelbridge.hosts.transport.host_keys import HostKey
@@ -45,7 +46,7 @@ from kernelbridge.hosts.transport.retry import delays
 from kernelbridge.hosts.transport.stream import AnyLink
 from kernelbridge.kernel.process_mark import own_mark, owner_has_ended, owner_text
 from kernelbridge.kernel.records import KernelRecord, Records, default_folder
-from kernelbridge.kernel.request import KernelServices, LaunchRequest
+from kernelbridge.kernel.request import KernelServices, LaunchRequest, Observer
 from kernelbridge.kernel.start import gpu_allocator
 from kernelbridge.kernel.state import KernelState
 from kernelbridge.protocol.exit_codes import CLAIM_SECONDS
@@ -73,7 +74,6 @@ IMAGE_SECONDS = 5.0
 CLOSE_SECONDS = 10.0
 
 _T = TypeVar("_T")
-Observer = Callable[[str, KernelState, str], None]
 
 
 class Fleet:
@@ -138,12 +138,16 @@ class Fleet:
         task.add_done_callback(self._chores.discard)
 
     def observe(self, observer: Observer) -> None:
-        """Tell `observer` of all states and progress: (kernel id, state, text). Called on the loop's thread."""
+        """Tell `observer` of all states and progress: (kernel id, state, news). Called on the loop's thread."""
         self._observers.append(observer)
 
-    def _notify(self, kernel_id: str, state: KernelState, text: str) -> None:
+    def logins(self) -> dict[str, str]:
+        """Return what the logins under way are doing, by host; may be called from any thread."""
+        return self._backends.logins()
+
+    def _notify(self, kernel_id: str, state: KernelState, news: str | Progress) -> None:
         for observer in self._observers:
-            observer(kernel_id, state, text)
+            observer(kernel_id, state, news)
 
     # -- kernels of this process
 
@@ -452,7 +456,7 @@ class Fleet:
 
         return await gpu_listing.look(self.config, self._backends.backend)
 
-    async def pull(self, environment_name: str, host_name: str, say: Callable[[str], None]) -> str:
+    async def pull(self, environment_name: str, host_name: str, say: Say) -> str:
         """Have an environment's image on a host, with what is added to it; return what its containers are made of."""
         from kernelbridge.kernel.start import launch  # loads pyzmq
 
@@ -536,9 +540,7 @@ class Fleet:
         address = await self.address_of(name)
         await Board(await self.forwards(address.kernel), address, folder=folder).run(port, ready)
 
-    async def sync_workspace(
-        self, project: Project, host: Host, *, say: Callable[[str], None], tell: Callable[[str], None]
-    ) -> bool:
+    async def sync_workspace(self, project: Project, host: Host, *, say: Say, tell: Callable[[str], None]) -> bool:
         """Have a workspace's copy on a host in step; False where a kernel's process of this machine does that already.
 
         Raises KernelBridgeError.
@@ -547,15 +549,12 @@ class Fleet:
             await sync.bring()
             return sync.is_holder
 
-    async def workspace_status(self, project: Project, host: Host) -> list[Action]:
+    async def workspace_status(self, project: Project, host: Host, *, say: Say) -> list[Action]:
         """Return what a pass over a workspace would do. Raises KernelBridgeError."""
-        nothing: Callable[[str], None] = lambda text: None  # noqa: E731
-        async with self._workspace_sync(project, host, say=nothing, tell=nothing) as sync:
+        async with self._workspace_sync(project, host, say=say, tell=lambda text: None) as sync:
             return await sync.pending()
 
-    def _workspace_sync(
-        self, project: Project, host: Host, *, say: Callable[[str], None], tell: Callable[[str], None]
-    ) -> WorkspaceSync:
+    def _workspace_sync(self, project: Project, host: Host, *, say: Say, tell: Callable[[str], None]) -> WorkspaceSync:
         # Here and not above: few commands need them, and they load watchfiles and pathspec.
         from kernelbridge.files.one_pass import WorkspaceVoice
         from kernelbridge.files.sync import WorkspaceSync

@@ -33,6 +33,7 @@ from kernelbridge.errors import (
 )
 from kernelbridge.hosts.backend import Exited, Missing, Over, Workload
 from kernelbridge.hosts.forwards.port_forwards import PortForwards
+from kernelbridge.hosts.progress import Progress
 from kernelbridge.hosts.relay_query import RelayAddress, ask_status, relay_address
 from kernelbridge.hosts.transport.login_stage import LoginStage
 from kernelbridge.hosts.transport.stream import AnyLink
@@ -511,16 +512,16 @@ class Kernel:
     def _log_prefix(self) -> str:
         return f"[{self.host.name} k={self.request.kernel_id[:4]}]"
 
-    def _say(self, text: str, *, host: Host | None = None) -> None:
+    def _say(self, news: str | Progress, *, host: Host | None = None) -> None:
         """Show progress: to the waiting cell, to those who watch the fleet, to the log.
 
-        Part of it may be words of an image, a builder or a setup.
+        Part of it may be words of an image, a builder or a setup, which no log gets.
         """
-        text = printable(text[:PROGRESS_LENGTH])
+        text = printable(str(news)[:PROGRESS_LENGTH])
         self.channels.progress(f"{self.request.display_name} on {(host or self.host).name}: {text}")
         if not self._is_in(Phase.BOUND):  # Until then whoever asked for it waits for the outcome.
-            self._services.observe(self.request.kernel_id, self.state, text)
-        _LOG.debug("%s %s", self._log_prefix, text)
+            self._services.observe(self.request.kernel_id, self.state, news if isinstance(news, Progress) else text)
+        _LOG.debug("%s %s", self._log_prefix, news.logged if isinstance(news, Progress) else text)
 
     async def _reach(self) -> Workload:
         return await self._address().workload()
@@ -751,8 +752,8 @@ class Kernel:
             case DroppedEvent(parent=parent):
                 self.channels.print_notice(parent, failures.dropped_text(event))
             case NoticeEvent():
-                if text := failures.setup_text(event):
-                    self._say(text)
+                if setup := failures.setup_progress(event):
+                    self._say(setup)
                 elif text := failures.notice_text(event, self.host):
                     self.channels.tell_next_cell(text)
             case InputEvent():

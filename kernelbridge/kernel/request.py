@@ -16,6 +16,7 @@ from kernelbridge.files.project import Project
 from kernelbridge.hosts import bootstrap
 from kernelbridge.hosts.backend import Backend
 from kernelbridge.hosts.labels import Labels
+from kernelbridge.hosts.progress import Progress
 from kernelbridge.hosts.transport.login_stage import Hearer
 from kernelbridge.kernel.process_mark import ProcessMark
 from kernelbridge.kernel.records import Records
@@ -108,6 +109,9 @@ def unwatched(host: Host, hearer: Hearer) -> contextlib.AbstractContextManager[N
     return contextlib.nullcontext()
 
 
+Observer = Callable[[str, KernelState, str | Progress], None]
+
+
 @dataclass(frozen=True, kw_only=True)
 class KernelServices:
     """All that a kernel uses of its fleet."""
@@ -128,8 +132,8 @@ class KernelServices:
     rest: Callable[[float], Coroutine[Any, Any, None]]
     # Has somebody called with what a login to a host is doing, for as long as a block runs.
     watch_login: WatchLogin = unwatched
-    # Told of every state and progress text: (kernel id, state, text).
-    observe: Callable[[str, KernelState, str], None]
+    # Told of every state and of all progress: (kernel id, state, what is done or why it is so).
+    observe: Observer
 
 
 # What Jupyter and the kernel's own clock need; all else by `pass_env`.

@@ -64,7 +64,9 @@ def stop(
             errors += listing.problems
         for kernel_id in wanted:
             try:
-                row = context.wait(fleet, fleet.stop_by_id(kernel_id), seconds=STOP_ALL_SECONDS)
+                stopping = fleet.stop_by_id(kernel_id)
+                doing = f"stopping {short_id(kernel_id)}"
+                row = context.wait(fleet, stopping, seconds=STOP_ALL_SECONDS, doing=doing)
             except KernelBridgeError as error:
                 # The others are stopped all the same.
                 errors.append(error)

@@ -26,6 +26,7 @@ from kernelbridge.errors import (
 )
 from kernelbridge.hosts.backend import Exited, Missing, Over
 from kernelbridge.hosts.labels import short_id
+from kernelbridge.hosts.progress import Progress, Say
 from kernelbridge.hosts.relay_query import relay_address
 from kernelbridge.hosts.transport.stream import AnyLink
 from kernelbridge.kernel import failures
@@ -67,7 +68,7 @@ class RunOutput:
     # Whether what was written is still on its way: then no more is taken.
     is_congested: Callable[[], bool]
     # Progress of the start.
-    progress: Callable[[str], None]
+    progress: Say
     # A line that stays.
     tell: Callable[[str], None]
 
@@ -165,8 +166,9 @@ class CommandRun:
         await launcher.launch()
         await self._workspace.watch(request.project, self.host)
 
-    def _say(self, text: str, *, host: Host | None = None) -> None:
-        self._output.progress(f"{(host or self.host).name}: {text}")
+    def _say(self, news: str | Progress, *, host: Host | None = None) -> None:
+        name = (host or self.host).name
+        self._output.progress(news.on(name) if isinstance(news, Progress) else f"{name}: {news}")
 
     async def _join(self) -> None:
         if self._client is not None:  # Of a container that came too late for its GPUs.
@@ -330,8 +332,8 @@ class CommandRun:
             self._may_send.set()
 
     def _show_notice(self, event: NoticeEvent) -> None:
-        if text := failures.setup_text(event):
-            self._say(text)
+        if setup := failures.setup_progress(event):
+            self._say(setup)
         elif text := failures.notice_text(event, self.host, what=self._what):
             self._output.tell(text)
 
