@@ -50,6 +50,9 @@ COMMANDS: Final[Mapping[str, Command]] = {
     "config": Command("setup.config", "show", "Check the config and print what is in force, defaults included."),
     "trust": Command("setup.trust", "trust", "Show a host's key, and remember it if you say so."),
     "doctor": Command("setup.doctor", "doctor", "Look at each link from here to a kernel, and say which is broken."),
+    "report": Command(
+        "setup.report", "report", "Collect what a bug report needs into one file, without secrets, to be read first."
+    ),
     "install": Command(
         "setup.install",
         "install",
@@ -145,16 +148,28 @@ def run(
     except KernelBridgeError as error:
         code = error.exit_code
         output.complain_of(error)
+        _note(arguments, f"{type(error).__name__} (exit {code}): {error.logged}", environ)
         if call.wants_traceback:
             typer.echo(traceback.format_exc(), err=True)
     except Exception as error:  # The edge: whatever comes here is our bug.
         code = UNEXPECTED_EXIT_CODE
         output.complain(f"kernelbridge has a bug here: {type(error).__name__}: {error}")
+        _note(arguments, traceback.format_exc(), environ)
         if call.wants_traceback:
             typer.echo(traceback.format_exc(), err=True)
         else:
             output.complain("Run it again with `kernelbridge --debug ...` and send us what it prints.")
     return code
+
+
+def _note(arguments: Sequence[str], text: str, environ: Mapping[str, str]) -> None:
+    """Write down how a command failed, for `kernelbridge report`; of its arguments the command's name alone."""
+    # Here and not above: only a command that fails needs them.
+    from kernelbridge.fleet import log_files
+    from kernelbridge.kernel.records import default_folder
+
+    command = next((word for word in arguments if word in COMMANDS), "kernelbridge")
+    log_files.note_command(command, text, environ, default_folder())
 
 
 def _words_to_complete(environ: Mapping[str, str]) -> list[str]:

@@ -48,6 +48,7 @@ from kernelbridge.kernel.process_mark import own_mark, owner_has_ended, owner_te
 from kernelbridge.kernel.records import KernelRecord, Records, default_folder
 from kernelbridge.kernel.request import KernelServices, LaunchRequest, Observer
 from kernelbridge.kernel.start import gpu_allocator
+from kernelbridge.kernel.start.kept_logs import KEPT_LOGS_FOLDER, KeptLog, KeptLogs
 from kernelbridge.kernel.state import KernelState
 from kernelbridge.protocol.exit_codes import CLAIM_SECONDS
 from kernelbridge.protocol.handshake import Owner
@@ -505,6 +506,11 @@ class Fleet:
     async def stop_by_id(self, prefix: str) -> KernelRow:
         """Stop a kernel and remove its container, by the first letters of its id. Raises KernelNotFound and others."""
         return await self._finder.stop(self.config, prefix)
+
+    def kept_log(self, prefix: str) -> KeptLog | None:
+        """Return the last lines of a kernel or run whose start failed here, and which is gone; None of any other."""
+        found = KeptLogs(self.records.folder / KEPT_LOGS_FOLDER).find(prefix)
+        return found if found is not None and self.records.kernel(found.kernel_id) is None else None
 
     async def logs(self, prefix: str, *, tail_lines: int) -> str:
         """Return what a kernel's process wrote to its own stdout and stderr, last lines. Raises KernelNotFound."""

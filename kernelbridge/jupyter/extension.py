@@ -20,6 +20,7 @@ from kernelbridge.channels.rate_limit import Limits
 from kernelbridge.config import load as configs
 from kernelbridge.config.schema import Config
 from kernelbridge.errors import KernelBridgeError
+from kernelbridge.fleet import log_files
 from kernelbridge.fleet.kernel_listing import KernelRow
 from kernelbridge.hosts.progress import Progress
 from kernelbridge.jupyter import kernelspecs, running_kernelspecs, shared_fleets
@@ -76,6 +77,7 @@ class KernelBridge(ExtensionApp):
         assert self.serverapp is not None and self.serverapp.event_logger is not None
         self._server, self._logger = self.serverapp, self.serverapp.event_logger
         self._logger.register_event_schema(Path(str(resources.files(__package__) / "kernel_progress.yaml")))
+        log_files.begin("server", os.environ, default_folder())
         self._renew()
         shared_fleets.limit(self._limits())
         # Tornado's loop is asyncio's underneath.

@@ -26,7 +26,7 @@ from kernelbridge.hosts import bootstrap
 from kernelbridge.hosts.backend import Exited, Missing, Over
 from kernelbridge.hosts.docker import error_map
 from kernelbridge.hosts.docker.responses import PullProgress
-from kernelbridge.hosts.labels import container_name
+from kernelbridge.hosts.labels import container_name, short_id
 from kernelbridge.hosts.progress import Meter, Progress
 from kernelbridge.hosts.slurm import job_script
 from kernelbridge.kernel.request import LaunchRequest
@@ -166,6 +166,13 @@ def broken_start(
         case asyncio.CancelledError():
             return StartCancelled(environment=request.display_name)
     return ContainerFailed(host=host.name, image=request.environment.image, reason=repr(exc))
+
+
+def name_log(error: KernelBridgeError, request: LaunchRequest) -> None:
+    """Say with the error of a start how what it wrote can be read, though it is gone."""
+    words = f"`kernelbridge logs {short_id(request.kernel_id)}` shows what it wrote."
+    if words not in error.remedy:
+        error.remedy = f"{error.remedy} {words}".lstrip()
 
 
 def death(request: LaunchRequest, host: Host, event: ExitedEvent) -> KernelBridgeError:

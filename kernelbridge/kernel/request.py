@@ -20,6 +20,7 @@ from kernelbridge.hosts.progress import Progress
 from kernelbridge.hosts.transport.login_stage import Hearer
 from kernelbridge.kernel.process_mark import ProcessMark
 from kernelbridge.kernel.records import Records
+from kernelbridge.kernel.start.kept_logs import KEPT_LOGS_FOLDER, KeptLogs
 from kernelbridge.kernel.state import KernelState
 from kernelbridge.protocol.handshake import Owner
 from kernelbridge.protocol.terminal import USUAL_TERM, WindowSize
@@ -134,6 +135,11 @@ class KernelServices:
     watch_login: WatchLogin = unwatched
     # Told of every state and of all progress: (kernel id, state, what is done or why it is so).
     observe: Observer
+
+    @property
+    def kept_logs(self) -> KeptLogs:
+        """What was written by starts that failed."""
+        return KeptLogs(self.records.folder / KEPT_LOGS_FOLDER)
 
 
 # What Jupyter and the kernel's own clock need; all else by `pass_env`.

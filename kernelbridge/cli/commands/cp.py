@@ -182,7 +182,7 @@ def _send(context: CliContext, fleet: Fleet, address: RelayAddress, source: Path
 class _Arriving(io.RawIOBase):
     """What comes from the container, for tarfile to read on this thread."""
 
-    def __init__(self, congested: Callable[[bool], None], moved: _Moved) -> None:
+    def __init__(self, congested: Callable[[bool], None], moved: Callable[[int], None]) -> None:
         self._pieces: queue.SimpleQueue[bytes] = queue.SimpleQueue()
         self._congested = congested
         self._moved = moved
@@ -227,7 +227,7 @@ class _Arriving(io.RawIOBase):
                 self._waiting_bytes -= len(self._rest)
                 if self._waiting_bytes < MOST_ARRIVED_BYTES // 2:
                     self._congested(False)
-            self._moved.add(len(self._rest))
+            self._moved(len(self._rest))
         size = min(len(view), len(self._rest))
         view[:size] = self._rest[:size]
         self._rest = self._rest[size:]
@@ -240,7 +240,7 @@ def _receive(
     """Copy to here. Raises OSError, tarfile.TarError and KernelBridgeError."""
     # Much may come before the thread of this function knows that it was opened.
     valve = OutputValve(fleet.submit)
-    arriving = _Arriving(valve.congested, moved)
+    arriving = _Arriving(valve.congested, moved.add)
     opened = _open(context, fleet, address, ("pack", source), arriving.put, valve.on_open)
     try:
         waiting = fleet.submit(opened.wait())

@@ -376,8 +376,8 @@ class PullTally:
                 layer.done = int(_number(detail.get("current"), "current"))
                 layer.total = int(_number(detail.get("total"), "total")) or layer.total
             case "Verifying Checksum" | "Download complete" | "Extracting":
-                # "Extracting" counts again from 0: for us the bytes are there. Some engines count it in seconds, without
-                # a total.
+                # "Extracting" counts again from 0: for us the bytes are there. Some engines count it in seconds,
+                # without a total.
                 total = int(_number(detail.get("total"), "total"))
                 layer.total = layer.total or total
                 layer.done = layer.total

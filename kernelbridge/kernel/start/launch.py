@@ -374,6 +374,11 @@ class WorkloadHandle:
     def __repr__(self) -> str:
         return f"<WorkloadHandle {self._name}{' perhaps there' if self._creation else ''}>"
 
+    @property
+    def may_be_there(self) -> bool:
+        """Whether the host may have it, or be about to."""
+        return self._creation is not None
+
     def adopt(self) -> None:
         """Have `remove` remove a container that was made before, by another process or by an earlier start."""
         if self._creation is None:

@@ -133,7 +133,7 @@ class Scene:
         output = RunOutput(
             write=lambda kind, data: self.wrote.append((kind, data)),
             is_congested=lambda: self.is_congested,
-            progress=self.said.append,
+            progress=lambda news: self.said.append(str(news)),
             tell=self.told.append,
         )
         self.run = CommandRun(self.request, self.services, output)

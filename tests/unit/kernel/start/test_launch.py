@@ -108,7 +108,7 @@ class Start:
             workload=self.housing,
             services=self.services,
             order=self.order,
-            say=self.said.append,
+            say=lambda news: self.said.append(str(news)),
             tell=self.said.append,
             join=self.join,
             bring=self.bring,
