@@ -10,22 +10,21 @@ from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from kernelbridge.cli import output
-from kernelbridge.cli.status_line import status_line
 from kernelbridge.config import load, schema
 from kernelbridge.errors import KernelBridgeError
-from kernelbridge.hosts.progress import Progress
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from kernelbridge.fleet.fleet import Fleet
+    from kernelbridge.hosts.progress import Progress
 
 T = TypeVar("T")
 # What is being done, or what returns it.
-Doing = str | Callable[[], str | Progress]
+Doing: TypeAlias = "str | Callable[[], str | Progress]"
 # How often a wait is looked up from, for a signal and for a reader that is gone.
 LOOK_SECONDS = 0.2
 
@@ -79,6 +78,7 @@ class CliContext:
         A terminal's stderr says meanwhile what is being done, unless not `is_shown`: `doing`, else which hosts are
         asked; and before that what the logins to them are doing.
         """
+        from kernelbridge.cli.status_line import status_line  # Which only those need that ask a host.
 
         def ask() -> str | Progress:
             logins = fleet.logins()

@@ -127,10 +127,8 @@ class Kernel:
         self._cancelled: set[asyncio.Task[None]] = set()
         # When the newest launch began, None once it answers; and whether only a record knows the container, so far.
         self._began_at: float | None = None
-        self._is_only_remembered = False
-        # Whether a kernel process has answered here, after which nothing is kept of what it wrote; and whether
-        # something was kept of one that has not.
-        self._has_answered = self._has_kept_log = False
+        # Whether a kernel process has answered here; else whether something was kept of what it wrote.
+        self._is_only_remembered = self._has_answered = self._has_kept_log = False
         # The newest removal of the container. It, and all else that goes on when nobody waits for it.
         self._removal: asyncio.Task[bool] | None = None
         self._chores: set[asyncio.Task[Any]] = set()

@@ -106,13 +106,22 @@ def _plain(kernel_id: str) -> str:
 
 async def fetched(address: RelayAddress, get_workload: Callable[[], Awaitable[Workload]]) -> str:
     """Return what a start that failed has written; empty where that is nothing, or nobody knows it in time."""
-    text = ""
-    with contextlib.suppress(KernelBridgeError, TimeoutError):
+    try:
         async with asyncio.timeout(FETCH_SECONDS):
             workload = await get_workload()
-            if isinstance(await workload.state(), Running):
-                with contextlib.suppress(KernelBridgeError, TimeoutError):
-                    async with asyncio.timeout(FETCH_SECONDS / 2):
-                        text = await ask_log(address)
-            text = text if text.strip() else await workload.logs(KEPT_LINES)
-    return text
+            text = await _asked(address) if isinstance(await workload.state(), Running) else ""
+            return text if text.strip() else await workload.logs(KEPT_LINES)
+    except (KernelBridgeError, TimeoutError):
+        return ""
+    except Exception:
+        # An edge: why the start failed is what matters, and is to be told.
+        _LOG.exception("[%s k=%s] its log was not read", address.host, address.kernel[:4])
+        return ""
+
+
+async def _asked(address: RelayAddress) -> str:
+    """Return what the kernel process wrote, from its relay; empty where that does not answer."""
+    with contextlib.suppress(KernelBridgeError, TimeoutError):
+        async with asyncio.timeout(FETCH_SECONDS / 2):
+            return await ask_log(address)
+    return ""

@@ -211,7 +211,7 @@ def test_a_pull_says_how_far_it_is_once_it_knows() -> None:
     assert str(failures.pull_progress(meter, some)) == "pulling torch:2: 0.50 of at least 1.00 GB"
     clock.now += 10
     half = replace(first, done_bytes=1_500_000_000, total_bytes=3_000_000_000)
-    line = "pulling torch:2: 50 %, 1.50 of 3.00 GB, 200 MB/s, about 10 s left"
+    line = "pulling torch:2: 50 %, 1.50 of 3.00 GB, 200 MB/s, about 8 s left"
     assert str(failures.pull_progress(meter, half)) == line
     untold = replace(first, done_bytes=9, total_bytes=9, done_layers=2, total_layers=5)
     assert str(failures.pull_progress(meter, untold)) == "unpacking torch:2: 2 of 5 layers"
