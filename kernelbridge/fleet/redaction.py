@@ -10,6 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from pydantic import BaseModel
+
 from kernelbridge.config.schema import Config
 
 HIDDEN_VALUE: Final = "***"
@@ -65,24 +67,28 @@ def redacted_config(config: Config) -> str:
     for section, tables in (("hosts", config.hosts), ("environments", config.environments)):
         for name, table in tables.items():
             lines.append(f"\n[{section}.{name}]")
-            written = table.model_dump(mode="json", include=table.model_fields_set - {"name"})
-            lines += [f"{key} = {_shown(key, value)}" for key, value in written.items()]
+            lines += [f"{key} = {_shown(key, value)}" for key, value in _written(table).items()]
     return redacted("\n".join(lines))
 
 
+def _written(table: BaseModel) -> dict[str, Any]:
+    return {key: getattr(table, key) for key in type(table).model_fields if key in table.model_fields_set - {"name"}}
+
+
 def _shown(key: str, value: Any) -> str:
+    if isinstance(value, BaseModel):
+        value = _written(value)
     if isinstance(value, Mapping):
-        pairs = (
-            f"{name} = {_shown('env' if key in _OPAQUE_KEYS or name == 'args' else '', inner)}"
-            for name, inner in value.items()
-        )
+        inside = "env" if key in _OPAQUE_KEYS else ""
+        pairs = (f"{name} = {_shown('env' if name == 'args' else inside, one)}" for name, one in value.items())
         return f"{{ {', '.join(pairs)} }}"
     if key in _OPAQUE_KEYS:
-        count = len(value) if isinstance(value, list | tuple) else 0
-        return f"{HIDDEN_VALUE} ({count} of them)" if count else HIDDEN_VALUE
+        return f"{HIDDEN_VALUE} ({len(value)} of them)" if isinstance(value, list | tuple) else HIDDEN_VALUE
     if isinstance(value, list | tuple):
-        return f"[{', '.join(_shown('', inner) for inner in value)}]"
-    return f'"{value}"' if isinstance(value, str) else str(value).lower() if isinstance(value, bool) else str(value)
+        return f"[{', '.join(_shown('', one) for one in value)}]"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f'"{value}"' if isinstance(value, str) else str(value)
 
 
 class Names:

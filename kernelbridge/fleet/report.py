@@ -38,6 +38,7 @@ _BESIDE: Final = ("jupyterlab", "notebook", "ipykernel", "jupyter_console", "pap
 # Extensions of VS Code that start kernels.
 _EXTENSIONS: Final = ("ms-toolsai.jupyter", "ms-python.python", "ms-vscode-remote.remote-ssh")
 _EXTENSION_FOLDERS: Final = (".vscode", ".vscode-server", ".vscode-insiders", ".vscode-oss", ".cursor")
+_EXTENSION: Final = re.compile(r"(?P<name>.+?)-(?P<version>[0-9].*)")
 _BEGINS: Final = re.compile(r"\d{4}-\d\d-\d\dT\S+Z (?P<level>[A-Z]+) ")
 
 
@@ -150,15 +151,10 @@ def _extensions(home: Path) -> list[tuple[str, str]]:
     found: set[tuple[str, str]] = set()
     for folder in _EXTENSION_FOLDERS:
         for path in (home / folder / "extensions").glob("*-[0-9]*"):
-            name, _, version = path.name.partition("-") if "remote-ssh" not in path.name else _ssh_parts(path.name)
-            if name.lower() in _EXTENSIONS:
-                found.add((f"{folder.removeprefix('.')}: {name}", version))
+            named = _EXTENSION.fullmatch(path.name)
+            if named is not None and named["name"].lower() in _EXTENSIONS:
+                found.add((f"{folder.removeprefix('.')}: {named['name']}", named["version"]))
     return sorted(found)
-
-
-def _ssh_parts(name: str) -> tuple[str, str, str]:
-    head, mark, version = name.partition("remote-ssh-")
-    return f"{head}remote-ssh", mark, version
 
 
 def _first_line(words: Sequence[str]) -> str:

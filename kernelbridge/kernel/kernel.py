@@ -606,7 +606,7 @@ class Kernel:
     async def _keep_log(self, failure: BaseException | None) -> bool:
         """Keep what a start that has failed wrote, as long as its container is there; whether that is anything."""
         is_over = isinstance(failure, StartCancelled) or (failure is not None and is_transient(failure))
-        if self._has_answered or is_over or failure is None or not self._workload.may_be_there:
+        if self._has_answered or self._cells.was_used or is_over or failure is None or not self._workload.may_be_there:
             return False
         if not self._has_kept_log:
             text = await kept_logs.fetched(self._address(), self._reach)
@@ -787,7 +787,7 @@ class Kernel:
 
     def _ended(self, event: ExitedEvent) -> lifecycle.ProcessEnded:
         error = failures.death(self.request, self.host, event)
-        if not self._has_answered and not self._is_only_remembered and event.last_words:
+        if not self._has_answered and not self._cells.was_used and event.last_words:
             failures.name_log(error, self.request)
         return lifecycle.ProcessEnded(
             launch=event.launch, code=event.code, why=event.why, on_request=event.wanted, error=error
