@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from kernelbridge.fleet.fleet import Fleet
-    from kernelbridge.hosts.progress import Progress
+    from kernelbridge.hosts.progress import WorkProgress
 
 T = TypeVar("T")
 # What is being done, or what returns it.
-Doing: TypeAlias = "str | Callable[[], str | Progress]"
+Doing: TypeAlias = "str | Callable[[], str | WorkProgress]"
 # How often a wait is looked up from, for a signal and for a reader that is gone.
 LOOK_SECONDS = 0.2
 
@@ -38,8 +38,10 @@ class CliContext:
         open_fleet: Callable[[schema.Config], Fleet],
         environ: Mapping[str, str],
         named_path: Path | None = None,
+        note: Callable[[KernelBridgeError], None] = lambda error: None,
     ) -> None:
-        """`environ` are the variables of this call, `named_path` is what --config says."""
+        """`environ` are the variables of this call, `named_path` is what --config says; `note` logs an error."""
+        self._note = note
         self._open_fleet = open_fleet
         self.environ = environ
         self._named_path = named_path
@@ -80,7 +82,7 @@ class CliContext:
         """
         from kernelbridge.cli.status_line import status_line  # Which only those need that ask a host.
 
-        def ask() -> str | Progress:
+        def ask() -> str | WorkProgress:
             logins = fleet.logins()
             if logins:
                 return "; ".join(f"{host}: {stage}" for host, stage in logins.items())
@@ -105,6 +107,7 @@ class CliContext:
     def complain_of(self, error: KernelBridgeError) -> None:
         """Print an error's sentence, what to do next, and what is done already; a config's problems line by line."""
         output.complain_of(error)
+        self._note(error)
 
     @cached_property
     def out(self) -> Console:

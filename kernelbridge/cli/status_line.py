@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 import typer
 
-from kernelbridge.hosts.progress import Progress, cropped
+from kernelbridge.hosts.progress import WorkProgress, cropped
 from kernelbridge.plain_text import printable
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from rich.live import Live
 
 # What is over sooner needs no line.
-QUIET_SECONDS: Final = 2.0
+LINE_AFTER_SECONDS: Final = 2.0
 _REDRAWS_PER_SECOND: Final = 5
 # How often a line looks whether another one has gone.
 _AGAIN_SECONDS: Final = 0.3
@@ -37,11 +37,11 @@ _SHOWN: list[StatusLine] = []
 _LOCK = threading.RLock()
 
 
-def line_of(news: str | Progress, *, waited_seconds: float, columns: int) -> str:
+def line_of(news: str | WorkProgress, *, waited_seconds: float, columns: int) -> str:
     """Return what is going on, and how long that takes already, in at most so many columns."""
     took = f" ({int(waited_seconds)} s)" if columns >= _LEAST_FOR_TIME else ""
     room = max(0, columns - len(took))
-    text = news.fitted(room) if isinstance(news, Progress) else cropped(news, room)
+    text = news.fitted(room) if isinstance(news, WorkProgress) else cropped(news, room)
     return f"{printable(text)}{took}"
 
 
@@ -58,7 +58,7 @@ def bar_of(percent: int | None, *, columns: int, is_ascii: bool) -> tuple[str, s
 class StatusLine:
     """One line, shown from start() to stop(); both may be called again. May be used from any thread."""
 
-    def __init__(self, ask: Callable[[], str | Progress], *, after_seconds: float = QUIET_SECONDS) -> None:
+    def __init__(self, ask: Callable[[], str | WorkProgress], *, after_seconds: float = LINE_AFTER_SECONDS) -> None:
         """`ask` returns what is going on; it is called several times a second."""
         self._ask = ask
         self._after_seconds = after_seconds
@@ -133,7 +133,7 @@ class StatusLine:
             no_wrap=True,
             overflow="ellipsis",
         )
-        percent = news.percent if isinstance(news, Progress) else None
+        percent = news.percent if isinstance(news, WorkProgress) else None
         done, rest = bar_of(percent, columns=columns - text.cell_len, is_ascii=options.ascii_only)
         if done or rest:
             text.append("  ").append(done, "green").append(rest, "dim")
@@ -155,7 +155,7 @@ class StatusLine:
 
 
 @contextlib.contextmanager
-def status_line(ask: Callable[[], str | Progress], *, after_seconds: float = QUIET_SECONDS) -> Iterator[None]:
+def status_line(ask: Callable[[], str | WorkProgress], *, after_seconds: float = LINE_AFTER_SECONDS) -> Iterator[None]:
     """Show a line while the block runs."""
     made = StatusLine(ask, after_seconds=after_seconds)
     made.start()
@@ -168,17 +168,17 @@ def status_line(ask: Callable[[], str | Progress], *, after_seconds: float = QUI
 class News:
     """The newest word on what goes on, set on one thread and read on another."""
 
-    def __init__(self, first: str | Progress) -> None:
+    def __init__(self, first: str | WorkProgress) -> None:
         self._newest = first
 
     def __repr__(self) -> str:
         return f"<News {self._newest}>"
 
-    def say(self, news: str | Progress) -> None:
+    def say(self, news: str | WorkProgress) -> None:
         """Take the next."""
         self._newest = news
 
-    def newest(self) -> str | Progress:
+    def newest(self) -> str | WorkProgress:
         """Return it."""
         return self._newest
 

@@ -37,7 +37,7 @@ from kernelbridge.hosts.docker.responses import ListedImage
 from kernelbridge.hosts.forwards.port_forwards import PortForwards
 from kernelbridge.hosts.labels import Labels, config_mark, short_id
 from kernelbridge.hosts.pool import BackendPool
-from kernelbridge.hosts.progress import Progress, Say
+from kernelbridge.hosts.progress import Say, WorkProgress
 from kernelbridge.hosts.relay_query import RelayAddress
 from kernelbridge.hosts.transport import host_keys
 from kernelbridge.hosts.transport.host_keys import HostKey
@@ -146,7 +146,7 @@ class Fleet:
         """Return what the logins under way are doing, by host; may be called from any thread."""
         return self._backends.logins()
 
-    def _notify(self, kernel_id: str, state: KernelState, news: str | Progress) -> None:
+    def _notify(self, kernel_id: str, state: KernelState, news: str | WorkProgress) -> None:
         for observer in self._observers:
             observer(kernel_id, state, news)
 

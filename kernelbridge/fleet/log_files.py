@@ -25,20 +25,20 @@ _LOG = logging.getLogger(__name__)
 # In the folder of the records.
 LOGS_FOLDER: Final = "logs"
 LEVEL_VARIABLE: Final = "KERNELBRIDGE_LOG"
-LEVELS: Final = {
+LOG_LEVELS: Final = {
     "off": None,
     "error": logging.ERROR,
     "warning": logging.WARNING,
     "info": logging.INFO,
     "debug": logging.DEBUG,
 }
-DEFAULT_LEVEL: Final = "info"
+DEFAULT_LOG_LEVEL: Final = "info"
 # Of one file, which has one older one beside it.
-FILE_BYTES: Final = 512 << 10
+LOG_FILE_BYTES: Final = 512 << 10
 # Of one kind of process; and of all together.
-MOST_FILES: Final = 20
-MOST_BYTES: Final = 20 << 20
-MOST_SECONDS: Final = 14 * 86_400.0
+MOST_LOG_FILES: Final = 20
+MOST_LOG_BYTES: Final = 20 << 20
+MOST_LOG_SECONDS: Final = 14 * 86_400.0
 _OUR_LOGGER: Final = "kernelbridge"
 _NAME: Final = re.compile(r"(?P<kind>[a-z]+)-[0-9T]+-(?P<process>[0-9]+)\.log(?:\.1)?")
 # What commands of the terminal say of their errors: all of them in one file, since each lives for a moment.
@@ -88,7 +88,7 @@ def begin(kind: str, environ: Mapping[str, str], folder: Path) -> Path | None:
     `kind` is in its name, `folder` that of the records. Safe to call twice.
     """
     asked = environ.get(LEVEL_VARIABLE, "").strip().lower()
-    level = LEVELS.get(asked, LEVELS[DEFAULT_LEVEL])
+    level = LOG_LEVELS.get(asked, LOG_LEVELS[DEFAULT_LOG_LEVEL])
     logger = logging.getLogger(_OUR_LOGGER)
     if level is None or any(isinstance(handler, _PrivateFile) for handler in logger.handlers):
         return None
@@ -96,7 +96,7 @@ def begin(kind: str, environ: Mapping[str, str], folder: Path) -> Path | None:
     try:
         _make_folder(folder)
         sweep(path.parent)
-        file = _PrivateFile(path, maxBytes=FILE_BYTES, backupCount=1, delay=True)
+        file = _PrivateFile(path, maxBytes=LOG_FILE_BYTES, backupCount=1, delay=True)
     except OSError as exc:
         _LOG.warning("no log file: %s", exc)
         return None
@@ -106,8 +106,10 @@ def begin(kind: str, environ: Mapping[str, str], folder: Path) -> Path | None:
     logger.propagate = False
     file.setLevel(level)
     logger.setLevel(min(level, logging.getLogger().getEffectiveLevel()))
-    if asked and asked not in LEVELS:
-        _LOG.warning("%s=%s is not one of %s; taking %s", LEVEL_VARIABLE, asked, ", ".join(LEVELS), DEFAULT_LEVEL)
+    if asked and asked not in LOG_LEVELS:
+        _LOG.warning(
+            "%s=%s is not one of %s; taking %s", LEVEL_VARIABLE, asked, ", ".join(LOG_LEVELS), DEFAULT_LOG_LEVEL
+        )
     return path
 
 
@@ -123,14 +125,14 @@ def end() -> None:
 
 def note_command(command: str, text: str, environ: Mapping[str, str], folder: Path) -> None:
     """Write down how a command of the terminal failed; that it cannot be written is no error."""
-    if LEVELS.get(environ.get(LEVEL_VARIABLE, "").strip().lower(), logging.INFO) is None:
+    if LOG_LEVELS.get(environ.get(LEVEL_VARIABLE, "").strip().lower(), logging.INFO) is None:
         return
     path = folder / LOGS_FOLDER / _COMMANDS_NAME
     record = logging.LogRecord("command", logging.ERROR, "", 0, "%s: %s", (command, text), None)
     line = _Redacted("%(asctime)s %(levelname)s %(name)s: %(message)s").format(record)
     with contextlib.suppress(OSError):
         _make_folder(folder)
-        if path.is_file() and path.stat().st_size > FILE_BYTES:
+        if path.is_file() and path.stat().st_size > LOG_FILE_BYTES:
             path.replace(f"{path}.1")
         # In one piece: several commands may write at once.
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
@@ -167,7 +169,7 @@ def sweep(folder: Path, now: float | None = None) -> None:
             about = path.stat()
             counts[found["kind"]] = counts.get(found["kind"], 0) + 1
             total += about.st_size
-            is_old = now - about.st_mtime > MOST_SECONDS
-            is_much = counts[found["kind"]] > MOST_FILES or total > MOST_BYTES
+            is_old = now - about.st_mtime > MOST_LOG_SECONDS
+            is_much = counts[found["kind"]] > MOST_LOG_FILES or total > MOST_LOG_BYTES
             if is_old or (is_much and not psutil.pid_exists(int(found["process"]))):
                 path.unlink()

@@ -43,7 +43,7 @@ _BEGINS: Final = re.compile(r"\d{4}-\d\d-\d\dT\S+Z (?P<level>[A-Z]+) ")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Report:
+class BugReport:
     """What a report is made of."""
 
     made: datetime

@@ -28,7 +28,7 @@ class Unit(enum.Enum):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Progress:
+class WorkProgress:
     """How far one piece of work is. As text it is one line."""
 
     what: str
@@ -109,7 +109,7 @@ class Progress:
         """What of it may stand in a log: our own words, and numbers."""
         return _joined(self._head, self._numbers)
 
-    def on(self, host: str) -> Progress:
+    def on(self, host: str) -> WorkProgress:
         """Return it with the host's name in front."""
         return replace(self, what=f"{host}: {self.what}")
 
@@ -142,7 +142,7 @@ class Progress:
 
 
 # Takes what is being done: words, or how far it is.
-Say = Callable[[str | Progress], None]
+Say = Callable[[str | WorkProgress], None]
 
 
 def _joined(head: str, more: list[str]) -> str:
@@ -227,12 +227,12 @@ class Meter:
         self._rate = Rate()
         self._rate.note(clock(), 0)
         # As it was counted last; replaced by at().
-        self._progress = Progress(what=what, total=total)
+        self._progress = WorkProgress(what=what, total=total)
 
     def __repr__(self) -> str:
         return f"<Meter {self.progress}>"
 
-    def at(self, done: float, total: float | None = None, **more: Any) -> Progress:
+    def at(self, done: float, total: float | None = None, **more: Any) -> WorkProgress:
         """Set how much is done, and what else has changed; return how far it is."""
         if more.get("what", self._progress.what) != self._progress.what:
             self._rate = Rate()  # Another piece of work.
@@ -242,7 +242,7 @@ class Meter:
         return self.progress
 
     @property
-    def progress(self) -> Progress:
+    def progress(self) -> WorkProgress:
         """How far it is now, with the speed of now."""
         rate = self._rate.per_second(self._clock()) if self._progress.done else None
         return replace(self._progress, per_second=rate)

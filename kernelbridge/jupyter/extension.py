@@ -22,7 +22,7 @@ from kernelbridge.config.schema import Config
 from kernelbridge.errors import KernelBridgeError
 from kernelbridge.fleet import log_files
 from kernelbridge.fleet.kernel_listing import KernelRow
-from kernelbridge.hosts.progress import Progress
+from kernelbridge.hosts.progress import WorkProgress
 from kernelbridge.jupyter import kernelspecs, running_kernelspecs, shared_fleets
 from kernelbridge.jupyter.forward_pages import ForwardedPage
 from kernelbridge.jupyter.forwarded_http import ROUTE
@@ -155,9 +155,9 @@ class KernelBridge(ExtensionApp):
 
     # -- states
 
-    def _observed(self, kernel_id: str, state: KernelState, news: str | Progress) -> None:
+    def _observed(self, kernel_id: str, state: KernelState, news: str | WorkProgress) -> None:
         """Called on a fleet's thread; events belong on the server's loop."""
-        numbers = news.to_json() if isinstance(news, Progress) else None
+        numbers = news.to_json() if isinstance(news, WorkProgress) else None
         told = Told(state=state, text=printable(str(news)), since=datetime.now(UTC), progress=numbers)
         self._mailbox.post(self._tell, kernel_id, told)
 

@@ -20,7 +20,7 @@ from nbclient.exceptions import CellExecutionError, DeadKernelError
 
 from kernelbridge.atomic_files import write_whole
 from kernelbridge.errors import KernelBridgeError
-from kernelbridge.hosts.progress import Progress, Say, Unit
+from kernelbridge.hosts.progress import Say, Unit, WorkProgress
 from kernelbridge.jupyter import shared_fleets
 from kernelbridge.kernel.state import KernelState
 
@@ -82,10 +82,10 @@ class _Ahead(NotebookClient):
         """Whether a cell is run, as async_execute_cell decides it."""
         return cell.cell_type == "code" and cell.source.strip() != "" and self.skip_cells_with_tag not in _tags(cell)
 
-    def progress(self, done: int) -> Progress:
+    def progress(self, done: int) -> WorkProgress:
         """Return how far it is after so many cells; those that are not run do not count."""
         total = sum(map(self.runs, self.nb.cells))
-        return Progress(what="running", done=min(done + 1, total), total=total, unit=Unit.CELLS)
+        return WorkProgress(what="running", done=min(done + 1, total), total=total, unit=Unit.CELLS)
 
     async def send_all(self) -> None:
         """Send the cells, and let each later request for one be that which was sent."""
@@ -171,7 +171,7 @@ async def _keep_saving(notebook: Any, output: Path) -> None:
 def observed(say: Say) -> Iterator[None]:
     """Say how far the start of a kernel of this process is, while the block runs."""
 
-    def tell(kernel_id: str, state: KernelState, news: str | Progress) -> None:
+    def tell(kernel_id: str, state: KernelState, news: str | WorkProgress) -> None:
         if state is KernelState.STARTING and str(news):
             say(news)
 

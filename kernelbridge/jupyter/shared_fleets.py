@@ -10,7 +10,7 @@ from pathlib import Path
 from kernelbridge.channels.rate_limit import Limits
 from kernelbridge.config import load as configs
 from kernelbridge.fleet.fleet import Fleet
-from kernelbridge.hosts.progress import Progress
+from kernelbridge.hosts.progress import WorkProgress
 from kernelbridge.kernel.request import Observer
 from kernelbridge.kernel.state import KernelState
 
@@ -75,6 +75,6 @@ def observe(observer: Observer) -> Callable[[], None]:
     return lambda: _OBSERVERS.remove(observer)
 
 
-def _tell(kernel_id: str, state: KernelState, news: str | Progress) -> None:
+def _tell(kernel_id: str, state: KernelState, news: str | WorkProgress) -> None:
     for observer in list(_OBSERVERS):
         observer(kernel_id, state, news)

@@ -27,7 +27,7 @@ from kernelbridge.hosts.backend import Exited, Missing, Over
 from kernelbridge.hosts.docker import error_map
 from kernelbridge.hosts.docker.responses import PullProgress
 from kernelbridge.hosts.labels import container_name, short_id
-from kernelbridge.hosts.progress import Meter, Progress
+from kernelbridge.hosts.progress import Meter, WorkProgress
 from kernelbridge.hosts.slurm import job_script
 from kernelbridge.kernel.request import LaunchRequest
 from kernelbridge.protocol import exit_codes
@@ -284,12 +284,12 @@ def dropped_words(event: DroppedEvent) -> str:
     )
 
 
-def setup_progress(event: NoticeEvent) -> Progress | None:
+def setup_progress(event: NoticeEvent) -> WorkProgress | None:
     """Return how far the setup before a kernel is; None for a notice of another kind."""
     if event.kind != "setup":
         return None
     command = event.path.strip().partition("\n")[0][:80]
-    return Progress(what="setup", detail=command + (f": {event.reason[:120]}" if event.reason else ""))
+    return WorkProgress(what="setup", detail=command + (f": {event.reason[:120]}" if event.reason else ""))
 
 
 def notice_text(event: NoticeEvent, host: Host, *, what: str = "kernel") -> str:
@@ -362,7 +362,7 @@ def how_ended(code: int) -> str:
     return f"signal {_SIGNALS.get(-code, -code)}"
 
 
-def pull_progress(meter: Meter, now: PullProgress) -> Progress:
+def pull_progress(meter: Meter, now: PullProgress) -> WorkProgress:
     """Return how far a pull is, of which `meter` keeps the speed."""
     done, total = now.done_bytes, now.total_bytes
     if not total:
@@ -371,5 +371,5 @@ def pull_progress(meter: Meter, now: PullProgress) -> Progress:
         return meter.at(done, total, grows=now.grows, what=f"pulling {now.image}")
     layers = f"{now.done_layers} of {now.total_layers} layers"
     if now.unpacked_bytes is None:
-        return Progress(what=f"unpacking {now.image}", detail=layers)
+        return WorkProgress(what=f"unpacking {now.image}", detail=layers)
     return meter.at(now.unpacked_bytes, total, grows=False, what=f"unpacking {now.image}", detail=layers)

@@ -33,7 +33,7 @@ from kernelbridge.errors import (
 )
 from kernelbridge.hosts.backend import Exited, Missing, Over, Workload
 from kernelbridge.hosts.forwards.port_forwards import PortForwards
-from kernelbridge.hosts.progress import Progress
+from kernelbridge.hosts.progress import WorkProgress
 from kernelbridge.hosts.relay_query import RelayAddress, ask_status, relay_address
 from kernelbridge.hosts.transport.login_stage import LoginStage
 from kernelbridge.hosts.transport.retry import is_transient
@@ -515,7 +515,7 @@ class Kernel:
     def _log_prefix(self) -> str:
         return f"[{self.host.name} k={self.request.kernel_id[:4]}]"
 
-    def _say(self, news: str | Progress, *, host: Host | None = None) -> None:
+    def _say(self, news: str | WorkProgress, *, host: Host | None = None) -> None:
         """Show progress: to the waiting cell, to those who watch the fleet, to the log.
 
         Part of it may be words of an image, a builder or a setup, which no log gets.
@@ -523,8 +523,8 @@ class Kernel:
         text = printable(str(news)[:PROGRESS_LENGTH])
         self.channels.progress(f"{self.request.display_name} on {(host or self.host).name}: {text}")
         if not self._is_in(Phase.BOUND):  # Until then whoever asked for it waits for the outcome.
-            self._services.observe(self.request.kernel_id, self.state, news if isinstance(news, Progress) else text)
-        _LOG.debug("%s %s", self._log_prefix, news.logged if isinstance(news, Progress) else text)
+            self._services.observe(self.request.kernel_id, self.state, news if isinstance(news, WorkProgress) else text)
+        _LOG.debug("%s %s", self._log_prefix, news.logged if isinstance(news, WorkProgress) else text)
 
     async def _reach(self) -> Workload:
         return await self._address().workload()

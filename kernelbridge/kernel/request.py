@@ -16,7 +16,7 @@ from kernelbridge.files.project import Project
 from kernelbridge.hosts import bootstrap
 from kernelbridge.hosts.backend import Backend
 from kernelbridge.hosts.labels import Labels
-from kernelbridge.hosts.progress import Progress
+from kernelbridge.hosts.progress import WorkProgress
 from kernelbridge.hosts.transport.login_stage import Hearer
 from kernelbridge.kernel.process_mark import ProcessMark
 from kernelbridge.kernel.records import Records
@@ -110,7 +110,7 @@ def unwatched(host: Host, hearer: Hearer) -> contextlib.AbstractContextManager[N
     return contextlib.nullcontext()
 
 
-Observer = Callable[[str, KernelState, str | Progress], None]
+Observer = Callable[[str, KernelState, str | WorkProgress], None]
 
 
 @dataclass(frozen=True, kw_only=True)

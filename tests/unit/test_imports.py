@@ -73,7 +73,7 @@ LISTING = (
 LATE = {
     ("__init__.py", "_jupyter_server_extension_points"),
     ("__main__.py", "_open_fleet"),
-    ("cli/app.py", "_note"),
+    ("cli/app.py", "note_text"),
     ("cli/app.py", "_options"),
     ("cli/context.py", "out"),
     ("cli/context.py", "show_table"),

@@ -27,7 +27,7 @@ from kernelbridge.fleet.fleet import Fleet
 from kernelbridge.fleet.kernel_listing import LIST_SECONDS
 from kernelbridge.hosts import bootstrap
 from kernelbridge.hosts.labels import short_id
-from kernelbridge.hosts.progress import Meter, Progress
+from kernelbridge.hosts.progress import Meter, WorkProgress
 from kernelbridge.hosts.relay_query import RelayAddress
 from kernelbridge.kernel.command.terminal import START_SECONDS, CommandRequest, Terminal, open_terminal
 from kernelbridge.protocol import terminal
@@ -100,7 +100,7 @@ class _Moved:
         self._done += size
         self._meter.at(self._done, self._total)
 
-    def progress(self) -> Progress:
+    def progress(self) -> WorkProgress:
         """Return how far it is."""
         return self._meter.progress
 

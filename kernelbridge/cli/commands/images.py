@@ -14,7 +14,7 @@ from kernelbridge.cli.status_line import News
 from kernelbridge.errors import KernelBridgeError
 from kernelbridge.fleet.images import ImageListing, ImageRow
 from kernelbridge.fleet.kernel_listing import LIST_SECONDS
-from kernelbridge.hosts.progress import Progress, Say
+from kernelbridge.hosts.progress import Say, WorkProgress
 
 # Large images over slow lines take hours.
 PULL_SECONDS = 12 * 3600.0
@@ -52,7 +52,7 @@ def pull(
 
 
 def _saying(news: News, host: str) -> Say:
-    return lambda now: news.say(now.on(host) if isinstance(now, Progress) else f"{host}: {now}")
+    return lambda now: news.say(now.on(host) if isinstance(now, WorkProgress) else f"{host}: {now}")
 
 
 def snapshot(

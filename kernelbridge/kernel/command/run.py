@@ -26,7 +26,7 @@ from kernelbridge.errors import (
 )
 from kernelbridge.hosts.backend import Exited, Missing, Over
 from kernelbridge.hosts.labels import short_id
-from kernelbridge.hosts.progress import Progress, Say
+from kernelbridge.hosts.progress import Say, WorkProgress
 from kernelbridge.hosts.relay_query import RelayAddress, relay_address
 from kernelbridge.hosts.transport.retry import is_transient
 from kernelbridge.hosts.transport.stream import AnyLink
@@ -180,9 +180,9 @@ class CommandRun:
         await launcher.launch()
         await self._workspace.watch(request.project, self.host)
 
-    def _say(self, news: str | Progress, *, host: Host | None = None) -> None:
+    def _say(self, news: str | WorkProgress, *, host: Host | None = None) -> None:
         name = (host or self.host).name
-        self._output.progress(news.on(name) if isinstance(news, Progress) else f"{name}: {news}")
+        self._output.progress(news.on(name) if isinstance(news, WorkProgress) else f"{name}: {news}")
 
     async def _join(self) -> None:
         if self._client is not None:  # Of a container that came too late for its GPUs.

@@ -23,12 +23,12 @@ from kernelbridge.plain_text import last_lines
 
 _LOG = logging.getLogger(__name__)
 # Of one start. Nothing has run by then but what image and setup do.
-KEPT_LINES: Final = 200
-KEPT_BYTES: Final = 64 << 10
-MOST_KEPT: Final = 20
-KEPT_SECONDS: Final = 7 * 86_400.0
+KEPT_LOG_LINES: Final = 200
+KEPT_LOG_BYTES: Final = 64 << 10
+MOST_KEPT_LOGS: Final = 20
+KEPT_LOG_SECONDS: Final = 7 * 86_400.0
 # How long a start that has failed is asked what it wrote, before it is removed.
-FETCH_SECONDS: Final = 5.0
+LOG_FETCH_SECONDS: Final = 5.0
 # In the folder of the records.
 KEPT_LOGS_FOLDER: Final = "failed-starts"
 _SUFFIX: Final = ".log"
@@ -54,7 +54,7 @@ class KeptLogs:
 
     def keep(self, kernel_id: str, text: str) -> bool:
         """Keep the last lines of a text; whether there were any. That they cannot be written is no error."""
-        kept = last_lines(text, KEPT_LINES).encode("utf-8", "replace")[-KEPT_BYTES:]
+        kept = last_lines(text, KEPT_LOG_LINES).encode("utf-8", "replace")[-KEPT_LOG_BYTES:]
         if not kept.strip():
             return False
         path = self._folder / f"{_plain(kernel_id)}{_SUFFIX}"
@@ -90,7 +90,7 @@ class KeptLogs:
             with contextlib.suppress(OSError):
                 ages.append((now - path.stat().st_mtime, path))
         for number, (age, path) in enumerate(sorted(ages)):
-            if number >= MOST_KEPT or age > KEPT_SECONDS:
+            if number >= MOST_KEPT_LOGS or age > KEPT_LOG_SECONDS:
                 with contextlib.suppress(OSError):
                     path.unlink()
 
@@ -107,10 +107,10 @@ def _plain(kernel_id: str) -> str:
 async def fetched(address: RelayAddress, get_workload: Callable[[], Awaitable[Workload]]) -> str:
     """Return what a start that failed has written; empty where that is nothing, or nobody knows it in time."""
     try:
-        async with asyncio.timeout(FETCH_SECONDS):
+        async with asyncio.timeout(LOG_FETCH_SECONDS):
             workload = await get_workload()
             text = await _asked(address) if isinstance(await workload.state(), Running) else ""
-            return text if text.strip() else await workload.logs(KEPT_LINES)
+            return text if text.strip() else await workload.logs(KEPT_LOG_LINES)
     except (KernelBridgeError, TimeoutError):
         return ""
     except Exception:
@@ -122,6 +122,6 @@ async def fetched(address: RelayAddress, get_workload: Callable[[], Awaitable[Wo
 async def _asked(address: RelayAddress) -> str:
     """Return what the kernel process wrote, from its relay; empty where that does not answer."""
     with contextlib.suppress(KernelBridgeError, TimeoutError):
-        async with asyncio.timeout(FETCH_SECONDS / 2):
+        async with asyncio.timeout(LOG_FETCH_SECONDS / 2):
             return await ask_log(address)
     return ""

@@ -53,7 +53,7 @@ REMOVE_SECONDS = 30.0
 # Within which an engine carries out what it was asked for over a link that was lost then.
 LATE_SECONDS = 5.0
 # How often a pull of which nothing is heard says how far it is.
-SILENCE_SECONDS = 2.0
+PULL_SILENCE_SECONDS = 2.0
 # How long an image's ENTRYPOINT may take; less where a start may take less than ten times as long.
 MOST_ENTRYPOINT_SECONDS = 60.0
 
@@ -286,7 +286,7 @@ async def pull(engine: Engine, image: str, say: Say) -> ImageFacts:
     async def tell_silence() -> None:
         # An engine says nothing while nothing comes: then the speed falls.
         while True:
-            await asyncio.sleep(SILENCE_SECONDS)
+            await asyncio.sleep(PULL_SILENCE_SECONDS)
             tell(last[0])
 
     tell(last[0])

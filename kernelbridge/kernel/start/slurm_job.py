@@ -15,7 +15,7 @@ from kernelbridge.hosts import bootstrap
 from kernelbridge.hosts.backend import Over
 from kernelbridge.hosts.gpus.selection import GpuRequest
 from kernelbridge.hosts.labels import Labels, container_name
-from kernelbridge.hosts.progress import Progress, Say
+from kernelbridge.hosts.progress import Say, WorkProgress
 from kernelbridge.hosts.slurm import commands, job_script
 from kernelbridge.hosts.slurm.cluster import job_spec, wants_gpus
 from kernelbridge.hosts.slurm.commands import JobFacts, JobRequest
@@ -94,9 +94,9 @@ async def wait_until_running(
         await asyncio.sleep(JOB_LOOK_SECONDS)
 
 
-def _waiting(job: JobFacts, host: Host, *, waited_seconds: float, limit: float | None) -> Progress:
+def _waiting(job: JobFacts, host: Host, *, waited_seconds: float, limit: float | None) -> WorkProgress:
     starts = job.starts if job.state == "PENDING" else None
-    return Progress(
+    return WorkProgress(
         what=commands.waiting_text(job, host=host.name),
         waited_seconds=waited_seconds,
         most_wait_seconds=limit,
@@ -108,7 +108,7 @@ def _only_news(say: Say) -> Say:
     """Return a function that says what it is given unless it said the same before."""
     last = ""
 
-    def say_news(news: str | Progress) -> None:
+    def say_news(news: str | WorkProgress) -> None:
         nonlocal last
         if str(news) != last:
             last = str(news)

@@ -12,15 +12,15 @@ import pytest
 
 from kernelbridge.cli import status_line
 from kernelbridge.cli.status_line import News, StatusLine, bar_of, line_of
-from kernelbridge.hosts.progress import Progress
+from kernelbridge.hosts.progress import WorkProgress
 
-PULL = Progress(what="pulling torch:2", done=1.72e9, total=4e9, per_second=31e6)
+PULL = WorkProgress(what="pulling torch:2", done=1.72e9, total=4e9, per_second=31e6)
 # What a command is: it waits, says something meanwhile on both, and ends.
 PROGRAM = """
 import sys, time
 from kernelbridge.cli.status_line import status_line
-from kernelbridge.hosts.progress import Progress
-news = Progress(what="pulling torch:2", done=1.72e9, total=4e9, per_second=31e6)
+from kernelbridge.hosts.progress import WorkProgress
+news = WorkProgress(what="pulling torch:2", done=1.72e9, total=4e9, per_second=31e6)
 with status_line(lambda: news, after_seconds=0.1):
     time.sleep({seconds})
     print("told", file=sys.stderr)
@@ -43,7 +43,7 @@ COLOUR = re.compile(r"\x1b\[[0-9;]*m")
         (PULL, 0, ""),
     ],
 )
-def test_a_line_has_what_there_is_room_for(news: str | Progress, columns: int, line: str) -> None:
+def test_a_line_has_what_there_is_room_for(news: str | WorkProgress, columns: int, line: str) -> None:
     assert line_of(news, waited_seconds=12.7, columns=columns) == line
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from kernelbridge.fleet import log_files
-from kernelbridge.fleet.log_files import FILE_BYTES, MOST_FILES, MOST_SECONDS
+from kernelbridge.fleet.log_files import LOG_FILE_BYTES, MOST_LOG_FILES, MOST_LOG_SECONDS
 
 OURS = logging.getLogger("kernelbridge.kernel.kernel")
 
@@ -102,10 +102,10 @@ def test_a_secret_in_what_we_say_is_taken_out_and_so_are_orders_to_a_terminal(tm
 def test_a_file_does_not_grow_for_ever(tmp_path: Path) -> None:
     path = begun(tmp_path)
     for _ in range(30):
-        OURS.info("x" * (FILE_BYTES // 10))
+        OURS.info("x" * (LOG_FILE_BYTES // 10))
     sizes = {one.name: one.stat().st_size for one in path.parent.iterdir()}
     assert set(sizes) == {path.name, f"{path.name}.1"}
-    assert max(sizes.values()) <= FILE_BYTES
+    assert max(sizes.values()) <= LOG_FILE_BYTES
 
 
 def test_what_was_printed_before_is_printed_still_and_no_more(tmp_path: Path) -> None:
@@ -135,7 +135,7 @@ def test_old_files_and_too_many_go_and_those_of_processes_that_run_stay(tmp_path
     folder = tmp_path / "logs"
     folder.mkdir()
     gone = 4_190_000  # Above what Linux gives.
-    for number in range(MOST_FILES + 5):
+    for number in range(MOST_LOG_FILES + 5):
         (folder / f"server-2026T{number:02}-{gone}.log").write_text("x")
         os.utime(folder / f"server-2026T{number:02}-{gone}.log", (1000 + number, 1000 + number))
     alive = folder / f"server-2025T00-{os.getpid()}.log"
@@ -145,9 +145,9 @@ def test_old_files_and_too_many_go_and_those_of_processes_that_run_stay(tmp_path
         os.utime(path, (900, 900))
     log_files.sweep(folder, now=2000.0)
     left = sorted(path.name for path in folder.glob("server-2026*"))
-    assert left == [f"server-2026T{number:02}-{gone}.log" for number in range(5, MOST_FILES + 5)]
+    assert left == [f"server-2026T{number:02}-{gone}.log" for number in range(5, MOST_LOG_FILES + 5)]
     assert alive.exists()
-    log_files.sweep(folder, now=2000.0 + MOST_SECONDS)
+    log_files.sweep(folder, now=2000.0 + MOST_LOG_SECONDS)
     assert sorted(path.name for path in folder.iterdir()) == ["commands.log", "notes.txt"]
 
 
@@ -158,7 +158,7 @@ def test_commands_write_into_one_file_that_stays_small(tmp_path: Path) -> None:
     assert [line.partition(" ")[2] for line in path.read_text().splitlines()] == [
         f"ERROR command: ps: HostRefused (exit 20): {number}" for number in range(3)
     ]
-    path.write_text("x" * (FILE_BYTES + 1))
+    path.write_text("x" * (LOG_FILE_BYTES + 1))
     log_files.note_command("ps", "more", {}, tmp_path)
     assert path.stat().st_size < 1000
     assert {one.name for one in log_files.log_paths(tmp_path)} == {"commands.log", "commands.log.1"}

@@ -13,16 +13,16 @@ from kernelbridge.config import load
 from kernelbridge.errors import HostRefused
 from kernelbridge.fleet import log_files, report
 from kernelbridge.fleet.doctor import Finding, LinkState
-from kernelbridge.fleet.report import Report
+from kernelbridge.fleet.report import BugReport
 
 CONFIG = '[hosts.lab]\nssh = "lab"\n[environments.a]\nimage = "x"\nenv = { EDITOR = "MARKER" }\n'
 MADE = datetime(2031, 5, 6, 7, 8, tzinfo=UTC)
 
 
 @pytest.fixture
-def whole(tmp_path: Path) -> Report:
+def whole(tmp_path: Path) -> BugReport:
     broken = replace(Finding.of_error("login", HostRefused(host="lab", address="lab:22")), host="lab")
-    return Report(
+    return BugReport(
         made=MADE,
         versions=[("Python", "3.11.7"), ("kernelbridge", "1.2.3")],
         config=load.parse(CONFIG, tmp_path / "kernelbridge.toml"),
@@ -33,7 +33,7 @@ def whole(tmp_path: Path) -> Report:
     )
 
 
-def test_it_has_all_and_says_so(whole: Report) -> None:
+def test_it_has_all_and_says_so(whole: BugReport) -> None:
     text = whole.text()
     assert text.startswith("# kernelbridge report\n\nMade 2031-05-06 07:08 UTC. In it: versions of 2 programs")
     for part in (
@@ -57,7 +57,7 @@ def test_it_has_all_and_says_so(whole: Report) -> None:
     ]
 
 
-def test_what_looks_like_a_secret_is_taken_out_of_every_part(whole: Report) -> None:
+def test_what_looks_like_a_secret_is_taken_out_of_every_part(whole: BugReport) -> None:
     secret = "HF_TOKEN=s3cr3t"
     planted = replace(
         whole,
@@ -74,19 +74,19 @@ def test_what_looks_like_a_secret_is_taken_out_of_every_part(whole: Report) -> N
     assert text.count("***") >= 8
 
 
-def test_names_are_replaced_in_every_part(whole: Report) -> None:
+def test_names_are_replaced_in_every_part(whole: BugReport) -> None:
     text = replace(whole, masked=lambda text: text.replace("lab", "HOST-1")).text()
     assert "lab" not in text.replace("available", "")
 
 
-def test_nothing_in_a_log_ends_its_block_or_speaks_to_a_terminal(whole: Report) -> None:
+def test_nothing_in_a_log_ends_its_block_or_speaks_to_a_terminal(whole: BugReport) -> None:
     text = replace(whole, logs=[("a.log", ["```", "# a heading \x1b]0;x\x07", "y" * 5000])]).text()
     assert text.count("```") == 2 * text.count("```text")
     assert "\x1b" not in text
     assert max(map(len, text.splitlines())) <= 1000
 
 
-def test_what_nobody_looked_at_is_said(whole: Report) -> None:
+def test_what_nobody_looked_at_is_said(whole: BugReport) -> None:
     bare = replace(whole, findings=None, config=None, errors=(), logs=(), failed_starts=())
     assert "Nobody looked." in bare.text()
     assert bare.text().count("None.") == 3

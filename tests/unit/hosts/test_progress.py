@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from kernelbridge.hosts import progress
-from kernelbridge.hosts.progress import Meter, Progress, Rate, Unit
+from kernelbridge.hosts.progress import Meter, Rate, Unit, WorkProgress
 
-PULL = Progress(what="pulling torch:2", done=1.72e9, total=4e9, per_second=31e6)
+PULL = WorkProgress(what="pulling torch:2", done=1.72e9, total=4e9, per_second=31e6)
 
 
 class Clock:
@@ -21,29 +21,29 @@ class Clock:
 @pytest.mark.parametrize(
     ("made", "line"),
     [
-        (Progress(what="pulling torch:2"), "pulling torch:2"),
+        (WorkProgress(what="pulling torch:2"), "pulling torch:2"),
         (PULL, "pulling torch:2: 43 %, 1.72 of 4.00 GB, 31 MB/s, about 1 min left"),
         (
-            Progress(what="pulling a", done=1e9, total=2e9, grows=True, per_second=2e6),
+            WorkProgress(what="pulling a", done=1e9, total=2e9, grows=True, per_second=2e6),
             "pulling a: 1.00 of at least 2.00 GB, 2.0 MB/s",
         ),
-        (Progress(what="sending", done=5e6, per_second=1e3), "sending: 5.0 MB, 1.0 kB/s"),
+        (WorkProgress(what="sending", done=5e6, per_second=1e3), "sending: 5.0 MB, 1.0 kB/s"),
         # Nothing comes any more.
-        (Progress(what="copying", done=1e6, total=3e6, per_second=0.0), "copying: 33 %, 1.0 of 3.0 MB, 0 B/s"),
+        (WorkProgress(what="copying", done=1e6, total=3e6, per_second=0.0), "copying: 33 %, 1.0 of 3.0 MB, 0 B/s"),
         (
-            Progress(what="building the image", done=3, total=9, unit=Unit.STEPS, detail="RUN pip"),
+            WorkProgress(what="building the image", done=3, total=9, unit=Unit.STEPS, detail="RUN pip"),
             "building the image: step 3 of 9, RUN pip",
         ),
-        (Progress(what="waiting, place 2", place=2, waited_seconds=59), "waiting, place 2"),
+        (WorkProgress(what="waiting, place 2", place=2, waited_seconds=59), "waiting, place 2"),
         (
-            Progress(what="waiting, place 2", place=2, waited_seconds=200, most_wait_seconds=1800),
+            WorkProgress(what="waiting, place 2", place=2, waited_seconds=200, most_wait_seconds=1800),
             "waiting, place 2, waited 3 min of at most 30 min",
         ),
         # Not 100 % as long as a byte is missing.
-        (Progress(what="a", done=999_999, total=1_000_000), "a: 99 %, 1.0 of 1.0 MB"),
+        (WorkProgress(what="a", done=999_999, total=1_000_000), "a: 99 %, 1.0 of 1.0 MB"),
     ],
 )
-def test_it_is_one_line_of_what_is_known(made: Progress, line: str) -> None:
+def test_it_is_one_line_of_what_is_known(made: WorkProgress, line: str) -> None:
     assert str(made) == line
 
 
@@ -65,13 +65,13 @@ def test_a_narrow_line_keeps_the_percentage(columns: int, line: str) -> None:
 
 
 def test_what_is_not_ours_is_shown_and_not_logged() -> None:
-    made = Progress(what="building the image", detail="RUN echo sesame")
+    made = WorkProgress(what="building the image", detail="RUN echo sesame")
     assert "sesame" in str(made)
     assert made.logged == "building the image"
 
 
 def test_programs_get_what_is_known_and_nothing_else() -> None:
-    assert Progress(what="pulling a").to_json() == {"what": "pulling a"}
+    assert WorkProgress(what="pulling a").to_json() == {"what": "pulling a"}
     assert PULL.to_json() == {
         "what": "pulling torch:2",
         "done": 1.72e9,
@@ -81,7 +81,7 @@ def test_programs_get_what_is_known_and_nothing_else() -> None:
         "per_second": 31e6,
         "seconds_left": 73.5,
     }
-    growing = Progress(what="a", done=1, total=2, grows=True).to_json()
+    growing = WorkProgress(what="a", done=1, total=2, grows=True).to_json()
     assert "total" not in growing
     assert "percent" not in growing
 

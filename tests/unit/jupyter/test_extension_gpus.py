@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from jupyter_events import EventLogger
 
-from kernelbridge.hosts.progress import Progress, Unit
+from kernelbridge.hosts.progress import Unit, WorkProgress
 from kernelbridge.jupyter.extension import PROGRESS_SCHEMA
 
 EVENT = {"kernel_id": "k1", "state": "idle", "text": "", "since": "2026-11-20T12:00:00+00:00", "host": "lab"}
@@ -37,13 +37,13 @@ def test_an_event_with_gpus_of_another_kind_is_none(logger: EventLogger, more: d
 @pytest.mark.parametrize(
     "made",
     [
-        Progress(what="pulling a", done=1e9, total=2e9, per_second=31e6),
-        Progress(what="pulling a", done=1e9, total=2e9, grows=True),
-        Progress(what="building the image", done=3, total=9, unit=Unit.STEPS, detail="RUN x"),
-        Progress(what="waiting", place=2, waited_seconds=1.5, known_left_seconds=60.0),
+        WorkProgress(what="pulling a", done=1e9, total=2e9, per_second=31e6),
+        WorkProgress(what="pulling a", done=1e9, total=2e9, grows=True),
+        WorkProgress(what="building the image", done=3, total=9, unit=Unit.STEPS, detail="RUN x"),
+        WorkProgress(what="waiting", place=2, waited_seconds=1.5, known_left_seconds=60.0),
     ],
 )
-def test_an_event_may_say_how_far_it_is(logger: EventLogger, made: Progress) -> None:
+def test_an_event_may_say_how_far_it_is(logger: EventLogger, made: WorkProgress) -> None:
     logger.schemas.validate_event(PROGRESS_SCHEMA, {**EVENT, "progress": made.to_json()})
     with pytest.raises(Exception, match="is not of type"):
         logger.schemas.validate_event(PROGRESS_SCHEMA, {**EVENT, "progress": {**made.to_json(), "what": 1}})

@@ -41,7 +41,7 @@ from kernelbridge.errors import (
 from kernelbridge.hosts.backend import Exited, Missing
 from kernelbridge.hosts.forwards.port_forwards import bound
 from kernelbridge.hosts.labels import Labels, short_id
-from kernelbridge.hosts.progress import Progress
+from kernelbridge.hosts.progress import WorkProgress
 from kernelbridge.hosts.transport.login_stage import Hearer, LoginStage
 from kernelbridge.kernel import failures
 from kernelbridge.kernel.kernel import Kernel
@@ -212,7 +212,7 @@ class Scene:
         # What joining a relay comes to, time after time: facts of its welcome, or an error; else it starts.
         self.joins: list[Any] = []
         self.clients: list[FakeClient] = []
-        self.told: list[tuple[str, str | Progress]] = []
+        self.told: list[tuple[str, str | WorkProgress]] = []
         self.records = Records(folder)
         self.request: LaunchRequest = launch_request(**keys)
         nothing: Any = None
@@ -251,7 +251,7 @@ class Scene:
         yield
         self.hearers.remove(hearer)
 
-    def _observe(self, kernel_id: str, state: str, news: str | Progress) -> None:
+    def _observe(self, kernel_id: str, state: str, news: str | WorkProgress) -> None:
         assert isinstance(state, KernelState)
         self.told.append((str(state), news))
 
@@ -514,7 +514,7 @@ async def test_a_log_gets_no_words_of_the_users_own_programs(scene: Scene, caplo
     scene.kernel.begin()
     await scene.settle()
     scene.relay.event_received(NoticeEvent(1, "setup", "export TOKEN=MARKER", "MARKER"))
-    scene.kernel._say(Progress(what="building the image", detail="RUN MARKER"))
+    scene.kernel._say(WorkProgress(what="building the image", detail="RUN MARKER"))
     assert any("MARKER" in text for text in scene.channels.progress_texts)
     scene.relay.event_received(exited(1, last_words="MARKER"))
     await scene.settle()
@@ -527,7 +527,7 @@ async def test_a_log_gets_no_words_of_the_users_own_programs(scene: Scene, caplo
 async def test_numbers_of_progress_reach_those_who_watch_the_fleet(scene: Scene) -> None:
     scene.kernel.begin()
     await scene.settle()
-    pull = Progress(what="pulling torch:2", done=1e9, total=2e9)
+    pull = WorkProgress(what="pulling torch:2", done=1e9, total=2e9)
     scene.kernel._say(pull)
     assert scene.told[-1] == ("starting", pull)
     assert scene.channels.progress_texts[-1].endswith(" on lab: pulling torch:2: 50 %, 1.00 of 2.00 GB")

@@ -68,7 +68,7 @@ def _demand_free(path: Path) -> None:
     typer.confirm(f"{path} exists. Replace it?", abort=True)
 
 
-def _made(context: CliContext, now: datetime, *, keep_names: bool, offline: bool) -> reports.Report:
+def _made(context: CliContext, now: datetime, *, keep_names: bool, offline: bool) -> reports.BugReport:
     failure: KernelBridgeError | None = None
     config: Config | None = None
     try:
@@ -78,7 +78,7 @@ def _made(context: CliContext, now: datetime, *, keep_names: bool, offline: bool
     names = Names(config, home=Path.home(), login=_login(), machine=platform.node())
     folder = default_folder()
     errors, logs = reports.read_logs(folder)
-    return reports.Report(
+    return reports.BugReport(
         made=now,
         versions=reports.versions(Path.home()),
         config=config,

@@ -27,7 +27,7 @@ from kernelbridge.hosts.docker.images.build_context import ContextFailed
 from kernelbridge.hosts.docker.responses import ImageFacts
 from kernelbridge.hosts.labels import BUILD_LABEL
 from kernelbridge.hosts.mounts import host_path
-from kernelbridge.hosts.progress import Meter, Progress, Say, Unit
+from kernelbridge.hosts.progress import Meter, Say, Unit, WorkProgress
 from kernelbridge.hosts.transport.stream import CommandError, Completed
 
 if TYPE_CHECKING:
@@ -387,7 +387,7 @@ class _ImageBuild:
 
     def _tell(self, line: str, step: BuildStep | None) -> None:
         # What a builder prints is of the user's Dockerfile: it is shown, and not logged.
-        made = Progress(what="building the image", detail=_short(line))
+        made = WorkProgress(what="building the image", detail=_short(line))
         self.say(replace(made, done=step.number, total=step.total, unit=Unit.STEPS) if step else made)
 
     async def _counted(self, what: str, archive: Path | None = None) -> Callable[[int], None]:

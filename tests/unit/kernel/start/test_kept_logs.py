@@ -16,7 +16,13 @@ from kernelbridge.errors import EngineFailed, LinkLost
 from kernelbridge.hosts.backend import Exited, Missing, Running
 from kernelbridge.hosts.relay_query import RelayAddress
 from kernelbridge.kernel.start import kept_logs
-from kernelbridge.kernel.start.kept_logs import KEPT_BYTES, KEPT_LINES, KEPT_SECONDS, MOST_KEPT, KeptLogs
+from kernelbridge.kernel.start.kept_logs import (
+    KEPT_LOG_BYTES,
+    KEPT_LOG_LINES,
+    KEPT_LOG_SECONDS,
+    MOST_KEPT_LOGS,
+    KeptLogs,
+)
 
 ENDED = Exited(code=1, oom_killed=False, error="", finished_at="")
 
@@ -47,12 +53,12 @@ def test_nothing_is_kept_of_nothing(logs: KeptLogs) -> None:
 
 def test_of_much_the_last_part_is_kept(logs: KeptLogs) -> None:
     logs.keep("a", "".join(f"{number}\n" for number in range(1000)))
-    logs.keep("b", "x" * (KEPT_BYTES + 500) + "end")
+    logs.keep("b", "x" * (KEPT_LOG_BYTES + 500) + "end")
     found, long = logs.find("a"), logs.find("b")
     assert found is not None
     assert long is not None
-    assert found.text.splitlines() == [str(number) for number in range(1000 - KEPT_LINES, 1000)]
-    assert len(long.text) == KEPT_BYTES + 1
+    assert found.text.splitlines() == [str(number) for number in range(1000 - KEPT_LOG_LINES, 1000)]
+    assert len(long.text) == KEPT_LOG_BYTES + 1
     assert long.text.endswith("end\n")
 
 
@@ -72,14 +78,14 @@ def test_an_id_leads_nowhere_else(logs: KeptLogs, tmp_path: Path) -> None:
 
 def test_what_is_old_and_what_is_too_much_goes(logs: KeptLogs, tmp_path: Path) -> None:
     began = time.time() - 1000
-    for number in range(MOST_KEPT + 3):
+    for number in range(MOST_KEPT_LOGS + 3):
         logs.keep(f"k{number:02}", "text")
         at = began + number
         os.utime(tmp_path / "records" / "failed-starts" / f"k{number:02}.log", (at, at))
     logs.sweep()
     left = sorted(path.stem for path in tmp_path.rglob("*.log"))
-    assert left == [f"k{number:02}" for number in range(3, MOST_KEPT + 3)]
-    logs.sweep(now=began + MOST_KEPT + KEPT_SECONDS + 1.5)
+    assert left == [f"k{number:02}" for number in range(3, MOST_KEPT_LOGS + 3)]
+    logs.sweep(now=began + MOST_KEPT_LOGS + KEPT_LOG_SECONDS + 1.5)
     assert sorted(path.stem for path in tmp_path.rglob("*.log")) == ["k22"]
 
 
@@ -141,6 +147,6 @@ async def test_a_log_comes_from_the_relay_as_long_as_that_answers(
 
 
 async def test_who_does_not_answer_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kept_logs, "FETCH_SECONDS", 0.05)
+    monkeypatch.setattr(kept_logs, "LOG_FETCH_SECONDS", 0.05)
     made = workload_of(MadeWorkload(Running(), "x", hangs=True))
     assert await kept_logs.fetched(address(monkeypatch, ""), made) == ""

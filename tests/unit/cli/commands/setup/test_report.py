@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from kernelbridge.errors import HostRefused
 from kernelbridge.fleet import log_files
 from tests.fakes import FakeFleet
 from tests.unit.cli.conftest import CONFIG, Call
@@ -84,7 +85,10 @@ def test_a_broken_config_is_a_part_of_it(call: Call, config_path: Path, folder: 
     assert "no config: it cannot be read" in ended.out
 
 
-def test_how_a_command_failed_is_in_the_next_report(call: Call, folder: Path) -> None:
-    failed = call("stop", "nobody")
-    assert failed.code != 0
-    assert "ERROR command: stop: KernelNotFound" in call("report", "-o", "-").out
+def test_how_a_command_failed_is_in_the_next_report(call: Call, fleet: FakeFleet, folder: Path) -> None:
+    assert call("stop", "nobody").code != 0
+    fleet.problems = (HostRefused(host="lab", address="x"),)
+    assert call("ps").code == 0
+    text = call("report", "-o", "-").out
+    assert "ERROR command: stop: KernelNotFound (exit 52): " in text
+    assert "ERROR command: ps: HostRefused (exit 20): " in text, "what was told and ended nothing"
