@@ -96,7 +96,7 @@ def on_terminal(laptop: Laptop, columns: int, *words: str, **env: str) -> tuple[
     process = pexpect.spawn(
         sys.executable,
         ["-m", "kernelbridge", *words],
-        env={**laptop.env, "TERM": "xterm-256color", "PYTHONIOENCODING": "utf-8", **env},  # type: ignore[arg-type]
+        env={**laptop.env, "TERM": "xterm-256color", "PYTHONIOENCODING": "utf-8", **env},
         dimensions=(24, columns),
         encoding="utf-8",
         timeout=60 * SLOW,

@@ -90,14 +90,17 @@ def test_a_pull_counts_what_is_unpacked_where_the_engine_tells_it_in_bytes() -> 
     for layer in ("a", "b"):
         tally.add({"status": "Downloading", "id": layer, "progressDetail": {"current": 100, "total": 100}})
         tally.add({"status": "Download complete", "id": layer, "progressDetail": {}})
-    assert tally.progress.unpacked_bytes is None
+    before = tally.progress
+    assert before.unpacked_bytes is None
     # As containerd's store tells it: seconds.
     tally.add({"status": "Extracting", "id": "a", "progressDetail": {"current": 3, "units": "s"}})
-    assert (tally.progress.unpacked_bytes, tally.progress.total_bytes) == (None, 200)
+    assert (tally.progress.total_bytes, tally.progress.unpacked_bytes) == (200, None)
     tally.add({"status": "Extracting", "id": "a", "progressDetail": {"current": 40, "total": 100}})
     assert tally.progress.unpacked_bytes == 40
     tally.add({"status": "Pull complete", "id": "a", "progressDetail": {}})
-    assert (tally.progress.unpacked_bytes, tally.progress.done_bytes) == (100, 200)
+    after = tally.progress
+    assert after.unpacked_bytes == 100
+    assert after.done_bytes == 200
 
 
 # -- what no engine says
