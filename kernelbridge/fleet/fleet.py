@@ -217,7 +217,9 @@ class Fleet:
         kernel = await self.bind(request, endpoints)
         try:
             await kernel.check()
-        except BaseException:
+        except BaseException as exc:
+            if isinstance(exc, KernelBridgeError):
+                _LOG.warning("[%s k=%s] not started: %s", kernel.host.name, request.kernel_id[:4], exc.logged)
             await self.stop(kernel)
             raise
         kernel.begin()

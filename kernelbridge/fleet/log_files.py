@@ -10,6 +10,7 @@ import contextlib
 import logging
 import logging.handlers
 import os
+import platform
 import re
 import time
 from collections.abc import Mapping
@@ -18,6 +19,7 @@ from typing import Any, Final
 
 import psutil
 
+from kernelbridge import __version__
 from kernelbridge.fleet.redaction import redacted
 from kernelbridge.plain_text import printable_lines
 
@@ -106,6 +108,7 @@ def begin(kind: str, environ: Mapping[str, str], folder: Path) -> Path | None:
     logger.propagate = False
     file.setLevel(level)
     logger.setLevel(min(level, logging.getLogger().getEffectiveLevel()))
+    _LOG.info("kernelbridge %s begins, Python %s", __version__, platform.python_version())
     if asked and asked not in LOG_LEVELS:
         _LOG.warning(
             "%s=%s is not one of %s; taking %s", LEVEL_VARIABLE, asked, ", ".join(LOG_LEVELS), DEFAULT_LOG_LEVEL

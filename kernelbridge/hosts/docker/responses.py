@@ -331,6 +331,8 @@ class _Layer:
     done: int = 0
     total: int = 0
     unpacked: int = 0
+    # Whether its size is known; of a small one the engine says no more than that it has come.
+    is_sized: bool = False
     is_complete: bool = False
 
 
@@ -366,7 +368,7 @@ class PullTally:
             total_layers=len(layers),
             done_bytes=sum(layer.done for layer in layers),
             total_bytes=sum(layer.total for layer in layers),
-            grows=any(not layer.total and not layer.is_complete for layer in layers),
+            grows=not all(layer.is_sized for layer in layers),
             unpacked_bytes=sum(layer.unpacked for layer in layers) if self.unpacks_bytes else None,
         )
 
@@ -375,15 +377,16 @@ class PullTally:
             case "Downloading":
                 layer.done = int(_number(detail.get("current"), "current"))
                 layer.total = int(_number(detail.get("total"), "total")) or layer.total
+                layer.is_sized = layer.total > 0
             case "Verifying Checksum" | "Download complete" | "Extracting":
                 # "Extracting" counts again from 0: for us the bytes are there. Some engines count it in seconds,
                 # without a total.
                 total = int(_number(detail.get("total"), "total"))
                 layer.total = layer.total or total
-                layer.done = layer.total
+                layer.done, layer.is_sized = layer.total, True
                 if self.status == "Extracting" and total:
                     self.unpacks_bytes = True
                     layer.unpacked = min(layer.total, int(_number(detail.get("current"), "current")))
             case "Pull complete" | "Already exists":
-                layer.done, layer.is_complete = layer.total, True
+                layer.done, layer.is_sized, layer.is_complete = layer.total, True, True
                 layer.unpacked = layer.total

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from kernelbridge import __version__
 from kernelbridge.fleet import log_files
 from kernelbridge.fleet.log_files import LOG_FILE_BYTES, MOST_LOG_FILES, MOST_LOG_SECONDS
 
@@ -35,7 +36,7 @@ def test_what_we_say_is_written_and_what_libraries_say_is_not(tmp_path: Path) ->
     OURS.debug("a detail")
     for name in ("asyncssh", "docker.utils", "urllib3.connectionpool", "requests", "tornado", ""):
         logging.getLogger(name).warning("MARKER of %s", name)
-    lines = path.read_text().splitlines()
+    _, *lines = path.read_text().splitlines()
     assert [line.partition(" ")[2] for line in lines] == [
         "INFO kernelbridge.kernel.kernel: [lab] link lost",
         "DEBUG kernelbridge.kernel.kernel: a detail",
@@ -46,11 +47,11 @@ def test_what_we_say_is_written_and_what_libraries_say_is_not(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("asked", "levels"),
     [
-        ("", ["INFO", "WARNING"]),
-        ("DEBUG", ["DEBUG", "INFO", "WARNING"]),
+        ("", ["INFO", "INFO", "WARNING"]),
+        ("DEBUG", ["INFO", "DEBUG", "INFO", "WARNING"]),
         ("warning", ["WARNING"]),
         # The word itself is told.
-        ("loud", ["WARNING", "INFO", "WARNING"]),
+        ("loud", ["INFO", "WARNING", "INFO", "WARNING"]),
     ],
 )
 def test_a_variable_says_how_much_is_written(tmp_path: Path, asked: str, levels: list[str]) -> None:
@@ -67,10 +68,10 @@ def test_without_a_log_nothing_is_made(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_process_that_says_nothing_leaves_no_file(tmp_path: Path) -> None:
+def test_a_process_begins_with_its_version_and_has_one_file(tmp_path: Path) -> None:
     path = begun(tmp_path)
-    assert not path.exists()
-    assert log_files.begin("launcher", {}, tmp_path) is None, "it has one"
+    assert f"kernelbridge {__version__} begins" in path.read_text()
+    assert log_files.begin("launcher", {}, tmp_path) is None
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such rights")

@@ -83,6 +83,11 @@ def test_a_pull_has_no_end_in_sight_while_sizes_of_layers_are_not_known() -> Non
     assert tally.progress.grows
     tally.add({"status": "Downloading", "id": "b", "progressDetail": {"current": 1, "total": 10}})
     assert not tally.progress.grows
+    tally.add({"status": "Waiting", "id": "c", "progressDetail": {}})
+    assert tally.progress.grows
+    # So small that nothing else is told of it before it is unpacked, behind the large ones.
+    tally.add({"status": "Download complete", "id": "c", "progressDetail": {}})
+    assert not tally.progress.grows
 
 
 def test_a_pull_counts_what_is_unpacked_where_the_engine_tells_it_in_bytes() -> None:
