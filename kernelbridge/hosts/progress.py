@@ -222,10 +222,11 @@ class Rate:
 class Meter:
     """Counts one piece of work in bytes, and says how far it is."""
 
-    def __init__(self, what: str, total: float | None = None, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
+    def __init__(self, what: str, total: float | None = None, *, clock: Callable[[], float] | None = None) -> None:
+        """`clock` is the monotonic one, unless a test has another."""
+        self._clock = clock or time.monotonic
         self._rate = Rate()
-        self._rate.note(clock(), 0)
+        self._rate.note(self._clock(), 0)
         # As it was counted last; replaced by at().
         self._progress = WorkProgress(what=what, total=total)
 
