@@ -178,14 +178,28 @@ def _json_type(written: str) -> str:
     return f"{named}, or null" if rest_ == "None" else named
 
 
+_EVENT_TYPES = {
+    "string": "text",
+    "array": "list of texts",
+    "object": "object",
+    "number": "number",
+    "integer": "whole number",
+}
+
+
+def _inner(table: Any) -> list[tuple[str, Any]]:
+    return list(table.get("properties", {}).items())
+
+
 def event() -> str:
     """The schema of the events that Jupyter Server emits."""
     schema = yaml.safe_load((resources.files("kernelbridge.jupyter") / "kernel_progress.yaml").read_text("utf-8"))
     listed = []
-    for name, one in schema["properties"].items():
-        kind = {"string": "text", "array": "list of texts"}[one["type"]]
+    inside = [(f"{outer}.{name}", one) for outer, table in schema["properties"].items() for name, one in _inner(table)]
+    for name, one in [*schema["properties"].items(), *inside]:
+        kind = _EVENT_TYPES[one["type"]]
         choices = ": " + ", ".join(f"`{choice}`" for choice in one["enum"]) if "enum" in one else ""
-        presence = "" if name in schema["required"] else " Not in older versions."
+        presence = "" if name in schema["required"] or "." in name else " Not in older versions."
         listed.append((f"`{name}`", kind + choices, one["description"] + presence))
     lines = [f"Schema: `{schema['$id']}`", "", schema["description"], "", _table(("field", "type", "meaning"), listed)]
     return "\n".join(lines)

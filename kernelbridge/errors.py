@@ -52,6 +52,8 @@ class KernelBridgeError(Exception):
     """What failed and where (`sentence`), and what to do next (`remedy`)."""
 
     exit_code: ClassVar[int] = 1
+    # What remains of the sentence without words of the user's own programs; empty where it has none. Set by the error.
+    own_words: str = ""
 
     def __init_subclass__(cls, *, exit_code: int) -> None:
         super().__init_subclass__()
@@ -69,6 +71,11 @@ class KernelBridgeError(Exception):
     def parts(self) -> list[str]:
         """What people read, each on a line of its own: what failed, what to do next, what is done already."""
         return [self.sentence, *filter(None, [self.remedy]), *getattr(self, "__notes__", ())]
+
+    @property
+    def logged(self) -> str:
+        """What a log gets of it: not the words of the user's own programs, which may be anything."""
+        return self.own_words or str(self)
 
     def lines(self) -> list[str]:
         """Return what a cell or an editor shows: the parts under the error's name, in lines that need no wrapping."""
@@ -195,6 +202,7 @@ class SetupFailed(KernelBridgeError, exit_code=18):
             f"The setup of {environment} on {host} failed: `{shown}` ended with {how}.",
             "Fix `setup` of the environment, or what the command needs.",
         )
+        self.own_words = f"The setup of {environment} on {host} failed."
 
 
 class HostRefused(KernelBridgeError, exit_code=20):
@@ -443,6 +451,7 @@ class BuildFailed(KernelBridgeError, exit_code=92):
             f"{host}: the image of {environment} could not be built ({reason}).",
             remedy or "Correct its Dockerfile or `build` of the environment, and try again.",
         )
+        self.own_words = f"{host}: the image of {environment} could not be built."
         if lines:
             self.add_note("\n".join(["The build's last lines:", *(f"  {printable(line)}" for line in lines)]))
 
@@ -529,6 +538,7 @@ class KernelDied(KernelBridgeError, exit_code=50):
     ) -> None:
         tail = f" Its last output: {last_words}" if last_words else ""
         super().__init__(f"The {what} of {environment} on {host} ended: {how}.{tail}", remedy)
+        self.own_words = f"The {what} of {environment} on {host} ended: {how}."
 
 
 class KernelOutOfMemory(KernelBridgeError, exit_code=51):
@@ -632,6 +642,7 @@ class CommandNotRun(KernelBridgeError, exit_code=93):
             f"{host}: the command could not be run: {reason}.",
             remedy or "Check the command's name and the folder; `kernelbridge shell` shows what the container has.",
         )
+        self.own_words = f"{host}: the command could not be run."
 
     @classmethod
     def of_old_relay(cls, *, host: str) -> CommandNotRun:

@@ -27,6 +27,7 @@ from kernelbridge.hosts.slurm.commands import PartitionFacts
 from kernelbridge.hosts.transport.host_keys import HostKey
 from kernelbridge.kernel.records import Records, default_folder
 from kernelbridge.kernel.request import LaunchRequest
+from kernelbridge.kernel.start.kept_logs import KeptLog
 from kernelbridge.kernel.state import KernelState
 from kernelbridge.plain_text import last_lines
 
@@ -106,6 +107,8 @@ class FakeFleet:
     # What is found of a host; of the others that all holds.
     findings: dict[str, Finding | Sequence[Finding]] = field(default_factory=dict)
     log_text: str = ""
+    # What was kept of starts that failed.
+    kept_logs: list[KeptLog] = field(default_factory=list)
     images: list[ImageRow] = field(default_factory=list)
     # The containers of images that were never finished.
     unfinished: tuple[str, ...] = ()
@@ -148,6 +151,9 @@ class FakeFleet:
             coro.close()
             raise TimeoutError
         return asyncio.run(coro)
+
+    def logins(self) -> dict[str, str]:
+        return {}
 
     def submit(self, coro: Coroutine[Any, Any, T]) -> Future[T]:
         done: Future[T] = Future()
@@ -194,6 +200,9 @@ class FakeFleet:
     async def left_output(self, prefix: str) -> str:
         self._find(prefix)
         return self.left_text
+
+    def kept_log(self, prefix: str) -> KeptLog | None:
+        return next((log for log in self.kept_logs if log.kernel_id.startswith(prefix)), None)
 
     async def logs(self, prefix: str, *, tail_lines: int) -> str:
         self._find(prefix)

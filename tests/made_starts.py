@@ -24,7 +24,7 @@ class Start:
         hosts = [{"lab": LAB, "two": TWO}[name] for name in self.engines]
         asked: Any = launch_request(kernel, hosts=hosts, **keys)
         reach: Any = self._reach
-        self.leasing = GpuAllocator(asked, hosts, reach, self.said.append, user="ada@laptop")
+        self.leasing = GpuAllocator(asked, hosts, reach, lambda news: self.said.append(str(news)), user="ada@laptop")
 
     async def _reach(self, host: Host) -> MadeEngine:
         await asyncio.sleep(0)

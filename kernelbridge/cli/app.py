@@ -50,6 +50,9 @@ COMMANDS: Final[Mapping[str, Command]] = {
     "config": Command("setup.config", "show", "Check the config and print what is in force, defaults included."),
     "trust": Command("setup.trust", "trust", "Show a host's key, and remember it if you say so."),
     "doctor": Command("setup.doctor", "doctor", "Look at each link from here to a kernel, and say which is broken."),
+    "report": Command(
+        "setup.report", "report", "Collect what a bug report needs into one file, without secrets, to be read first."
+    ),
     "install": Command(
         "setup.install",
         "install",
@@ -99,8 +102,23 @@ class _Call:
     open_fleet: Callable[[Config], Fleet]
     environ: Mapping[str, str]
     version: str
+    # Its words, of which a log gets the command's name alone.
+    arguments: Sequence[str]
     # What --debug says; set by _options.
     wants_traceback: bool = False
+
+    def note(self, error: KernelBridgeError) -> None:
+        """Write down an error that was told, for `kernelbridge report`."""
+        self.note_text(f"{type(error).__name__} (exit {error.exit_code}): {error.logged}")
+
+    def note_text(self, text: str) -> None:
+        """Write down how the command failed."""
+        # Here and not above: only a command that fails needs them.
+        from kernelbridge.fleet import log_files
+        from kernelbridge.kernel.records import default_folder
+
+        command = next((word for word in self.arguments if word in COMMANDS), "kernelbridge")
+        log_files.note_command(command, text, self.environ, default_folder())
 
 
 def command_line(loaded: Collection[str] = tuple(COMMANDS)) -> typer.Typer:
@@ -130,7 +148,7 @@ def run(
     arguments: Sequence[str], *, open_fleet: Callable[[Config], Fleet], environ: Mapping[str, str], version: str
 ) -> int:
     """Carry out one call; returns the exit code. Every error ends as its sentence and its remedy on stderr."""
-    call = _Call(open_fleet=open_fleet, environ=environ, version=version)
+    call = _Call(open_fleet=open_fleet, environ=environ, version=version, arguments=arguments)
     code = 0
     try:
         # An argument that is no command may have a command's name: then one too many is loaded.
@@ -145,11 +163,13 @@ def run(
     except KernelBridgeError as error:
         code = error.exit_code
         output.complain_of(error)
+        call.note(error)
         if call.wants_traceback:
             typer.echo(traceback.format_exc(), err=True)
     except Exception as error:  # The edge: whatever comes here is our bug.
         code = UNEXPECTED_EXIT_CODE
         output.complain(f"kernelbridge has a bug here: {type(error).__name__}: {error}")
+        call.note_text(traceback.format_exc())
         if call.wants_traceback:
             typer.echo(traceback.format_exc(), err=True)
         else:
@@ -183,4 +203,4 @@ def _options(
 
     call: _Call = ctx.obj
     call.wants_traceback = debug
-    ctx.obj = CliContext(open_fleet=call.open_fleet, environ=call.environ, named_path=config_path)
+    ctx.obj = CliContext(open_fleet=call.open_fleet, environ=call.environ, named_path=config_path, note=call.note)

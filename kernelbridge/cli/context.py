@@ -5,12 +5,12 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from concurrent.futures import Future
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from kernelbridge.cli import output
 from kernelbridge.config import load, schema
@@ -20,8 +20,11 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from kernelbridge.fleet.fleet import Fleet
+    from kernelbridge.hosts.progress import WorkProgress
 
 T = TypeVar("T")
+# What is being done, or what returns it.
+Doing: TypeAlias = "str | Callable[[], str | WorkProgress]"
 # How often a wait is looked up from, for a signal and for a reader that is gone.
 LOOK_SECONDS = 0.2
 
@@ -35,8 +38,10 @@ class CliContext:
         open_fleet: Callable[[schema.Config], Fleet],
         environ: Mapping[str, str],
         named_path: Path | None = None,
+        note: Callable[[KernelBridgeError], None] = lambda error: None,
     ) -> None:
-        """`environ` are the variables of this call, `named_path` is what --config says."""
+        """`environ` are the variables of this call, `named_path` is what --config says; `note` logs an error."""
+        self._note = note
         self._open_fleet = open_fleet
         self.environ = environ
         self._named_path = named_path
@@ -67,10 +72,26 @@ class CliContext:
         finally:
             fleet.close()
 
-    def wait(self, fleet: Fleet, work: Coroutine[Any, Any, T], *, seconds: float) -> T:
-        """Return what the fleet's work brings, or say that it takes too long."""
+    def wait(
+        self, fleet: Fleet, work: Coroutine[Any, Any, T], *, seconds: float, doing: Doing = "", is_shown: bool = True
+    ) -> T:
+        """Return what the fleet's work brings, or say that it takes too long.
+
+        A terminal's stderr says meanwhile what is being done, unless not `is_shown`: `doing`, else which hosts are
+        asked; and before that what the logins to them are doing.
+        """
+        from kernelbridge.cli.status_line import status_line  # Which only those need that ask a host.
+
+        def ask() -> str | WorkProgress:
+            logins = fleet.logins()
+            if logins:
+                return "; ".join(f"{host}: {stage}" for host, stage in logins.items())
+            news = doing() if callable(doing) else doing
+            return news or f"waiting for {', '.join(fleet.config.hosts) or 'this machine'}"
+
         try:
-            return fleet.run(work, seconds)
+            with status_line(ask) if is_shown else nullcontext():
+                return fleet.run(work, seconds)
         except TimeoutError as error:
             sentence = f"No answer within {seconds:g} s."
             raise KernelBridgeError(sentence, "Try again; `kernelbridge ps` says which hosts answer.") from error
@@ -86,6 +107,7 @@ class CliContext:
     def complain_of(self, error: KernelBridgeError) -> None:
         """Print an error's sentence, what to do next, and what is done already; a config's problems line by line."""
         output.complain_of(error)
+        self._note(error)
 
     @cached_property
     def out(self) -> Console:

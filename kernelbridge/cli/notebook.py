@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import typer
 
 from kernelbridge.cli.context import CliContext
-from kernelbridge.cli.tables import console
+from kernelbridge.cli.status_line import News, status_line
 from kernelbridge.config.schema import Config
 from kernelbridge.errors import KernelBridgeError
 
@@ -55,26 +55,20 @@ def run(context: CliContext, loaded: Config, environment: str, words: Sequence[s
     options, source = options_of(words), Path(words[0])
     values = [(name, notebook_run.value_of(value)) for name, value in options.parameters]
     notebook = notebook_run.with_parameters(notebook_run.read(source), values)
-    shown = console(of_stderr=True)
-    status = shown.status("starting") if shown.is_terminal else None
-    say: Callable[[str], None] = status.update if status is not None else (lambda text: None)
-    if status is not None:
-        status.start()
+    news = News("starting")
     try:
-        asyncio.run(
-            notebook_run.run(
-                notebook,
-                options.output,
-                environment=environment,
-                config_path=loaded.path,
-                folder=source.parent.resolve(),
-                say=say,
+        with status_line(news.newest, after_seconds=0.0), notebook_run.observed(news.say):
+            asyncio.run(
+                notebook_run.run(
+                    notebook,
+                    options.output,
+                    environment=environment,
+                    config_path=loaded.path,
+                    folder=source.parent.resolve(),
+                    say=news.say,
+                )
             )
-        )
     except RuntimeError as exc:
         # jupyter_client's own, of a kernel that did not come.
         raise KernelBridgeError(f"The kernel could not be started: {exc}.") from exc
-    finally:
-        if status is not None:
-            status.stop()
     context.say(f"{options.output}: run to its end.")

@@ -23,6 +23,7 @@ from kernelbridge.files.transfer import local_copy, rsync
 from kernelbridge.files.transfer.host_copy import HostCopy
 from kernelbridge.files.transfer.local_copy import NotDone
 from kernelbridge.files.transfer.sftp_copy import SftpCopier
+from kernelbridge.hosts.progress import Meter, Say
 
 _LOG = logging.getLogger(__name__)
 # Up to so many files, and so many bytes together, SFTP is faster than a new rsync is started.
@@ -33,7 +34,6 @@ _MOST_TOLD: Final = 5
 _SAY_SECONDS: Final = 0.5
 # Hashes are read side by side, as disks like it.
 _HASHES_AT_ONCE: Final = 4
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +41,7 @@ class WorkspaceVoice:
     """How a pass speaks to the user: `say` tells how far it is, `tell` what has to be known."""
 
     say: Say
-    tell: Say
+    tell: Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -316,7 +316,7 @@ class OnePass:
             return
         sizes = {action.path: action.local.size_bytes for action in actions if action.local}
         total_bytes = sum(sizes.values())
-        meter = _Meter(self._voice.say, f"to {self._copy.link.name}", len(actions), total_bytes)
+        meter = _CopyMeter(self._voice.say, f"to {self._copy.link.name}", len(actions), total_bytes)
         program = await self._bulk_program(len(actions), total_bytes)
         if program is not None:
             self._replaced |= {action.path: action.host for action in actions if action.host}
@@ -403,7 +403,7 @@ class OnePass:
     async def _copy_here(self, actions: Sequence[Action]) -> None:
         files = [action for action in actions if action.host and action.host.kind is Kind.FILE]
         total_bytes = sum(action.host.size_bytes for action in files if action.host)
-        meter = _Meter(self._voice.say, f"from {self._copy.link.name}", len(files), total_bytes)
+        meter = _CopyMeter(self._voice.say, f"from {self._copy.link.name}", len(files), total_bytes)
         program = await self._bulk_program(len(files), total_bytes) if files else None
         if program is not None:
             try:
@@ -420,7 +420,7 @@ class OnePass:
         await self._here([action for action in actions if action.path not in self._failures], self._place)
         await asyncio.to_thread(local_copy.sweep_parts, self._side.root)
 
-    async def _fetch_by_rsync(self, program: str, files: Sequence[Action], meter: _Meter) -> None:
+    async def _fetch_by_rsync(self, program: str, files: Sequence[Action], meter: _CopyMeter) -> None:
         arrived = self._side.root / PARTS_FOLDER / "arrived"
         await asyncio.to_thread(arrived.mkdir, parents=True, exist_ok=True)
         await rsync.fetch(program, self._copy, arrived, [action.path for action in files], meter.have)
@@ -536,11 +536,12 @@ def _megabytes(size_bytes: int) -> str:
     return f"{size_bytes / 1e9:,.1f} GB" if size_bytes >= 1e9 else f"{size_bytes / 1e6:,.1f} MB"
 
 
-class _Meter:
-    """Counts what has been copied and says so now and then: "copying 1,234 of 5,000 files to lab, 120 of 300 MB"."""
+class _CopyMeter:
+    """Counts what has been copied and says so now and then."""
 
     def __init__(self, say: Say, direction: str, files: int, size_bytes: int) -> None:
-        self._say, self._direction, self._files, self._bytes = say, direction, files, size_bytes
+        self._say, self._files = say, files
+        self._meter = Meter(f"copying {files:,} file{'' if files == 1 else 's'} {direction}", size_bytes)
         # What has been copied; moved by add() and have().
         self._files_done = self._bytes_done = 0
         self._said_at = time.monotonic()
@@ -555,6 +556,5 @@ class _Meter:
         now = time.monotonic()
         if now - self._said_at >= _SAY_SECONDS:
             self._said_at = now
-            done, whole = size_bytes / 1e6, self._bytes / 1e6
-            count = f"{files:,} of {self._files:,} file{'' if self._files == 1 else 's'}"
-            self._say(f"copying {count} {self._direction}, {done:,.0f} of {whole:,.0f} MB")
+            detail = f"{files:,} of {self._files:,} files" if self._files > 1 else ""
+            self._say(self._meter.at(size_bytes, detail=detail))

@@ -36,6 +36,7 @@ from kernelbridge.hosts.docker.images.built_image import is_up_to_date
 from kernelbridge.hosts.forwards.port_forwards import PortForwards
 from kernelbridge.hosts.labels import Labels, config_mark, short_id
 from kernelbridge.hosts.pool import BackendPool
+from kernelbridge.hosts.progress import Say, WorkProgress
 from kernelbridge.hosts.relay_query import RelayAddress
 from kernelbridge.hosts.transport import host_keys
 from kernelbridge.hosts.transport.host_keys import HostKey
@@ -44,8 +45,9 @@ from kernelbridge.hosts.transport.retry import delays
 from kernelbridge.hosts.transport.stream import AnyLink
 from kernelbridge.kernel.process_mark import own_mark, owner_has_ended, owner_text
 from kernelbridge.kernel.records import KernelRecord, Records, default_folder
-from kernelbridge.kernel.request import KernelServices, LaunchRequest
+from kernelbridge.kernel.request import KernelServices, LaunchRequest, Observer
 from kernelbridge.kernel.start import gpu_allocator
+from kernelbridge.kernel.start.kept_logs import KEPT_LOGS_FOLDER, KeptLog, KeptLogs
 from kernelbridge.kernel.state import KernelState
 from kernelbridge.protocol.exit_codes import CLAIM_SECONDS
 from kernelbridge.protocol.handshake import Owner
@@ -75,7 +77,6 @@ IMAGE_SECONDS = 5.0
 CLOSE_SECONDS = 10.0
 
 _T = TypeVar("_T")
-Observer = Callable[[str, KernelState, str], None]
 
 
 class Fleet:
@@ -140,12 +141,16 @@ class Fleet:
         task.add_done_callback(self._chores.discard)
 
     def observe(self, observer: Observer) -> None:
-        """Tell `observer` of all states and progress: (kernel id, state, text). Called on the loop's thread."""
+        """Tell `observer` of all states and progress: (kernel id, state, news). Called on the loop's thread."""
         self._observers.append(observer)
 
-    def _notify(self, kernel_id: str, state: KernelState, text: str) -> None:
+    def logins(self) -> dict[str, str]:
+        """Return what the logins under way are doing, by host; may be called from any thread."""
+        return self._backends.logins()
+
+    def _notify(self, kernel_id: str, state: KernelState, news: str | WorkProgress) -> None:
         for observer in self._observers:
-            observer(kernel_id, state, text)
+            observer(kernel_id, state, news)
 
     # -- kernels of this process
 
@@ -214,7 +219,9 @@ class Fleet:
         kernel = await self.bind(request, endpoints)
         try:
             await kernel.check()
-        except BaseException:
+        except BaseException as exc:
+            if isinstance(exc, KernelBridgeError):
+                _LOG.warning("[%s k=%s] not started: %s", kernel.host.name, request.kernel_id[:4], exc.logged)
             await self.stop(kernel)
             raise
         kernel.begin()
@@ -454,7 +461,7 @@ class Fleet:
 
         return await gpu_listing.look(self.config, self._backends.backend)
 
-    async def pull(self, environment_name: str, host_name: str, say: Callable[[str], None]) -> str:
+    async def pull(self, environment_name: str, host_name: str, say: Say) -> str:
         """Have an environment's image on a host, with what is added to it; return what its containers are made of."""
         from kernelbridge.kernel.start import launch  # loads pyzmq
 
@@ -525,6 +532,11 @@ class Fleet:
         """Stop a kernel and remove its container, by the first letters of its id. Raises KernelNotFound and others."""
         return await self._finder.stop(self.config, prefix)
 
+    def kept_log(self, prefix: str) -> KeptLog | None:
+        """Return the last lines of a kernel or run whose start failed here, and which is gone; None of any other."""
+        found = KeptLogs(self.records.folder / KEPT_LOGS_FOLDER).find(prefix)
+        return found if found is not None and self.records.kernel(found.kernel_id) is None else None
+
     async def logs(self, prefix: str, *, tail_lines: int) -> str:
         """Return what a kernel's process wrote to its own stdout and stderr, last lines. Raises KernelNotFound."""
         return await self._finder.logs(self.config, prefix, tail_lines=tail_lines)
@@ -559,9 +571,7 @@ class Fleet:
         address = await self.address_of(name)
         await Board(await self.forwards(address.kernel), address, folder=folder).run(port, ready)
 
-    async def sync_workspace(
-        self, project: Project, host: Host, *, say: Callable[[str], None], tell: Callable[[str], None]
-    ) -> bool:
+    async def sync_workspace(self, project: Project, host: Host, *, say: Say, tell: Callable[[str], None]) -> bool:
         """Have a workspace's copy on a host in step; False where a kernel's process of this machine does that already.
 
         Raises KernelBridgeError.
@@ -570,15 +580,12 @@ class Fleet:
             await sync.bring()
             return sync.is_holder
 
-    async def workspace_status(self, project: Project, host: Host) -> list[Action]:
+    async def workspace_status(self, project: Project, host: Host, *, say: Say) -> list[Action]:
         """Return what a pass over a workspace would do. Raises KernelBridgeError."""
-        nothing: Callable[[str], None] = lambda text: None  # noqa: E731
-        async with self._workspace_sync(project, host, say=nothing, tell=nothing) as sync:
+        async with self._workspace_sync(project, host, say=say, tell=lambda text: None) as sync:
             return await sync.pending()
 
-    def _workspace_sync(
-        self, project: Project, host: Host, *, say: Callable[[str], None], tell: Callable[[str], None]
-    ) -> WorkspaceSync:
+    def _workspace_sync(self, project: Project, host: Host, *, say: Say, tell: Callable[[str], None]) -> WorkspaceSync:
         # Here and not above: few commands need them, and they load watchfiles and pathspec.
         from kernelbridge.files.one_pass import WorkspaceVoice
         from kernelbridge.files.sync import WorkspaceSync

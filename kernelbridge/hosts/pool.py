@@ -97,6 +97,10 @@ class BackendPool:
         """Call `hearer` with what a login to the host is doing, now and while the block runs."""
         return self._links.watch_login(host, hearer)
 
+    def logins(self) -> dict[str, str]:
+        """Return what the logins under way are doing, by host; may be called from any thread."""
+        return self._links.logins()
+
     async def rest(self, seconds: float) -> None:
         """Wait, but not beyond a sleep of this machine."""
         await self._links.rest(seconds)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import secrets
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib import resources
 from pathlib import Path
@@ -19,7 +20,9 @@ from kernelbridge.channels.rate_limit import Limits
 from kernelbridge.config import load as configs
 from kernelbridge.config.schema import Config
 from kernelbridge.errors import KernelBridgeError
+from kernelbridge.fleet import log_files
 from kernelbridge.fleet.kernel_listing import KernelRow
+from kernelbridge.hosts.progress import WorkProgress
 from kernelbridge.jupyter import kernelspecs, running_kernelspecs, shared_fleets
 from kernelbridge.jupyter.forward_pages import ForwardedPage
 from kernelbridge.jupyter.forwarded_http import ROUTE
@@ -28,6 +31,7 @@ from kernelbridge.jupyter.restore import KernelRestorer
 from kernelbridge.kernel.records import Records, default_folder
 from kernelbridge.kernel.state import KernelState
 from kernelbridge.mailbox import LoopMailbox
+from kernelbridge.plain_text import printable
 
 PROGRESS_SCHEMA = "https://kernelbridge.dev/events/kernel_progress/v2"
 
@@ -40,6 +44,8 @@ class Told:
     text: str
     # When it came into this state.
     since: datetime
+    # How far it is, where that is known in numbers.
+    progress: Mapping[str, Any] | None = None
 
 
 class KernelBridge(ExtensionApp):
@@ -71,6 +77,7 @@ class KernelBridge(ExtensionApp):
         assert self.serverapp is not None and self.serverapp.event_logger is not None
         self._server, self._logger = self.serverapp, self.serverapp.event_logger
         self._logger.register_event_schema(Path(str(resources.files(__package__) / "kernel_progress.yaml")))
+        log_files.begin("server", os.environ, default_folder())
         self._renew()
         shared_fleets.limit(self._limits())
         # Tornado's loop is asyncio's underneath.
@@ -148,14 +155,16 @@ class KernelBridge(ExtensionApp):
 
     # -- states
 
-    def _observed(self, kernel_id: str, state: KernelState, text: str) -> None:
+    def _observed(self, kernel_id: str, state: KernelState, news: str | WorkProgress) -> None:
         """Called on a fleet's thread; events belong on the server's loop."""
-        self._mailbox.post(self._tell, kernel_id, Told(state=state, text=text, since=datetime.now(UTC)))
+        numbers = news.to_json() if isinstance(news, WorkProgress) else None
+        told = Told(state=state, text=printable(str(news)), since=datetime.now(UTC), progress=numbers)
+        self._mailbox.post(self._tell, kernel_id, told)
 
     def _tell(self, kernel_id: str, told: Told) -> None:
         before = self._told.get(kernel_id)
         if before is not None and before.state == told.state:
-            told = Told(state=told.state, text=told.text, since=before.since)
+            told = replace(told, since=before.since)
         self._told[kernel_id] = told
         kernel = self._restorer.kernel(kernel_id)
         self._logger.emit(
@@ -168,6 +177,7 @@ class KernelBridge(ExtensionApp):
                 "host": kernel.host.name if kernel is not None else "",
                 "gpus": list(kernel.placement.gpu_ids) if kernel is not None else [],
                 "job": kernel.placement.job if kernel is not None else "",
+                **({"progress": told.progress} if told.progress is not None else {}),
             },
         )
         self._restorer.observed(kernel_id, told.state)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import ast
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,9 @@ from nbclient.exceptions import CellExecutionError, DeadKernelError
 
 from kernelbridge.atomic_files import write_whole
 from kernelbridge.errors import KernelBridgeError
+from kernelbridge.hosts.progress import Say, Unit, WorkProgress
+from kernelbridge.jupyter import shared_fleets
+from kernelbridge.kernel.state import KernelState
 
 SAVE_SECONDS = 5.0
 # After a cell's reply: its output comes before it, however long the line was away.
@@ -79,9 +82,10 @@ class _Ahead(NotebookClient):
         """Whether a cell is run, as async_execute_cell decides it."""
         return cell.cell_type == "code" and cell.source.strip() != "" and self.skip_cells_with_tag not in _tags(cell)
 
-    def progress(self, done: int) -> str:
+    def progress(self, done: int) -> WorkProgress:
         """Return how far it is after so many cells; those that are not run do not count."""
-        return f"{done} of {sum(map(self.runs, self.nb.cells))} cells"
+        total = sum(map(self.runs, self.nb.cells))
+        return WorkProgress(what="running", done=min(done + 1, total), total=total, unit=Unit.CELLS)
 
     async def send_all(self) -> None:
         """Send the cells, and let each later request for one be that which was sent."""
@@ -115,9 +119,7 @@ def _manager(environment: str, config_path: Path) -> AsyncKernelManager:
     return manager
 
 
-async def run(
-    notebook: Any, output: Path, *, environment: str, config_path: Path, folder: Path, say: Callable[[str], None]
-) -> None:
+async def run(notebook: Any, output: Path, *, environment: str, config_path: Path, folder: Path, say: Say) -> None:
     """Run a notebook to its end, and save it to `output` meanwhile; the kernel starts in `folder`.
 
     Raises KernelBridgeError: a cell failed, the kernel died, or it could not be started or saved.
@@ -143,6 +145,7 @@ async def run(
     try:
         async with client.async_setup_kernel(cleanup_kc=True):
             await client.send_all()
+            say(client.progress(0))
             for index, cell in enumerate(notebook.cells):
                 await client.async_execute_cell(cell, index)
             client.set_widgets_metadata()
@@ -162,6 +165,21 @@ async def _keep_saving(notebook: Any, output: Path) -> None:
     while True:
         await asyncio.sleep(SAVE_SECONDS)
         save(notebook, output)
+
+
+@contextlib.contextmanager
+def observed(say: Say) -> Iterator[None]:
+    """Say how far the start of a kernel of this process is, while the block runs."""
+
+    def tell(kernel_id: str, state: KernelState, news: str | WorkProgress) -> None:
+        if state is KernelState.STARTING and str(news):
+            say(news)
+
+    stop = shared_fleets.observe(tell)
+    try:
+        yield
+    finally:
+        stop()
 
 
 def save(notebook: Any, output: Path) -> None:

@@ -9,7 +9,9 @@ from pathlib import Path
 
 from kernelbridge.channels.rate_limit import Limits
 from kernelbridge.config import load as configs
-from kernelbridge.fleet.fleet import Fleet, Observer
+from kernelbridge.fleet.fleet import Fleet
+from kernelbridge.hosts.progress import WorkProgress
+from kernelbridge.kernel.request import Observer
 from kernelbridge.kernel.state import KernelState
 
 # How long the end of the program may wait for its hosts.
@@ -68,11 +70,11 @@ _EXIT = threading.Thread(target=_stop_at_exit, name="kernelbridge-exit")
 
 
 def observe(observer: Observer) -> Callable[[], None]:
-    """Tell `observer` (kernel id, state, text) of every kernel of this process; return what ends that."""
+    """Tell `observer` (kernel id, state, news) of every kernel of this process; return what ends that."""
     _OBSERVERS.append(observer)
     return lambda: _OBSERVERS.remove(observer)
 
 
-def _tell(kernel_id: str, state: KernelState, text: str) -> None:
+def _tell(kernel_id: str, state: KernelState, news: str | WorkProgress) -> None:
     for observer in list(_OBSERVERS):
-        observer(kernel_id, state, text)
+        observer(kernel_id, state, news)

@@ -31,13 +31,14 @@ from kernelbridge.errors import (
     UnknownEnvironment,
     error_page,
 )
+from kernelbridge.fleet import log_files
 from kernelbridge.fleet.fleet import Fleet
 from kernelbridge.fleet.left_kernels import is_restart
 from kernelbridge.jupyter import running_kernelspecs
 from kernelbridge.jupyter.running_kernelspecs import KERNEL_VARIABLE
 from kernelbridge.kernel.kernel import Kernel
 from kernelbridge.kernel.process_mark import mark_of
-from kernelbridge.kernel.records import KernelRecord
+from kernelbridge.kernel.records import KernelRecord, default_folder
 from kernelbridge.kernel.state import KernelState
 
 _LOG = logging.getLogger(__name__)
@@ -86,6 +87,7 @@ class ParentWatcher:
 def run(connection_file: str) -> int:
     """Serve one kernel until it ends or the editor does; return the exit code."""
     logging.basicConfig(level=logging.ERROR, stream=sys.stderr)
+    log_files.begin("launcher", os.environ, default_folder())
     parent = ParentWatcher()
     try:
         return _serve(Path(connection_file), os.environ, parent)
@@ -100,6 +102,8 @@ def _complain(error: KernelBridgeError | None) -> int:
     """
     if error is None:
         return 0
+    # No error: that would be printed, too.
+    _LOG.warning("%s", error.logged)
     # Where the last line has the word Error in it, VS Code shows that line alone.
     lines = [*error.lines(), f"docs: {error_page(error.exit_code)}"]
     sys.stderr.write("".join(f"{line}\n" for line in lines))

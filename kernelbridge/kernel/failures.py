@@ -26,7 +26,8 @@ from kernelbridge.hosts import bootstrap
 from kernelbridge.hosts.backend import Exited, Missing, Over
 from kernelbridge.hosts.docker import error_map
 from kernelbridge.hosts.docker.responses import PullProgress
-from kernelbridge.hosts.labels import container_name
+from kernelbridge.hosts.labels import container_name, short_id
+from kernelbridge.hosts.progress import Meter, WorkProgress
 from kernelbridge.hosts.slurm import job_script
 from kernelbridge.kernel.request import LaunchRequest
 from kernelbridge.protocol import exit_codes
@@ -167,6 +168,13 @@ def broken_start(
     return ContainerFailed(host=host.name, image=request.environment.image, reason=repr(exc))
 
 
+def name_log(error: KernelBridgeError, request: LaunchRequest) -> None:
+    """Say with the error of a start how what it wrote can be read, though it is gone."""
+    words = f"`kernelbridge logs {short_id(request.kernel_id)}` shows what it wrote."
+    if words not in error.remedy:
+        error.remedy = f"{error.remedy} {words}".lstrip()
+
+
 def death(request: LaunchRequest, host: Host, event: ExitedEvent) -> KernelBridgeError:
     """Return the error for a kernel process that ended by itself, or by a deadline of its environment."""
     name, what = request.display_name, request.workload
@@ -276,12 +284,12 @@ def dropped_words(event: DroppedEvent) -> str:
     )
 
 
-def setup_text(event: NoticeEvent) -> str:
-    """Return how far the setup before a kernel is; empty for a notice of another kind."""
+def setup_progress(event: NoticeEvent) -> WorkProgress | None:
+    """Return how far the setup before a kernel is; None for a notice of another kind."""
     if event.kind != "setup":
-        return ""
+        return None
     command = event.path.strip().partition("\n")[0][:80]
-    return f"setup: {command}" + (f": {event.reason[:120]}" if event.reason else "")
+    return WorkProgress(what="setup", detail=command + (f": {event.reason[:120]}" if event.reason else ""))
 
 
 def notice_text(event: NoticeEvent, host: Host, *, what: str = "kernel") -> str:
@@ -354,11 +362,14 @@ def how_ended(code: int) -> str:
     return f"signal {_SIGNALS.get(-code, -code)}"
 
 
-def pull_text(image: str, progress: PullProgress) -> str:
-    """Return how far a pull is."""
-    if not progress.total_bytes:
-        return f"pulling {image}"
-    done, total = progress.done_bytes, progress.total_bytes
-    if done >= total:
-        return f"unpacking {image}: {progress.done_layers} of {progress.total_layers} layers"
-    return f"pulling {image}: {100 * done // total} % ({done / 1e9:.2f} of {total / 1e9:.2f} GB)"
+def pull_progress(meter: Meter, now: PullProgress) -> WorkProgress:
+    """Return how far a pull is, of which `meter` keeps the speed."""
+    done, total = now.done_bytes, now.total_bytes
+    if not total:
+        return meter.progress
+    if done < total or now.grows:
+        return meter.at(done, total, grows=now.grows, what=f"pulling {now.image}")
+    layers = f"{now.done_layers} of {now.total_layers} layers"
+    if now.unpacked_bytes is None:
+        return WorkProgress(what=f"unpacking {now.image}", detail=layers)
+    return meter.at(now.unpacked_bytes, total, grows=False, what=f"unpacking {now.image}", detail=layers)

@@ -33,8 +33,10 @@ from kernelbridge.errors import (
 )
 from kernelbridge.hosts.backend import Exited, Missing, Over, Workload
 from kernelbridge.hosts.forwards.port_forwards import PortForwards
+from kernelbridge.hosts.progress import WorkProgress
 from kernelbridge.hosts.relay_query import RelayAddress, ask_status, relay_address
 from kernelbridge.hosts.transport.login_stage import LoginStage
+from kernelbridge.hosts.transport.retry import is_transient
 from kernelbridge.hosts.transport.stream import AnyLink
 from kernelbridge.kernel import failures, lifecycle
 from kernelbridge.kernel.lifecycle import (
@@ -52,6 +54,7 @@ from kernelbridge.kernel.placement import Placement
 from kernelbridge.kernel.recipe import with_process_keys
 from kernelbridge.kernel.relay_client import RelayClient, RelayListener
 from kernelbridge.kernel.request import KernelServices, LaunchRequest, launch_order
+from kernelbridge.kernel.start import kept_logs
 from kernelbridge.kernel.start.launch import Launcher, WorkloadHandle
 from kernelbridge.kernel.start.preflight import Preflight
 from kernelbridge.kernel.state import KernelState
@@ -124,7 +127,8 @@ class Kernel:
         self._cancelled: set[asyncio.Task[None]] = set()
         # When the newest launch began, None once it answers; and whether only a record knows the container, so far.
         self._began_at: float | None = None
-        self._is_only_remembered = False
+        # Whether a kernel process has answered here; else whether something was kept of what it wrote.
+        self._is_only_remembered = self._has_answered = self._has_kept_log = False
         # The newest removal of the container. It, and all else that goes on when nobody waits for it.
         self._removal: asyncio.Task[bool] | None = None
         self._chores: set[asyncio.Task[Any]] = set()
@@ -373,7 +377,7 @@ class Kernel:
             case lifecycle.Progress(text=text):
                 self._say(text)
             case lifecycle.LogFailure(error=error, on_request=on_request):
-                _LOG.log(logging.INFO if on_request else logging.WARNING, "%s %s", self._log_prefix, error)
+                _LOG.log(logging.INFO if on_request else logging.WARNING, "%s %s", self._log_prefix, error.logged)
             case _:
                 assert_never(action)
 
@@ -511,16 +515,16 @@ class Kernel:
     def _log_prefix(self) -> str:
         return f"[{self.host.name} k={self.request.kernel_id[:4]}]"
 
-    def _say(self, text: str, *, host: Host | None = None) -> None:
+    def _say(self, news: str | WorkProgress, *, host: Host | None = None) -> None:
         """Show progress: to the waiting cell, to those who watch the fleet, to the log.
 
-        Part of it may be words of an image, a builder or a setup.
+        Part of it may be words of an image, a builder or a setup, which no log gets.
         """
-        text = printable(text[:PROGRESS_LENGTH])
+        text = printable(str(news)[:PROGRESS_LENGTH])
         self.channels.progress(f"{self.request.display_name} on {(host or self.host).name}: {text}")
         if not self._is_in(Phase.BOUND):  # Until then whoever asked for it waits for the outcome.
-            self._services.observe(self.request.kernel_id, self.state, text)
-        _LOG.debug("%s %s", self._log_prefix, text)
+            self._services.observe(self.request.kernel_id, self.state, news if isinstance(news, WorkProgress) else text)
+        _LOG.debug("%s %s", self._log_prefix, news.logged if isinstance(news, WorkProgress) else text)
 
     async def _reach(self) -> Workload:
         return await self._address().workload()
@@ -548,12 +552,14 @@ class Kernel:
                 self.channels.tell_next_cell(text)
 
     def _open(self, number: int, info: dict[str, Any], busy: Mapping[str, Any] | None) -> None:
+        self._has_answered = True
         self._listen()
         self.placement.image.learn(info=info)
         refuse = failures.debug_refusal(self.request.environment, self.host)
         self.channels.open(launch=number, info=info, refuse_debug=refuse, busy=busy)
         self._spawn(self._workspace.watch(self.request.project, self.host))
         if self._began_at is not None:
+            self._services.kept_logs.forget(self.request.kernel_id)
             _LOG.info("%s started in %.1f s", self._log_prefix, time.monotonic() - self._began_at)
             self._began_at = None
 
@@ -584,15 +590,28 @@ class Kernel:
         except BaseException as exc:
             # The edge of the task: our own bug must be heard too.
             is_cancelled = isinstance(exc, asyncio.CancelledError)
+            has_log = self._start is task and not is_cancelled and await self._keep_log(exc)
             if not is_cancelled and not isinstance(exc, KernelBridgeError):
                 _LOG.exception("%s the start failed", self._log_prefix)
             if self._start is task:
                 self._start = None
                 error = failures.broken_start(self.request, self.host, exc, entrypoint=self.placement.entrypoint)
+                if has_log:
+                    failures.name_log(error, self.request)
                 self._feed(StartFailed(error=error, on_request=is_cancelled))
         finally:
             if self._start is task:
                 self._start = None
+
+    async def _keep_log(self, failure: BaseException | None) -> bool:
+        """Keep what a start that has failed wrote, as long as its container is there; whether that is anything."""
+        is_over = isinstance(failure, StartCancelled) or (failure is not None and is_transient(failure))
+        if self._has_answered or self._cells.was_used or is_over or failure is None or not self._workload.may_be_there:
+            return False
+        if not self._has_kept_log:
+            text = await kept_logs.fetched(self._address(), self._reach)
+            self._has_kept_log = self._services.kept_logs.keep(self.request.kernel_id, text)
+        return self._has_kept_log
 
     def _cancel_start(self) -> None:
         self._stop_timer(StartFailed)
@@ -633,11 +652,11 @@ class Kernel:
 
     async def _fall_back(self, error: KernelBridgeError) -> None:
         """Check for a start under an id of its own. Raises KernelBridgeError."""
-        _LOG.info("%s not taken up: %s", self._log_prefix, error)
+        _LOG.info("%s not taken up: %s", self._log_prefix, error.logged)
         await self._check_again(replace(self._renewed(), kernel_id=str(uuid.uuid4())))
 
     async def _check_again(self, request: LaunchRequest) -> None:
-        self.request, self._is_only_remembered = request, False
+        self.request, self._is_only_remembered, self._has_kept_log = request, False, False
         self.placement.reset(request)
         self._workload = WorkloadHandle(request)
         await self.check()
@@ -701,6 +720,7 @@ class Kernel:
         await self._close_workspace()
         if self._is_only_remembered and await self._is_anothers():
             workload.forget()
+        await self._keep_log(self.failure)
         is_gone = await workload.remove(host.name, partial(self._services.backend, host))
         self._feed(lifecycle.Removed() if is_gone else lifecycle.NotRemoved(text=workload.trouble))
         return is_gone
@@ -738,9 +758,8 @@ class Kernel:
                 if trouble:
                     self.channels.tell_next_cell(failures.entrypoint_failure(self.placement.entrypoint, trouble))
                 self._feed(lifecycle.Answered(launch=number, info=info))
-            case FailedEvent(launch=number):
-                error = failures.failed_start(self.request, self.host, event, entrypoint=self.placement.entrypoint)
-                self._feed(lifecycle.StartRefused(launch=number, error=error))
+            case FailedEvent():
+                self._feed(self._refused(event))
             case ExitedEvent():
                 self._feed(self._ended(event))
             case GpuLostEvent(launch=number, parent=parent):
@@ -751,8 +770,8 @@ class Kernel:
             case DroppedEvent(parent=parent):
                 self.channels.print_notice(parent, failures.dropped_text(event))
             case NoticeEvent():
-                if text := failures.setup_text(event):
-                    self._say(text)
+                if setup := failures.setup_progress(event):
+                    self._say(setup)
                 elif text := failures.notice_text(event, self.host):
                     self.channels.tell_next_cell(text)
             case InputEvent():
@@ -760,8 +779,16 @@ class Kernel:
             case _:
                 assert_never(event)
 
+    def _refused(self, event: FailedEvent) -> lifecycle.StartRefused:
+        error = failures.failed_start(self.request, self.host, event, entrypoint=self.placement.entrypoint)
+        if event.setup and event.reason:  # Its last words are in it.
+            failures.name_log(error, self.request)
+        return lifecycle.StartRefused(launch=event.launch, error=error)
+
     def _ended(self, event: ExitedEvent) -> lifecycle.ProcessEnded:
         error = failures.death(self.request, self.host, event)
+        if not self._has_answered and not self._cells.was_used and event.last_words:
+            failures.name_log(error, self.request)
         return lifecycle.ProcessEnded(
             launch=event.launch, code=event.code, why=event.why, on_request=event.wanted, error=error
         )

@@ -16,9 +16,11 @@ from kernelbridge.files.project import Project
 from kernelbridge.hosts import bootstrap
 from kernelbridge.hosts.backend import Backend
 from kernelbridge.hosts.labels import Labels
+from kernelbridge.hosts.progress import WorkProgress
 from kernelbridge.hosts.transport.login_stage import Hearer
 from kernelbridge.kernel.process_mark import ProcessMark
 from kernelbridge.kernel.records import Records
+from kernelbridge.kernel.start.kept_logs import KEPT_LOGS_FOLDER, KeptLogs
 from kernelbridge.kernel.state import KernelState
 from kernelbridge.protocol.handshake import Owner
 from kernelbridge.protocol.terminal import USUAL_TERM, WindowSize
@@ -108,6 +110,9 @@ def unwatched(host: Host, hearer: Hearer) -> contextlib.AbstractContextManager[N
     return contextlib.nullcontext()
 
 
+Observer = Callable[[str, KernelState, str | WorkProgress], None]
+
+
 @dataclass(frozen=True, kw_only=True)
 class KernelServices:
     """All that a kernel uses of its fleet."""
@@ -128,8 +133,13 @@ class KernelServices:
     rest: Callable[[float], Coroutine[Any, Any, None]]
     # Has somebody called with what a login to a host is doing, for as long as a block runs.
     watch_login: WatchLogin = unwatched
-    # Told of every state and progress text: (kernel id, state, text).
-    observe: Callable[[str, KernelState, str], None]
+    # Told of every state and of all progress: (kernel id, state, what is done or why it is so).
+    observe: Observer
+
+    @property
+    def kept_logs(self) -> KeptLogs:
+        """What was written by starts that failed."""
+        return KeptLogs(self.records.folder / KEPT_LOGS_FOLDER)
 
 
 # What Jupyter and the kernel's own clock need; all else by `pass_env`.

@@ -13,6 +13,7 @@ from kernelbridge.channels.debug_paths import DebugPaths
 from kernelbridge.config.schema import Host
 from kernelbridge.errors import KernelBridgeError
 from kernelbridge.files.project import Project
+from kernelbridge.hosts.progress import Say
 from kernelbridge.hosts.transport.stream import AnyLink
 from kernelbridge.kernel.request import LaunchRequest
 
@@ -49,7 +50,7 @@ class KernelWorkspace:
         *,
         data_folder: Path,
         link_of: Callable[[Host], Awaitable[AnyLink]],
-        say: Callable[[str], None],
+        say: Say,
         tell: Callable[[str], None],
     ) -> None:
         """`link_of` returns the link to a host at this moment, and raises why there is none.

@@ -17,6 +17,7 @@ from kernelbridge.errors import BuildFailed
 from kernelbridge.hosts.docker.engine import Engine, open_engine
 from kernelbridge.hosts.docker.images.built_image import built_image
 from kernelbridge.hosts.docker.responses import ImageFacts
+from kernelbridge.hosts.progress import WorkProgress
 from kernelbridge.hosts.transport.ssh import open_link
 from tests.clients.notebook import notebook
 from tests.rig.daemon import SLOW
@@ -146,14 +147,18 @@ async def test_what_is_unchanged_is_not_built_and_a_changed_file_gives_another_i
         f'{{ context = "{folder}", dockerfile = "docker/gpu.Dockerfile", target = "wanted" }}',
     )
     said: list[str] = []
+
+    def say(news: str | WorkProgress) -> None:
+        said.append(str(news))
+
     async with engine_of(bridge_env) as engine:
-        first, is_new = await built_image(engine, wanted, said.append)
+        first, is_new = await built_image(engine, wanted, say)
         assert is_new
         (folder / "secret.txt").write_text("what is not sent is no change")
         (folder / "src/run.sh").touch()
-        assert await built_image(engine, wanted, said.append) == (first, False)
+        assert await built_image(engine, wanted, say) == (first, False)
         (folder / "src/run.sh").write_text("#!/bin/sh\necho changed\n")
-        second, is_new = await built_image(engine, wanted, said.append)
+        second, is_new = await built_image(engine, wanted, say)
         assert is_new
         assert second.id != first.id
         builds = {one.id: (one.kind, one.names) for one in await engine.images.list()}
@@ -163,20 +168,20 @@ async def test_what_is_unchanged_is_not_built_and_a_changed_file_gives_another_i
         # Its last lines are told, and why.
         (folder / "docker/gpu.Dockerfile").write_text(FAILS.format(image=rig.image))
         with pytest.raises(BuildFailed, match=r"lab: the image of test could not be built \(.*(code: 3|did not)") as it:
-            await built_image(engine, wanted.model_copy(update={"build": without_target(wanted)}), said.append)
+            await built_image(engine, wanted.model_copy(update={"build": without_target(wanted)}), say)
         assert any("what it needs is not there" in line for line in it.value.parts[2:])
         assert [line for line in said if line.startswith("building the image: ")], "a build that takes a while is told"
         (folder / "docker/gpu.Dockerfile").write_text(f"FROM {rig.image}\nRUN --mount=type=cache,target=/c ls /c\n")
         mounting = wanted.model_copy(update={"build": without_target(wanted)})
         if builder == "buildkit":
-            await built_image(engine, mounting, said.append)
+            await built_image(engine, mounting, say)
         else:
             with pytest.raises(BuildFailed) as refused:
-                await built_image(engine, mounting, said.append)
+                await built_image(engine, mounting, say)
             assert "Install Docker's buildx on lab" in refused.value.remedy
         (folder / "docker/gpu.Dockerfile").unlink()
         with pytest.raises(BuildFailed, match=r"there is no docker/gpu.Dockerfile in "):
-            await built_image(engine, wanted, said.append)
+            await built_image(engine, wanted, say)
 
 
 def without_target(environment: Environment) -> object:

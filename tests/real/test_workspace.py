@@ -77,7 +77,7 @@ class Place:
             self.host,
             data_folder=self.laptop.data_dir,
             link=self.link,
-            voice=WorkspaceVoice(say=self.said.append, tell=self.told.append),
+            voice=WorkspaceVoice(say=lambda news: self.said.append(str(news)), tell=self.told.append),
         )
 
     def project_with(self, **workspace: object) -> Project:

@@ -46,6 +46,7 @@ COMMANDS = {
     "kernelbridge uninstall": "tests/unit/cli/commands/setup/test_install.py",
     "kernelbridge pull": "tests/unit/cli/commands/test_images_pull.py",
     "kernelbridge doctor": "tests/unit/cli/commands/setup/test_doctor.py",
+    "kernelbridge report": "tests/unit/cli/commands/setup/test_report.py",
     "kernelbridge ps": "tests/unit/cli/commands/test_kernels.py",
     "kernelbridge gpus": "tests/unit/cli/commands/test_gpus.py",
     "kernelbridge stop": "tests/unit/cli/commands/test_kernels.py",

@@ -73,9 +73,13 @@ LISTING = (
 LATE = {
     ("__init__.py", "_jupyter_server_extension_points"),
     ("__main__.py", "_open_fleet"),
+    ("cli/app.py", "note_text"),
     ("cli/app.py", "_options"),
     ("cli/context.py", "out"),
     ("cli/context.py", "show_table"),
+    ("cli/context.py", "wait"),
+    ("cli/status_line.py", "__rich_console__"),
+    ("cli/status_line.py", "_draw"),
     # asyncssh, nbclient: few commands need them.
     ("cli/notebook.py", "run"),
     ("cli/commands/ssh.py", "_serve"),
@@ -166,7 +170,7 @@ def test_a_command_loads_only_what_it_needs(
         *("kernelbridge.cli.completion", "kernelbridge.cli.commands.setup"),
         *(("kernelbridge.cli.context",) if "config" in rooms(found) else ()),
         *(("kernelbridge.cli.commands.setup.config", "kernelbridge.cli.reference") if words == ["config"] else ()),
-        *(("kernelbridge.cli.commands.kernels",) if words == ["ps"] else ()),
+        *(("kernelbridge.cli.commands.kernels", "kernelbridge.cli.status_line") if words == ["ps"] else ()),
     }
 
 

@@ -26,6 +26,7 @@ from kernelbridge.channels import endpoints
 from kernelbridge.cli import completion
 from kernelbridge.cli.commands import kernels, run
 from kernelbridge.cli.context import CliContext, moment, until_told_to_leave
+from kernelbridge.cli.status_line import status_line
 from kernelbridge.errors import KernelBridgeError, KernelEnded, KernelHeld, KernelNotFound, StartTimeout
 from kernelbridge.fleet.fleet import Fleet
 from kernelbridge.fleet.kernel_listing import LIST_SECONDS, KernelRow
@@ -142,7 +143,8 @@ def _hold(context: CliContext, fleet: Fleet, row: KernelRow, *, takes: bool, wit
     is_over = False
     try:
         with until_told_to_leave():
-            is_dead = _await_answer(context, kernel, row)
+            with status_line(lambda: f"waiting for the kernel on {row.host} to answer"):
+                is_dead = _await_answer(context, kernel, row)
             kernel.channels.endpoints.publish()
             with _connection_file(path, kernel):
                 _show(context, path)

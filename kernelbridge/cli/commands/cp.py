@@ -9,10 +9,11 @@ import os
 import posixpath
 import queue
 import re
+import stat
 import sys
 import tarfile
 import threading
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import IO, Annotated, NamedTuple, cast
 
@@ -20,12 +21,13 @@ import typer
 
 from kernelbridge.cli.context import CliContext
 from kernelbridge.cli.local_terminal import OutputValve
-from kernelbridge.cli.tables import console
+from kernelbridge.cli.status_line import status_line
 from kernelbridge.errors import KernelBridgeError
 from kernelbridge.fleet.fleet import Fleet
 from kernelbridge.fleet.kernel_listing import LIST_SECONDS
 from kernelbridge.hosts import bootstrap
 from kernelbridge.hosts.labels import short_id
+from kernelbridge.hosts.progress import Meter, WorkProgress
 from kernelbridge.hosts.relay_query import RelayAddress
 from kernelbridge.kernel.command.terminal import START_SECONDS, CommandRequest, Terminal, open_terminal
 from kernelbridge.protocol import terminal
@@ -35,6 +37,8 @@ ARCHIVE_MODULE = "beside.archive"
 MOST_ARRIVED_BYTES = 8 << 20
 COPY_CLOSE_SECONDS = 5.0
 _PIECE_BYTES = 256 << 10
+# Of a tar archive.
+_ARCHIVE_BLOCK_BYTES, _ARCHIVE_END_BYTES = 512, 1024
 # Whose files are what was copied: the user's; on Windows the number says nothing.
 if sys.platform == "win32":
     _OWNER = (0, 0)
@@ -65,32 +69,40 @@ def copy(
     origin, goal = place_of(source), place_of(target)
     if bool(origin.kernel) == bool(goal.kernel):
         raise typer.BadParameter("one of the two must be in a kernel's container: KERNEL:PATH")
-    with context.fleet(context.read_config()) as fleet, _progress() as moved:
+    with context.fleet(context.read_config()) as fleet:
         address = context.wait(fleet, fleet.address_of(origin.kernel or goal.kernel), seconds=LIST_SECONDS)
+        moved = _Moved(f"copying {'to' if goal.kernel else 'from'} {short_id(address.kernel)} on {address.host}")
         try:
-            if goal.kernel:
-                _send(context, fleet, address, Path(origin.path), goal.path, moved)
-            else:
-                _receive(context, fleet, address, origin.path, Path(goal.path), moved)
+            with status_line(moved.progress):
+                if goal.kernel:
+                    _send(context, fleet, address, Path(origin.path), goal.path, moved)
+                else:
+                    _receive(context, fleet, address, origin.path, Path(goal.path), moved)
         except (OSError, tarfile.TarError) as exc:
             raise KernelBridgeError(f"It could not be copied: {exc}.", "Check the path here.") from exc
 
 
-@contextlib.contextmanager
-def _progress() -> Iterator[Callable[[int], None]]:
-    """Show on a terminal how much has been copied."""
-    shown, total = console(of_stderr=True), 0
-    if not shown.is_terminal:
-        yield lambda size: None
-        return
-    with shown.status("connecting") as status:
+class _Moved:
+    """Counts what has been copied, for whoever shows it."""
 
-        def moved(size: int) -> None:
-            nonlocal total
-            total += size
-            status.update(f"{total / 1e6:.1f} MB")
+    def __init__(self, what: str) -> None:
+        self._meter = Meter(what)
+        # Set by expect(), where the size is known before.
+        self._total: int | None = None
+        self._done = 0
 
-        yield moved
+    def expect(self, size: int) -> None:
+        """Set how much there is to copy."""
+        self._total = size
+
+    def add(self, size: int) -> None:
+        """Count more."""
+        self._done += size
+        self._meter.at(self._done, self._total)
+
+    def progress(self) -> WorkProgress:
+        """Return how far it is."""
+        return self._meter.progress
 
 
 def _open(
@@ -114,11 +126,26 @@ def _open(
     return context.wait(fleet, opened(), seconds=START_SECONDS)
 
 
-def _send(
-    context: CliContext, fleet: Fleet, address: RelayAddress, source: Path, target: str, moved: Callable[[int], None]
-) -> None:
+def _archive_bytes(source: Path) -> int:
+    """Return about how long the archive of a path is."""
+    paths = [source]
+    if source.is_dir() and not source.is_symlink():
+        paths += [Path(above, name) for above, folders, names in os.walk(source) for name in (*folders, *names)]
+    total = _ARCHIVE_END_BYTES
+    for path in paths:
+        with contextlib.suppress(OSError):
+            found = path.lstat()
+            total += _ARCHIVE_BLOCK_BYTES
+            total += (
+                -(-found.st_size // _ARCHIVE_BLOCK_BYTES) * _ARCHIVE_BLOCK_BYTES if stat.S_ISREG(found.st_mode) else 0
+            )
+    return total
+
+
+def _send(context: CliContext, fleet: Fleet, address: RelayAddress, source: Path, target: str, moved: _Moved) -> None:
     """Copy from here. Raises OSError, tarfile.TarError and KernelBridgeError."""
     source.lstat()
+    moved.expect(_archive_bytes(source))
     said = bytearray()
     opened = _open(context, fleet, address, ("unpack", target), lambda kind, data: said.extend(data))
     try:
@@ -133,7 +160,7 @@ def _send(
                 if waiting.done():
                     raise BrokenPipeError(errno.EPIPE, "the container took no more of it")
                 fleet.run(opened.send(piece))
-                moved(len(piece))
+                moved.add(len(piece))
                 return len(piece)
 
         name = (source.name if source.name != ".." else "") or source.resolve().name or "root"
@@ -208,12 +235,12 @@ class _Arriving(io.RawIOBase):
 
 
 def _receive(
-    context: CliContext, fleet: Fleet, address: RelayAddress, source: str, target: Path, moved: Callable[[int], None]
+    context: CliContext, fleet: Fleet, address: RelayAddress, source: str, target: Path, moved: _Moved
 ) -> None:
     """Copy to here. Raises OSError, tarfile.TarError and KernelBridgeError."""
     # Much may come before the thread of this function knows that it was opened.
     valve = OutputValve(fleet.submit)
-    arriving = _Arriving(valve.congested, moved)
+    arriving = _Arriving(valve.congested, moved.add)
     opened = _open(context, fleet, address, ("pack", source), arriving.put, valve.on_open)
     try:
         waiting = fleet.submit(opened.wait())

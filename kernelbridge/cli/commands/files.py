@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -13,14 +12,13 @@ import typer
 from kernelbridge.cli import completion
 from kernelbridge.cli.commands.run import HostOption
 from kernelbridge.cli.context import CliContext
-from kernelbridge.cli.tables import console
+from kernelbridge.cli.status_line import News
 from kernelbridge.config.schema import Config, Environment, Host
 from kernelbridge.errors import KernelBridgeError
 from kernelbridge.files.plan import Action, Deed
 from kernelbridge.files.project import Project, find_project
 from kernelbridge.fleet.fleet import Fleet
 from kernelbridge.kernel.workspace import COPY_SECONDS
-from kernelbridge.plain_text import printable
 
 # What is said of what a pass would do.
 _WORDS = {
@@ -67,7 +65,9 @@ def files(
             context.say(f"{where.name} has {project.local_root} by itself: nothing is copied.")
             return
         if direction is Direction.STATUS:
-            actions = context.wait(fleet, fleet.workspace_status(_both(project), where), seconds=COPY_SECONDS)
+            news = News(f"{where.name}: comparing")
+            asking = fleet.workspace_status(_both(project), where, say=news.say)
+            actions = context.wait(fleet, asking, seconds=COPY_SECONDS, doing=news.newest)
             _show(context, project, where, actions)
             return
         _carry_out(context, fleet, project if direction is Direction.PUSH else _both(project), where, direction)
@@ -98,20 +98,9 @@ def _both(project: Project) -> Project:
 
 
 def _carry_out(context: CliContext, fleet: Fleet, project: Project, host: Host, direction: Direction) -> None:
-    shown = console(of_stderr=True)
-    status = shown.status(f"{host.name}: looking") if shown.is_terminal else None
-    say: Callable[[str], None] = (
-        (lambda text: status.update(f"{host.name}: {printable(text)}")) if status is not None else (lambda text: None)
-    )
-    if status is not None:
-        status.start()
-    try:
-        was_done = context.wait(
-            fleet, fleet.sync_workspace(project, host, say=say, tell=context.complain), seconds=COPY_SECONDS
-        )
-    finally:
-        if status is not None:
-            status.stop()
+    news = News(f"{host.name}: looking")
+    copying = fleet.sync_workspace(project, host, say=news.say, tell=context.complain)
+    was_done = context.wait(fleet, copying, seconds=COPY_SECONDS, doing=news.newest)
     if not was_done and direction is Direction.PULL:
         raise KernelBridgeError(
             f"A kernel of this machine keeps the workspace on {host.name} in step.",

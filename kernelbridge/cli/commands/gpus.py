@@ -49,7 +49,8 @@ def list_all(
     with context.fleet(loaded) as fleet:
 
         def look() -> GpuListing:
-            return context.wait(fleet, fleet.list_gpus(), seconds=LIST_SECONDS)
+            # What is looked at again and again stays on the screen meanwhile.
+            return context.wait(fleet, fleet.list_gpus(), seconds=LIST_SECONDS, is_shown=not watch)
 
         if watch:
             _watch(context, look, seconds or WATCH_SECONDS, as_json=as_json)

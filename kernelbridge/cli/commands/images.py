@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-from collections.abc import Callable, Iterator
 from typing import Annotated
 
 import typer
@@ -12,10 +10,11 @@ import typer
 from kernelbridge.cli.commands.kernels import IdArgument, JsonOption
 from kernelbridge.cli.completion import EnvironmentArgument
 from kernelbridge.cli.context import CliContext, moment
+from kernelbridge.cli.status_line import News
 from kernelbridge.errors import KernelBridgeError
 from kernelbridge.fleet.images import ImageListing, ImageRow
 from kernelbridge.fleet.kernel_listing import LIST_SECONDS
-from kernelbridge.plain_text import printable
+from kernelbridge.hosts.progress import Say, WorkProgress
 
 # Large images over slow lines take hours.
 PULL_SECONDS = 12 * 3600.0
@@ -39,8 +38,9 @@ def pull(
                 context.complain(f"{host.name}: its jobs fetch the image themselves.")
                 continue
             try:
-                with _progress(context, host.name) as say:
-                    name = context.wait(fleet, fleet.pull(environment, host.name, say), seconds=PULL_SECONDS)
+                news = News(f"{host.name}: connecting")
+                pulling = fleet.pull(environment, host.name, _saying(news, host.name))
+                name = context.wait(fleet, pulling, seconds=PULL_SECONDS, doing=news.newest)
             except KernelBridgeError as error:
                 context.complain_of(error)
                 failures.append(error)
@@ -51,14 +51,8 @@ def pull(
         raise typer.Exit(failures[0].exit_code)
 
 
-@contextlib.contextmanager
-def _progress(context: CliContext, host: str) -> Iterator[Callable[[str], None]]:
-    """Show on a terminal what is being done; elsewhere nothing but what comes of it."""
-    if not context.out.is_terminal:
-        yield lambda text: None
-        return
-    with context.out.status(f"{host}: connecting") as status:
-        yield lambda text: status.update(f"{host}: {printable(text)}")
+def _saying(news: News, host: str) -> Say:
+    return lambda now: news.say(now.on(host) if isinstance(now, WorkProgress) else f"{host}: {now}")
 
 
 def snapshot(
@@ -69,7 +63,8 @@ def snapshot(
     """Carry out `kernelbridge snapshot`."""
     context: CliContext = ctx.obj
     with context.fleet(context.read_config()) as fleet:
-        row = context.wait(fleet, fleet.snapshot(kernel_id, name), seconds=SNAPSHOT_SECONDS)
+        making = fleet.snapshot(kernel_id, name)
+        row = context.wait(fleet, making, seconds=SNAPSHOT_SECONDS, doing=f"making an image of {kernel_id}")
     context.say(f'Made {name} of {row.kernel_id} on {row.host}: `image = "{name}"` starts it there.')
 
 

@@ -13,6 +13,7 @@ import typer
 from kernelbridge.cli import completion
 from kernelbridge.cli.context import CliContext, moment, result
 from kernelbridge.cli.output import is_reader_gone
+from kernelbridge.cli.status_line import StatusLine
 from kernelbridge.errors import KernelBridgeError, SpecsUnwritable
 from kernelbridge.fleet.fleet import Fleet
 from kernelbridge.fleet.kernel_listing import LIST_SECONDS, KernelListing, KernelRow
@@ -64,7 +65,9 @@ def stop(
             errors += listing.problems
         for kernel_id in wanted:
             try:
-                row = context.wait(fleet, fleet.stop_by_id(kernel_id), seconds=STOP_ALL_SECONDS)
+                stopping = fleet.stop_by_id(kernel_id)
+                doing = f"stopping {short_id(kernel_id)}"
+                row = context.wait(fleet, stopping, seconds=STOP_ALL_SECONDS, doing=doing)
             except KernelBridgeError as error:
                 # The others are stopped all the same.
                 errors.append(error)
@@ -95,27 +98,33 @@ def logs(
 ) -> None:
     """Carry out `kernelbridge logs`."""
     context: CliContext = ctx.obj
-    if follow:
-        if output:
-            raise typer.BadParameter("--follow is for the log: leave it out, or leave out --output")
-        _follow(context, kernel_id, tail_lines, raw=raw)
-        return
+    if follow and output:
+        raise typer.BadParameter("--follow is for the log: leave it out, or leave out --output")
     with context.fleet(context.read_config()) as fleet:
-        asked = fleet.left_output(kernel_id) if output else fleet.logs(kernel_id, tail_lines=tail_lines or LOG_LINES)
-        text = context.wait(fleet, asked, seconds=LIST_SECONDS)
+        kept = None if output else fleet.kept_log(kernel_id)
+        if kept is not None:
+            context.complain(f"It did not start, and is gone. Its last lines were kept at {moment(kept.kept)}:")
+            text = kept.text
+        elif follow:
+            _follow(fleet, kernel_id, tail_lines, raw=raw)
+            return
+        else:
+            lines = tail_lines or LOG_LINES
+            asked = fleet.left_output(kernel_id) if output else fleet.logs(kernel_id, tail_lines=lines)
+            text = context.wait(fleet, asked, seconds=LIST_SECONDS)
     if output and not text:
         context.say("No output waits.")
         return
     if not raw:
         # Each step of a progress bar is a line then.
         text = printable_lines(text)
-    lines = tail_lines if output else tail_lines or LOG_LINES
-    if lines:
-        text = last_lines(text, lines)
+    most_lines = tail_lines if output else tail_lines or LOG_LINES
+    if most_lines:
+        text = last_lines(text, most_lines)
     typer.echo(text, nl=not text.endswith("\n"), color=raw or None)
 
 
-def _follow(context: CliContext, kernel_id: str, tail_lines: int | None, *, raw: bool) -> None:
+def _follow(fleet: Fleet, kernel_id: str, tail_lines: int | None, *, raw: bool) -> None:
     """Print a log as it grows, of what is there the last lines. Raises BrokenPipeError where nobody reads it."""
     # Of the loop: how much of the next piece is printed. The first is all that is there.
     most_lines = tail_lines
@@ -126,6 +135,7 @@ def _follow(context: CliContext, kernel_id: str, tail_lines: int | None, *, raw:
         if most_lines:
             text = last_lines(text, most_lines) + "\n" * text.endswith("\n")
         most_lines = None
+        line.stop()
         try:
             typer.echo(text, nl=False, color=raw or None)
             sys.stdout.flush()
@@ -134,8 +144,13 @@ def _follow(context: CliContext, kernel_id: str, tail_lines: int | None, *, raw:
                 raise BrokenPipeError(errno.EPIPE, exc.strerror) from exc
             raise
 
-    with context.fleet(context.read_config()) as fleet, contextlib.suppress(KeyboardInterrupt):
-        result(fleet.submit(fleet.follow_log(kernel_id, show)))
+    line = StatusLine(lambda: f"looking for {short_id(kernel_id)} on {', '.join(fleet.config.hosts)}")
+    line.start()
+    try:
+        with contextlib.suppress(KeyboardInterrupt):
+            result(fleet.submit(fleet.follow_log(kernel_id, show)))
+    finally:
+        line.stop()
 
 
 def tell(

@@ -16,6 +16,7 @@ import typer
 
 from kernelbridge.cli.commands.terminal import KernelArgument
 from kernelbridge.cli.context import CliContext, until_told_to_leave
+from kernelbridge.cli.status_line import StatusLine
 from kernelbridge.config import fields
 from kernelbridge.config.schema import Forward
 from kernelbridge.errors import ForwardFailed
@@ -124,16 +125,22 @@ def tensorboard(
     addresses: SimpleQueue[str] = SimpleQueue()
     with context.fleet(context.read_config()) as fleet:
         running = fleet.submit(fleet.board(kernel, folder, port=port, ready=addresses.put))
+        line = StatusLine(lambda: f"starting TensorBoard in {kernel}")
+        line.start()
         try:
             with until_told_to_leave():
                 while not running.done():
                     with suppress(Empty):
                         # It is told again where it has become another.
-                        _show_board(context, addresses.get(timeout=_LOOK_SECONDS), opens=browser)
+                        address = addresses.get(timeout=_LOOK_SECONDS)
+                        line.stop()
+                        _show_board(context, address, opens=browser)
             running.result()
         except KeyboardInterrupt:
             running.cancel()
             wait_for([running], _CLOSE_SECONDS)
+        finally:
+            line.stop()
 
 
 def _show_board(context: CliContext, address: str, *, opens: bool) -> None:

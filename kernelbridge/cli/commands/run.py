@@ -6,6 +6,7 @@ import contextlib
 import shlex
 import shutil
 import signal
+import sys
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import Future
@@ -20,7 +21,7 @@ from kernelbridge.cli.commands.terminal import WindowOption, words_of
 from kernelbridge.cli.completion import EnvironmentArgument
 from kernelbridge.cli.context import CliContext, result, until_told_to_leave
 from kernelbridge.cli.local_terminal import JoinedCommand, OutputWriter
-from kernelbridge.cli.tables import console
+from kernelbridge.cli.status_line import News, StatusLine, status_line
 from kernelbridge.config.schema import Config, Host
 from kernelbridge.errors import KernelBridgeError
 from kernelbridge.files.git_checkout import check_out, paths_of
@@ -158,11 +159,10 @@ class RunScreen:
     """This terminal while a command starts and runs: progress first, then what it writes."""
 
     def __init__(self) -> None:
-        self._console = console(of_stderr=True)
-        # Shows how far the start is; None where stderr is no terminal.
-        self._status = self._console.status("connecting") if self._console.is_terminal else None
-        if self._status is not None:
-            self._status.start()
+        # Shows how far the start is; it is looked at from the first moment.
+        self._news = News("connecting")
+        self._line = StatusLine(self._news.newest, after_seconds=0.0)
+        self._line.start()
         self.writer = OutputWriter(lambda is_congested: None)
 
     def output(self) -> RunOutput:
@@ -171,7 +171,7 @@ class RunScreen:
             write=self.writer.write,
             # What nobody reads here waits for whoever attaches.
             is_congested=lambda: self.writer.is_congested or self.writer.is_broken,
-            progress=self._progress,
+            progress=self._news.say,
             tell=self._tell,
         )
 
@@ -179,21 +179,16 @@ class RunScreen:
         """Return the same for a run that is left: what it writes is not taken, and waits for whoever attaches."""
         return replace(self.output(), write=lambda kind, data: None, is_congested=lambda: True)
 
-    def _progress(self, text: str) -> None:
-        if self._status is not None:
-            self._status.update(printable(text))
-
     def _tell(self, text: str) -> None:
         line = printable(f"kernelbridge: {text}")
         # A reader that is gone is the writer's to tell: this is the fleet's thread.
         with contextlib.suppress(OSError):
             # A raw terminal needs the return, too.
-            typer.echo(f"{line}\r" if self._status is not None else line, err=True)
+            typer.echo(f"{line}\r" if sys.stderr.isatty() else line, err=True)
 
     def end_progress(self) -> None:
         """Take the progress away."""
-        if self._status is not None:
-            self._status.stop()
+        self._line.stop()
 
     def close(self) -> None:
         """Return when all is written."""
@@ -337,7 +332,8 @@ def _fetch_results(context: CliContext, fleet: Fleet, made: CommandRun) -> None:
             fetching.result(QUICK_SECONDS)
         if not fetching.done():
             context.complain(f"Fetching the last results from {made.host.name}; Ctrl-C leaves them there.")
-        result(fetching)
+        with status_line(lambda: f"fetching the last results from {made.host.name}", after_seconds=0.0):
+            result(fetching)
     except KeyboardInterrupt:
         fetching.cancel()
         context.complain(f"Not all results were fetched: {made.unfetched_text}.")

@@ -11,11 +11,12 @@ import base64
 import contextlib
 import json
 import logging
+import os
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 from urllib.parse import quote
 
 from kernelbridge.config.schema import Environment, Host
@@ -100,6 +101,8 @@ _LOG = logging.getLogger(__name__)
 _T = TypeVar("_T")
 # Takes the next piece of what a build prints.
 Receives = Callable[[str], None]
+# Takes how many bytes have come across.
+Counts = Callable[[int], None]
 
 # The engine's words for a container whose processes are there.
 _RUNS = ("running", "paused", "restarting")
@@ -336,11 +339,13 @@ class Engine:
             words = f"{exc.message}; {login.trouble}" if login.trouble else exc.message
             raise pull_error(host=self.link.name, image=name, message=words) from exc
 
-    async def build(self, archive: Path, options: Mapping[str, str], *, bases: Sequence[str], heard: Receives) -> str:
+    async def build(
+        self, archive: Path, options: Mapping[str, str], *, bases: Sequence[str], heard: Receives, sent: Counts
+    ) -> str:
         """Build an image by the classic builder of a tar archive of this machine; return why it failed, else "".
 
         `options` are those of POST /build, `bases` the images that it may have to pull; `heard` gets on the loop what
-        the build prints. Raises: LinkLost, EngineFailed.
+        the build prints, `sent` how much of the archive was sent. Raises: LinkLost, EngineFailed.
         """
         mailbox = LoopMailbox()
         logins = {registry_of(image): await find_login(self.link, image) for image in bases}
@@ -348,7 +353,14 @@ class Engine:
         try:
             await self._call_apart(
                 "build an image",
-                lambda client: _build(client, archive, options, known, lambda text: mailbox.post(heard, text)),
+                lambda client: _build(
+                    client,
+                    archive,
+                    options,
+                    known,
+                    tell=lambda text: mailbox.post(heard, text),
+                    sent=lambda size: mailbox.post(sent, size),
+                ),
             )
         except _Refused as exc:
             return told(exc.message)
@@ -577,15 +589,42 @@ def _pull_lines(client: Client, name: str, login: RegistryLogin) -> Iterator[Map
         yield line
 
 
+class _Counted:
+    """A file that says how much of it was read, at most PROGRESS_SECONDS ago; as requests wants a body to be."""
+
+    def __init__(self, file: IO[bytes], tell: Counts) -> None:
+        self._file, self._tell = file, tell
+        self._told_at = time.monotonic()
+        self.len = os.fstat(file.fileno()).st_size
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self._file)
+
+    def read(self, size: int = -1) -> bytes:
+        """Return the next piece."""
+        piece = self._file.read(size)
+        if time.monotonic() - self._told_at >= PROGRESS_SECONDS:
+            self._told_at = time.monotonic()
+            self._tell(self._file.tell())
+        return piece
+
+
 def _build(
-    client: Client, archive: Path, options: Mapping[str, str], logins: Mapping[str, Credentials], tell: Receives
+    client: Client,
+    archive: Path,
+    options: Mapping[str, str],
+    logins: Mapping[str, Credentials],
+    *,
+    tell: Receives,
+    sent: Counts,
 ) -> None:
     """Build to the end; runs in a thread."""
     # Not docker-py's build(): that sends the logins of this machine, where those of the host are meant.
     known = base64.urlsafe_b64encode(json.dumps(logins).encode()).decode()
     headers = {"Content-Type": "application/x-tar", "X-Registry-Config": known}
     with archive.open("rb") as file:
-        answer = client._post(client._url("/build"), data=file, params=dict(options), headers=headers, stream=True)
+        body = _Counted(file, sent)
+        answer = client._post(client._url("/build"), data=body, params=dict(options), headers=headers, stream=True)
         with contextlib.closing(answer):
             client._raise_for_status(answer)
             for line in client._stream_helper(answer, decode=True):

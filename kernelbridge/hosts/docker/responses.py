@@ -315,17 +315,24 @@ class PullProgress:
 
     image: str
     # The engine's last words, such as "Extracting".
-    status: str
-    done_layers: int
-    total_layers: int
-    done_bytes: int
-    total_bytes: int
+    status: str = ""
+    done_layers: int = 0
+    total_layers: int = 0
+    done_bytes: int = 0
+    total_bytes: int = 0
+    # Whether the sizes of some layers are not known yet: the engine tells each as its turn comes.
+    grows: bool = False
+    # How much is unpacked; None where the engine does not tell that in bytes.
+    unpacked_bytes: int | None = None
 
 
 @dataclass
 class _Layer:
     done: int = 0
     total: int = 0
+    unpacked: int = 0
+    # Whether its size is known; of a small one the engine says no more than that it has come.
+    is_sized: bool = False
     is_complete: bool = False
 
 
@@ -337,6 +344,8 @@ class PullTally:
     # By layer id; filled by add().
     layers: dict[str, _Layer] = field(default_factory=dict)
     status: str = ""
+    # Whether the engine has told in bytes how much is unpacked; set by add().
+    unpacks_bytes: bool = False
 
     def add(self, line: Answer) -> None:
         """Take one line. Raises ValueError."""
@@ -359,6 +368,8 @@ class PullTally:
             total_layers=len(layers),
             done_bytes=sum(layer.done for layer in layers),
             total_bytes=sum(layer.total for layer in layers),
+            grows=not all(layer.is_sized for layer in layers),
+            unpacked_bytes=sum(layer.unpacked for layer in layers) if self.unpacks_bytes else None,
         )
 
     def _add_layer(self, layer: _Layer, detail: Answer) -> None:
@@ -366,9 +377,16 @@ class PullTally:
             case "Downloading":
                 layer.done = int(_number(detail.get("current"), "current"))
                 layer.total = int(_number(detail.get("total"), "total")) or layer.total
+                layer.is_sized = layer.total > 0
             case "Verifying Checksum" | "Download complete" | "Extracting":
-                # "Extracting" counts again from 0: for us the bytes are there.
-                layer.total = layer.total or int(_number(detail.get("total"), "total"))
-                layer.done = layer.total
+                # "Extracting" counts again from 0: for us the bytes are there. Some engines count it in seconds,
+                # without a total.
+                total = int(_number(detail.get("total"), "total"))
+                layer.total = layer.total or total
+                layer.done, layer.is_sized = layer.total, True
+                if self.status == "Extracting" and total:
+                    self.unpacks_bytes = True
+                    layer.unpacked = min(layer.total, int(_number(detail.get("current"), "current")))
             case "Pull complete" | "Already exists":
-                layer.done, layer.is_complete = layer.total, True
+                layer.done, layer.is_sized, layer.is_complete = layer.total, True, True
+                layer.unpacked = layer.total

@@ -57,6 +57,11 @@ class LoginStages:
     def __repr__(self) -> str:
         return f"<LoginStages {self._stage}, {len(self._hearers)} hear it>"
 
+    @property
+    def newest(self) -> LoginStage | None:
+        """The stage of the login under way; None where there is none."""
+        return self._stage
+
     def _tell(self, stage: LoginStage) -> None:
         self._stage = stage
         for hearer in list(self._hearers):

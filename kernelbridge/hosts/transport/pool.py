@@ -113,6 +113,11 @@ class Pool:
         """Call `hearer` with what a login to the host is doing, now and while the block runs."""
         return self._pooled_link(host).stages.heard_by(hearer)
 
+    def logins(self) -> dict[str, str]:
+        """Return what the logins under way are doing, by host; may be called from any thread."""
+        under_way = {name: pooled.stages.newest for name, pooled in list(self._pooled.items())}
+        return {name: stage.text for name, stage in under_way.items() if stage is not None}
+
     def _pooled_link(self, host: Host) -> _PooledLink:
         pooled = self._pooled.get(host.name)
         if pooled is not None and not _is_same_login(

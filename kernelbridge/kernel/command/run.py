@@ -26,12 +26,15 @@ from kernelbridge.errors import (
 )
 from kernelbridge.hosts.backend import Exited, Missing, Over
 from kernelbridge.hosts.labels import short_id
-from kernelbridge.hosts.relay_query import relay_address
+from kernelbridge.hosts.progress import Say, WorkProgress
+from kernelbridge.hosts.relay_query import RelayAddress, relay_address
+from kernelbridge.hosts.transport.retry import is_transient
 from kernelbridge.hosts.transport.stream import AnyLink
 from kernelbridge.kernel import failures
 from kernelbridge.kernel.placement import Placement
 from kernelbridge.kernel.relay_client import RelayClient, RelayListener
 from kernelbridge.kernel.request import KernelServices, LaunchRequest, launch_order
+from kernelbridge.kernel.start import kept_logs
 from kernelbridge.kernel.start.launch import Launcher, WorkloadHandle
 from kernelbridge.kernel.start.preflight import Preflight
 from kernelbridge.kernel.workspace import COPY_SECONDS, KernelWorkspace
@@ -67,7 +70,7 @@ class RunOutput:
     # Whether what was written is still on its way: then no more is taken.
     is_congested: Callable[[], bool]
     # Progress of the start.
-    progress: Callable[[str], None]
+    progress: Say
     # A line that stays.
     tell: Callable[[str], None]
 
@@ -136,10 +139,22 @@ class CommandRun:
             await self._start()
             await self._began
         except BaseException as exc:
+            has_log = isinstance(exc, Exception) and await self._keep_log(exc)
             await asyncio.shield(self.remove())
             if isinstance(exc, Exception):
-                raise failures.broken_start(self.request, self.host, exc, entrypoint=self.placement.entrypoint) from exc
+                error = failures.broken_start(self.request, self.host, exc, entrypoint=self.placement.entrypoint)
+                if has_log:
+                    failures.name_log(error, self.request)
+                raise error from exc
             raise
+
+    async def _keep_log(self, failure: Exception) -> bool:
+        """Keep what a start that has failed wrote; whether that is anything."""
+        if not self._workload.may_be_there or is_transient(failure):
+            return False
+        address = self._address()
+        text = await kept_logs.fetched(address, address.workload)
+        return self._services.kept_logs.keep(self.request.kernel_id, text)
 
     async def _start(self) -> None:
         services, request = self._services, self.request
@@ -165,8 +180,9 @@ class CommandRun:
         await launcher.launch()
         await self._workspace.watch(request.project, self.host)
 
-    def _say(self, text: str, *, host: Host | None = None) -> None:
-        self._output.progress(f"{(host or self.host).name}: {text}")
+    def _say(self, news: str | WorkProgress, *, host: Host | None = None) -> None:
+        name = (host or self.host).name
+        self._output.progress(news.on(name) if isinstance(news, WorkProgress) else f"{name}: {news}")
 
     async def _join(self) -> None:
         if self._client is not None:  # Of a container that came too late for its GPUs.
@@ -269,15 +285,13 @@ class CommandRun:
     # -- the stream
 
     def _make_client(self, *, takes: bool) -> RelayClient:
-        services, request = self._services, self.request
-        address = relay_address(
-            request.kernel_id,
-            self.placement.environment,
-            self.host,
-            backend=partial(services.backend, self.host),
-            rest=services.rest,
-        )
-        return RelayClient(address, self._listener(), owner=services.owner, takes=takes)
+        return RelayClient(self._address(), self._listener(), owner=self._services.owner, takes=takes)
+
+    def _address(self) -> RelayAddress:
+        services = self._services
+        backend = partial(services.backend, self.host)
+        environment = self.placement.environment
+        return relay_address(self.request.kernel_id, environment, self.host, backend=backend, rest=services.rest)
 
     def _listener(self) -> RelayListener:
         return RelayListener(
@@ -330,8 +344,8 @@ class CommandRun:
             self._may_send.set()
 
     def _show_notice(self, event: NoticeEvent) -> None:
-        if text := failures.setup_text(event):
-            self._say(text)
+        if setup := failures.setup_progress(event):
+            self._say(setup)
         elif text := failures.notice_text(event, self.host, what=self._what):
             self._output.tell(text)
 

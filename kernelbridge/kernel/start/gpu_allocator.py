@@ -24,6 +24,7 @@ from kernelbridge.hosts.gpus import selection
 from kernelbridge.hosts.gpus.nvidia_smi import GpuFacts
 from kernelbridge.hosts.gpus.selection import GpuRequest, Holding, Others
 from kernelbridge.hosts.labels import KERNEL_LABEL, LOCKS_LABEL, NAME_PREFIX, Labels, container_name, parse_labels
+from kernelbridge.hosts.progress import Say, WorkProgress
 from kernelbridge.hosts.relay_query import RelayAddress, ask_status
 from kernelbridge.hosts.transport.retry import is_transient
 from kernelbridge.kernel.request import LaunchRequest
@@ -82,7 +83,7 @@ class GpuAllocator:
         request: LaunchRequest,
         hosts: Sequence[Host],
         engine_of: Callable[[Host], Awaitable[Engine]],
-        say: Callable[[str], None],
+        say: Say,
         *,
         user: str,
     ) -> None:
@@ -216,7 +217,14 @@ class GpuAllocator:
         busy = "; ".join(failure.holders[:SHOWN_HOLDERS]) if isinstance(failure, GpusBusy) else failure.sentence
         self._look_seconds = NEXT_LOOK_SECONDS if any(place == 1 for place, _ in places) else QUEUE_LOOK_SECONDS
         told = ", ".join(f"{place} on {name}" for place, name in places) or "not known"
-        self._say(f"waiting for {self._gpu_request}, place in the queue: {told} ({busy})")
+        self._say(
+            WorkProgress(
+                what=f"waiting for {self._gpu_request}, place in the queue: {told} ({busy})",
+                place=min((place for place, _ in places), default=None),
+                waited_seconds=time.monotonic() - self._began,
+                most_wait_seconds=self._request.environment.wait,
+            )
+        )
 
     async def _beat(self) -> None:
         while True:

@@ -32,8 +32,9 @@ from kernelbridge.hosts.docker.images.additions import read_additions
 from kernelbridge.hosts.docker.images.built_image import built_image
 from kernelbridge.hosts.docker.images.prepared_image import Preparation, PreparedImage
 from kernelbridge.hosts.docker.images.python_probe import ANY_PYTHON, FoundPython
-from kernelbridge.hosts.docker.responses import ImageFacts
+from kernelbridge.hosts.docker.responses import ImageFacts, PullProgress
 from kernelbridge.hosts.labels import LOCKS_LABEL, LOCKS_VOLUME, SNAPSHOT_LABEL, Labels, container_name
+from kernelbridge.hosts.progress import Meter, Say
 from kernelbridge.kernel import failures
 from kernelbridge.kernel.placement import Placement
 from kernelbridge.kernel.process_mark import own_mark, owner_has_ended, owner_text
@@ -51,6 +52,8 @@ _LOG = logging.getLogger(__name__)
 REMOVE_SECONDS = 30.0
 # Within which an engine carries out what it was asked for over a link that was lost then.
 LATE_SECONDS = 5.0
+# How often a pull of which nothing is heard says how far it is.
+PULL_SILENCE_SECONDS = 2.0
 # How long an image's ENTRYPOINT may take; less where a start may take less than ten times as long.
 MOST_ENTRYPOINT_SECONDS = 60.0
 
@@ -65,7 +68,7 @@ class Launcher:
     # What the relay starts the kernel process with.
     order: dict[str, Any]
     # Takes progress, for whoever waits; and a line that stays, for the user's next cell.
-    say: Callable[[str], None]
+    say: Say
     tell: Callable[[str], None]
     # Joins the relay that was started.
     join: Callable[[], Awaitable[None]]
@@ -213,7 +216,7 @@ def _preparation(
     base: ImageFacts,
     records: Records,
     config: Path,
-    say: Callable[[str], None],
+    say: Say,
 ) -> Preparation:
     return Preparation(
         engine=engine,
@@ -239,7 +242,7 @@ async def _prepared(preparation: Preparation, *, examine: bool) -> PreparedImage
     return prepared
 
 
-async def _get_image(engine: Engine, environment: Environment, say: Callable[[str], None]) -> tuple[ImageFacts, bool]:
+async def _get_image(engine: Engine, environment: Environment, say: Say) -> tuple[ImageFacts, bool]:
     """Return the environment's own image, and whether it had to be fetched or built."""
     if environment.build is not None:
         return await built_image(engine, environment, say)
@@ -249,9 +252,7 @@ async def _get_image(engine: Engine, environment: Environment, say: Callable[[st
     return (base, False) if base is not None else (await pull(engine, environment.image, say), True)
 
 
-async def pull_ahead(
-    engine: Engine, environment: Environment, records: Records, config: Path, say: Callable[[str], None]
-) -> str:
+async def pull_ahead(engine: Engine, environment: Environment, records: Records, config: Path, say: Say) -> str:
     """Have an environment's image and what is made of it; return the name of that. Raises KernelBridgeError."""
     read_additions(environment, config)  # Before a pull of many minutes.
     base, _ = await _get_image(engine, environment, say)
@@ -288,10 +289,26 @@ async def _make_locks(engine: Engine, request: LaunchRequest, lease: Lease, imag
     await engine.volumes.make_folders(LOCKS_VOLUME, names, image=image.name, labels=labels)
 
 
-async def pull(engine: Engine, image: str, say: Callable[[str], None]) -> ImageFacts:
+async def pull(engine: Engine, image: str, say: Say) -> ImageFacts:
     """Pull an image and return it. Raises ImagePullFailed and others."""
-    say(f"pulling {image}")
-    return await engine.pull(image, lambda progress: say(failures.pull_text(image, progress)))
+    meter, last = Meter(f"pulling {image}"), [PullProgress(image=image)]
+
+    def tell(now: PullProgress) -> None:
+        last[0] = now
+        say(failures.pull_progress(meter, now))
+
+    async def tell_silence() -> None:
+        # An engine says nothing while nothing comes: then the speed falls.
+        while True:
+            await asyncio.sleep(PULL_SILENCE_SECONDS)
+            tell(last[0])
+
+    tell(last[0])
+    telling = asyncio.create_task(tell_silence())
+    try:
+        return await engine.pull(image, tell)
+    finally:
+        telling.cancel()
 
 
 async def create_container(
@@ -374,6 +391,11 @@ class WorkloadHandle:
 
     def __repr__(self) -> str:
         return f"<WorkloadHandle {self._name}{' perhaps there' if self._creation else ''}>"
+
+    @property
+    def may_be_there(self) -> bool:
+        """Whether the host may have it, or be about to."""
+        return self._creation is not None
 
     def adopt(self) -> None:
         """Have `remove` remove a container that was made before, by another process or by an earlier start."""

@@ -15,6 +15,7 @@ from kernelbridge.errors import CacheFailed, GpusBusy, ImageMissing, KernelBridg
 from kernelbridge.hosts import mounts
 from kernelbridge.hosts.docker.responses import ImageFacts
 from kernelbridge.hosts.gpus import driver_check
+from kernelbridge.hosts.progress import WorkProgress
 from kernelbridge.hosts.transport.stream import AnyLink
 from kernelbridge.kernel.request import LaunchRequest, WatchLogin, deadline, unwatched
 from kernelbridge.kernel.start import slurm_job
@@ -53,7 +54,7 @@ class Preflight:
         *,
         config: Path,
         watch_login: WatchLogin = unwatched,
-        say: Callable[[Host, str], None] = lambda host, text: None,
+        say: Callable[[Host, str | WorkProgress], None] = lambda host, text: None,
     ) -> None:
         """`config` is the config file; `say` takes what is being done on which host, for whoever waits."""
         self._request = request
@@ -154,7 +155,7 @@ def _deadline(host: Host, link: AnyLink) -> AbstractAsyncContextManager[None]:
     return deadline(seconds, host.name, "the check of the host", "Try again once the host answers faster.")
 
 
-def _say_nothing(text: str) -> None:
+def _say_nothing(news: str | WorkProgress) -> None:
     """Drop progress: checks are over before anybody watches."""
 
 

@@ -15,6 +15,7 @@ from kernelbridge.hosts import bootstrap
 from kernelbridge.hosts.backend import Over
 from kernelbridge.hosts.gpus.selection import GpuRequest
 from kernelbridge.hosts.labels import Labels, container_name
+from kernelbridge.hosts.progress import Say, WorkProgress
 from kernelbridge.hosts.slurm import commands, job_script
 from kernelbridge.hosts.slurm.cluster import job_spec, wants_gpus
 from kernelbridge.hosts.slurm.commands import JobFacts, JobRequest
@@ -61,7 +62,7 @@ async def submit(cluster: Cluster, request: LaunchRequest, host: Host, labels: L
 
 
 async def wait_until_running(
-    get_cluster: Callable[[], Awaitable[Cluster]], request: LaunchRequest, host: Host, say: Callable[[str], None]
+    get_cluster: Callable[[], Awaitable[Cluster]], request: LaunchRequest, host: Host, say: Say
 ) -> None:
     """Return when the job runs; it waits in Slurm's queue while this machine sleeps, too.
 
@@ -78,7 +79,7 @@ async def wait_until_running(
                 return
             else:
                 _check_waiting(job, request, host)
-                say_news(commands.waiting_text(job, host=host.name))
+                say_news(_waiting(job, host, waited_seconds=time.monotonic() - began, limit=limit))
         except SchedulerSilent as exc:
             say_news(exc.sentence)
         except KernelBridgeError as exc:
@@ -93,15 +94,25 @@ async def wait_until_running(
         await asyncio.sleep(JOB_LOOK_SECONDS)
 
 
-def _only_news(say: Callable[[str], None]) -> Callable[[str], None]:
-    """Return a function that says a text unless it said the same before."""
+def _waiting(job: JobFacts, host: Host, *, waited_seconds: float, limit: float | None) -> WorkProgress:
+    starts = job.starts if job.state == "PENDING" else None
+    return WorkProgress(
+        what=commands.waiting_text(job, host=host.name),
+        waited_seconds=waited_seconds,
+        most_wait_seconds=limit,
+        known_left_seconds=max(0.0, starts - time.time()) if starts is not None else None,
+    )
+
+
+def _only_news(say: Say) -> Say:
+    """Return a function that says what it is given unless it said the same before."""
     last = ""
 
-    def say_news(text: str) -> None:
+    def say_news(news: str | WorkProgress) -> None:
         nonlocal last
-        if text != last:
-            last = text
-            say(text)
+        if str(news) != last:
+            last = str(news)
+            say(news)
 
     return say_news
 

@@ -70,7 +70,7 @@ class Scene:
             project = project.with_checkout(checkout)
             project = project.brought() if brings else project
         self.there = Path(project.host_root(LAB, str(self.home)))
-        voice = WorkspaceVoice(say=self.said.append, tell=self.told.append)
+        voice = WorkspaceVoice(say=lambda news: self.said.append(str(news)), tell=self.told.append)
         return WorkspaceSync(
             project, LAB, data_folder=self.folder / "data", link=self.link, voice=voice, watch=self.watch
         )

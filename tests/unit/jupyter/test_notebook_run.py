@@ -210,7 +210,7 @@ def test_cells_are_run_as_nbclient_runs_them(cell: Any, is_run: bool) -> None:
 
 def test_cells_that_are_not_run_do_not_count() -> None:
     cells = [V4.new_markdown_cell("# title"), code("1"), code(" "), code("2")]
-    assert _Ahead(notebook(*cells)).progress(1) == "1 of 2 cells"
+    assert str(_Ahead(notebook(*cells)).progress(1)) == "running: cell 2 of 2"
 
 
 async def test_all_cells_are_sent_at_once_and_asked_for_later_in_their_order() -> None:

@@ -22,10 +22,12 @@ from kernelbridge.errors import (
 )
 from kernelbridge.hosts.backend import Exited, Missing
 from kernelbridge.hosts.docker.engine import PullProgress
+from kernelbridge.hosts.progress import Meter
 from kernelbridge.kernel import failures
 from kernelbridge.kernel.request import LaunchRequest, RunCommand
 from kernelbridge.protocol.exit_codes import EXIT_CODES
 from kernelbridge.protocol.handshake import DroppedEvent, FailedEvent, NoticeEvent
+from tests.made_clock import StillClock
 from tests.made_events import exited
 
 HOST = Host(name="lab", ssh="lab")
@@ -56,10 +58,11 @@ def test_a_death_names_environment_host_code_and_last_words() -> None:
 def test_a_setup_is_told_by_its_command_and_its_last_words() -> None:
     failed = failures.failed_start(launch_request(), HOST, FailedEvent(1, reason="exit code 1: no", setup="make\nit"))
     assert failed.sentence == "The setup of Torch on lab failed: `make` ended with exit code 1: no."
-    assert failures.setup_text(NoticeEvent(1, "setup", "make\nit", "done 1 of 3")) == "setup: make: done 1 of 3"
-    assert failures.setup_text(NoticeEvent(1, "setup", "make", "")) == "setup: make"
-    assert failures.setup_text(NoticeEvent(1, "setup", " ", "")) == "setup: ", "a relay may say anything"
-    assert failures.setup_text(NoticeEvent(1, "moved", "/root", "/home")) == ""
+    cases = (("make\nit", "done 1 of 3"), ("make", ""), (" ", ""))
+    told = [failures.setup_progress(NoticeEvent(1, "setup", path, why)) for path, why in cases]
+    assert [str(one) for one in told] == ["setup: make: done 1 of 3", "setup: make", "setup"]
+    assert {one.logged for one in told if one is not None} == {"setup"}, "a log has no command of the user's"
+    assert failures.setup_progress(NoticeEvent(1, "moved", "/root", "/home")) is None
 
 
 @pytest.mark.parametrize(
@@ -201,12 +204,19 @@ def test_an_image_that_lacks_something_is_told_from_a_container_that_failed() ->
 
 
 def test_a_pull_says_how_far_it_is_once_it_knows() -> None:
-    first = PullProgress(image="torch:2", status="Waiting", done_bytes=0, total_bytes=0, done_layers=0, total_layers=0)
-    assert failures.pull_text("torch:2", first) == "pulling torch:2"
-    unpacking = replace(first, done_bytes=9, total_bytes=9, done_layers=2, total_layers=5)
-    assert failures.pull_text("torch:2", unpacking) == "unpacking torch:2: 2 of 5 layers"
+    clock = StillClock()
+    meter, first = Meter("pulling torch:2", clock=clock), PullProgress(image="torch:2", status="Waiting")
+    assert str(failures.pull_progress(meter, first)) == "pulling torch:2"
+    some = replace(first, done_bytes=500_000_000, total_bytes=1_000_000_000, grows=True)
+    assert str(failures.pull_progress(meter, some)) == "pulling torch:2: 0.50 of at least 1.00 GB"
+    clock.now += 10
     half = replace(first, done_bytes=1_500_000_000, total_bytes=3_000_000_000)
-    assert failures.pull_text("torch:2", half) == "pulling torch:2: 50 % (1.50 of 3.00 GB)"
+    line = "pulling torch:2: 50 %, 1.50 of 3.00 GB, 200 MB/s, about 8 s left"
+    assert str(failures.pull_progress(meter, half)) == line
+    untold = replace(first, done_bytes=9, total_bytes=9, done_layers=2, total_layers=5)
+    assert str(failures.pull_progress(meter, untold)) == "unpacking torch:2: 2 of 5 layers"
+    told = replace(untold, unpacked_bytes=3)
+    assert str(failures.pull_progress(meter, told)) == "unpacking torch:2: 33 %, 3 of 9 B, 2 of 5 layers"
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ One kernel is one thing: each test tells what becomes of it in the same scene.
 from __future__ import annotations
 
 import asyncio
+import logging
 import signal
 import socket
 from collections.abc import Iterator, Mapping, Sequence
@@ -37,9 +38,10 @@ from kernelbridge.errors import (
     StartTimeout,
     UnknownEnvironment,
 )
-from kernelbridge.hosts.backend import Missing
+from kernelbridge.hosts.backend import Exited, Missing
 from kernelbridge.hosts.forwards.port_forwards import bound
-from kernelbridge.hosts.labels import Labels
+from kernelbridge.hosts.labels import Labels, short_id
+from kernelbridge.hosts.progress import WorkProgress
 from kernelbridge.hosts.transport.login_stage import Hearer, LoginStage
 from kernelbridge.kernel import failures
 from kernelbridge.kernel.kernel import Kernel
@@ -47,6 +49,7 @@ from kernelbridge.kernel.process_mark import ProcessMark
 from kernelbridge.kernel.records import ImageRecord, Records
 from kernelbridge.kernel.relay_client import RelayListener
 from kernelbridge.kernel.request import KernelServices, LaunchRequest
+from kernelbridge.kernel.start.kept_logs import KEPT_LOGS_FOLDER, KeptLogs
 from kernelbridge.kernel.state import KernelState
 from kernelbridge.protocol import frames
 from kernelbridge.protocol.handshake import (
@@ -54,6 +57,7 @@ from kernelbridge.protocol.handshake import (
     FailedEvent,
     GpuLostEvent,
     GpuStatus,
+    NoticeEvent,
     Owner,
     ReadyEvent,
     Welcome,
@@ -208,7 +212,7 @@ class Scene:
         # What joining a relay comes to, time after time: facts of its welcome, or an error; else it starts.
         self.joins: list[Any] = []
         self.clients: list[FakeClient] = []
-        self.told: list[tuple[str, str]] = []
+        self.told: list[tuple[str, str | WorkProgress]] = []
         self.records = Records(folder)
         self.request: LaunchRequest = launch_request(**keys)
         nothing: Any = None
@@ -247,9 +251,9 @@ class Scene:
         yield
         self.hearers.remove(hearer)
 
-    def _observe(self, kernel_id: str, state: str, text: str) -> None:
+    def _observe(self, kernel_id: str, state: str, news: str | WorkProgress) -> None:
         assert isinstance(state, KernelState)
-        self.told.append((str(state), text))
+        self.told.append((str(state), news))
 
     def _proxy(self, poller: Any, given: endpoints.Endpoints, **facts: Any) -> Any:
         self.channels = FakeProxy(poller, given, **facts)
@@ -458,6 +462,75 @@ async def test_a_start_whose_kernel_does_not_come_is_undone(
     assert type(scene.kernel.failure) is kind
     assert scene.engine.log[-1] == f"remove {NAME}"
     assert scene.client.log == ["closed"]
+
+
+async def _ended_state(name: str) -> Exited:
+    return Exited(code=1, oom_killed=False, error="", finished_at="")
+
+
+@pytest.mark.parametrize("way", ["it does not join", "its process ends", "it never answers"])
+async def test_what_a_start_that_fails_wrote_is_kept_and_said_to_be(scene: Scene, way: str) -> None:
+    scene.engine.log_text = "Traceback\nModuleNotFoundError: torch\n"
+    scene.engine.state = _ended_state  # type: ignore[method-assign]
+    is_refused = way == "it does not join"
+    scene.joins = [ContainerFailed(host="lab", image="torch:2", reason="no") if is_refused else {"used": False}]
+    scene.kernel.begin()
+    await scene.settle()
+    if way == "its process ends":
+        scene.relay.event_received(exited(1, last_words="ModuleNotFoundError: torch"))
+    await scene.settle(scene.request.environment.start_seconds + 1)
+    kept = KeptLogs(scene.records.folder / KEPT_LOGS_FOLDER).find(MINE)
+    assert kept is not None
+    assert kept.text == scene.engine.log_text
+    assert scene.kernel.failure is not None
+    is_said = f"`kernelbridge logs {short_id(MINE)}` shows what it wrote." in scene.kernel.failure.remedy
+    assert is_said == (way != "it never answers"), "by then its container is there still"
+
+
+@pytest.mark.parametrize("way", ["it wrote nothing", "its user gave it up", "it came"])
+async def test_nothing_is_kept_where_there_is_nothing_to_be_read(scene: Scene, way: str) -> None:
+    scene.engine.state = _ended_state  # type: ignore[method-assign]
+    scene.engine.log_text = "" if way == "it wrote nothing" else "words"
+    is_refused = way == "it wrote nothing"
+    scene.joins = [ContainerFailed(host="lab", image="torch:2", reason="no") if is_refused else {"used": False}]
+    scene.kernel.begin()
+    await scene.settle()
+    if way == "its user gave it up":
+        scene.kernel.shutdown_requested(ShutdownIntent.CANCEL)
+    if way == "it came":
+        scene.relay.event_received(ReadyEvent(launch=1, info=INFO))
+        scene.relay.event_received(exited(-9, last_words="secret of a cell"))
+        await scene.settle()
+        await scene.kernel.stop()
+    await scene.settle(1)
+    assert scene.engine.log[-1] == f"remove {NAME}"
+    assert KeptLogs(scene.records.folder / KEPT_LOGS_FOLDER).find(MINE) is None
+    if scene.kernel.failure is not None:
+        assert "kernelbridge logs" not in scene.kernel.failure.remedy
+
+
+async def test_a_log_gets_no_words_of_the_users_own_programs(scene: Scene, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    scene.kernel.begin()
+    await scene.settle()
+    scene.relay.event_received(NoticeEvent(1, "setup", "export TOKEN=MARKER", "MARKER"))
+    scene.kernel._say(WorkProgress(what="building the image", detail="RUN MARKER"))
+    assert any("MARKER" in text for text in scene.channels.progress_texts)
+    scene.relay.event_received(exited(1, last_words="MARKER"))
+    await scene.settle()
+    assert "MARKER" in str(scene.kernel.failure)
+    assert "exit code 1" in caplog.text
+    assert "building the image" in caplog.text
+    assert "MARKER" not in caplog.text
+
+
+async def test_numbers_of_progress_reach_those_who_watch_the_fleet(scene: Scene) -> None:
+    scene.kernel.begin()
+    await scene.settle()
+    pull = WorkProgress(what="pulling torch:2", done=1e9, total=2e9)
+    scene.kernel._say(pull)
+    assert scene.told[-1] == ("starting", pull)
+    assert scene.channels.progress_texts[-1].endswith(" on lab: pulling torch:2: 50 %, 1.00 of 2.00 GB")
 
 
 async def test_a_start_whose_container_ends_says_how(scene: Scene) -> None:

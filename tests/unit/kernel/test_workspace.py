@@ -92,7 +92,9 @@ async def no_link(host: Host) -> Any:
 )
 async def test_where_nothing_is_copied_nothing_is_done(tmp_path: Path, asked: Project | None, host: Host) -> None:
     said: list[str] = []
-    workspace = KernelWorkspace(data_folder=tmp_path, link_of=no_link, say=said.append, tell=said.append)
+    workspace = KernelWorkspace(
+        data_folder=tmp_path, link_of=no_link, say=lambda news: said.append(str(news)), tell=said.append
+    )
     assert not await workspace.bring(asked, host)
     await workspace.watch(asked, host)
     assert repr(workspace) == "<KernelWorkspace None>"

@@ -22,7 +22,7 @@ from kernelbridge.cli.commands.setup.trust import trust_host
 from kernelbridge.cli.context import CliContext, until_told_to_leave
 from kernelbridge.config.schema import Config, Environment, Host
 from kernelbridge.errors import HostKeyUnknown
-from kernelbridge.fleet.doctor.finding import Finding, LinkName, LinkState
+from kernelbridge.fleet.doctor.finding import Finding, LinkName, LinkState, Tell
 from kernelbridge.fleet.doctor.trials import Talk
 from kernelbridge.fleet.fleet import Fleet
 from kernelbridge.jupyter import kernelspecs
@@ -99,14 +99,7 @@ def _examined(context: CliContext, name: str | None, *, is_shown: bool) -> tuple
             table.add(finding)
         found.append(finding)
 
-    loaded = installation.examine(
-        context.config_path,
-        tell,
-        root=kernelspecs.default_root(),
-        launcher=kernelspecs.launcher_path(),
-        records=Records(default_folder()),
-        environ=context.environ,
-    )
+    loaded = of_this_machine(context, tell)
     if loaded is not None:
         talk = conversation.converse if name in loaded.environments else None
         with _quiet(), context.fleet(loaded) as fleet:
@@ -158,6 +151,18 @@ def _chosen(loaded: Config, name: str | None) -> list[tuple[Host, list[Environme
     else:
         hosts = list(loaded.hosts.values()) if name is None else [loaded.host(name)]
     return [(host, [one for one in environments if host in loaded.hosts_of(one)]) for host in hosts]
+
+
+def of_this_machine(context: CliContext, tell: Tell) -> Config | None:
+    """Tell of this machine's own links; return the config, None if it is broken."""
+    return installation.examine(
+        context.config_path,
+        tell,
+        root=kernelspecs.default_root(),
+        launcher=kernelspecs.launcher_path(),
+        records=Records(default_folder()),
+        environ=context.environ,
+    )
 
 
 class _Look:

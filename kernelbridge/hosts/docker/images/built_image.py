@@ -15,10 +15,10 @@ import tempfile
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Final
+from typing import IO, TYPE_CHECKING, Final, NamedTuple
 
 from kernelbridge.config.schema import Build, Environment
 from kernelbridge.errors import BuildFailed, ImageMissing, KernelBridgeError, StartTimeout
@@ -27,6 +27,7 @@ from kernelbridge.hosts.docker.images.build_context import ContextFailed
 from kernelbridge.hosts.docker.responses import ImageFacts
 from kernelbridge.hosts.labels import BUILD_LABEL
 from kernelbridge.hosts.mounts import host_path
+from kernelbridge.hosts.progress import Meter, Say, Unit, WorkProgress
 from kernelbridge.hosts.transport.stream import CommandError, Completed
 
 if TYPE_CHECKING:
@@ -37,8 +38,6 @@ _UNKNOWN: Final = "unknown"
 BUILD_SECONDS: Final = 4 * 3600.0
 GIT_SECONDS: Final = 600.0
 _COMMAND_SECONDS: Final = 60.0
-# An archive of this size takes a while on most lines.
-LARGE_BYTES: Final = 100 << 20
 # The largest folder of a host that comes to this machine: only where that host's docker command has no BuildKit.
 RECEIVED_BYTES: Final = 8 << 30
 # A build that the engine's cache answers is over by then, and says no more than that it is one.
@@ -66,6 +65,12 @@ exec mktemp -d -t kernelbridge-build.XXXXXX
 _TAR_SCRIPT: Final = 'cd "$1" && exec tar -cf - .'
 # What BuildKit puts before each line: the step's number, and the time.
 _STEP: Final = re.compile(r"^#\d+ (\d+\.\d+ )?")
+# "#7 [builder 2/5] RUN ..." of BuildKit, whose further lines of a step begin with "#7"; "Step 2/5 : RUN ..." of others.
+_STEP_OF: Final = re.compile(
+    r"(?:#(?P<work>[0-9]{1,6}) \[(?:[\w.-]{1,80} )?|Step )(?P<number>[0-9]{1,4})/(?P<count>[0-9]{1,4})(?:\]| :)"
+)
+_WORK: Final = re.compile(r"#([0-9]{1,6}) ")
+_MOST_STEPS: Final = 10_000
 
 
 async def is_up_to_date(engine: Engine, environment: Environment, image: ImageFacts) -> bool:
@@ -79,7 +84,7 @@ async def is_up_to_date(engine: Engine, environment: Environment, image: ImageFa
     return not made_of or image.labels.get(BUILD_LABEL) == made_of
 
 
-async def built_image(engine: Engine, environment: Environment, say: Callable[[str], None]) -> tuple[ImageFacts, bool]:
+async def built_image(engine: Engine, environment: Environment, say: Say) -> tuple[ImageFacts, bool]:
     """Return the image of an environment with `build`, and whether a build took place.
 
     Raises: BuildFailed, ImageMissing, LinkLost, EngineFailed, StartTimeout.
@@ -87,11 +92,36 @@ async def built_image(engine: Engine, environment: Environment, say: Callable[[s
     return await _ImageBuild(engine, environment, say).image()
 
 
+class BuildStep(NamedTuple):
+    """Which step of a Dockerfile, or of one of its stages, a line is of."""
+
+    number: int
+    total: int
+
+
+class BuildSteps:
+    """Finds in what a builder prints at which step it is."""
+
+    def __init__(self) -> None:
+        # By BuildKit's number of a piece of work; the classic builder has one after the other, without a number.
+        self._steps: dict[str, BuildStep] = {}
+
+    def of(self, line: str) -> BuildStep | None:
+        """Return the step of the next line; None of what is no step of a Dockerfile."""
+        found = _STEP_OF.match(line)
+        if found is not None and len(self._steps) < _MOST_STEPS:
+            step = BuildStep(int(found["number"]), int(found["count"]))
+            self._steps[found["work"] or ""] = step
+        work = _WORK.match(line)
+        return self._steps.get(work[1] if work else "")
+
+
 class _Output:
     """Takes what a build prints, as a Receiver: tells its lines now and then, and keeps the last ones."""
 
-    def __init__(self, tell: Callable[[str], None]) -> None:
+    def __init__(self, tell: Callable[[str, BuildStep | None], None]) -> None:
         self._tell = tell
+        self._steps = BuildSteps()
         self._unfinished = ""
         self._told_at = time.monotonic() + _QUIET_SECONDS - _PROGRESS_SECONDS
         self.last: deque[str] = deque(maxlen=_LAST_LINES)
@@ -104,12 +134,13 @@ class _Output:
         *lines, self._unfinished = (self._unfinished + text).replace("\r", "\n").split("\n")
         self._unfinished = self._unfinished[-_PIECE_BYTES:]
         for line in lines:
+            step = self._steps.of(line)
             words = _STEP.sub("", line).strip()
             if words and words.strip("-") and words not in self.last:
                 self.last.append(words)
                 if time.monotonic() - self._told_at >= _PROGRESS_SECONDS:
                     self._told_at = time.monotonic()
-                    self._tell(words)
+                    self._tell(words, step)
 
     def data_received(self, data: bytes) -> None:
         """Called by the stream of a command."""
@@ -128,7 +159,7 @@ class _ImageBuild:
 
     engine: Engine
     environment: Environment
-    say: Callable[[str], None]
+    say: Say
 
     @property
     def _build(self) -> Build:
@@ -233,9 +264,6 @@ class _ImageBuild:
     # -- the builders
 
     async def _build_archive(self, archive: Path, made_of: str) -> None:
-        size = (await asyncio.to_thread(archive.stat)).st_size
-        if size >= LARGE_BYTES:
-            self.say(f"building the image: sending its folder, {size / 1e6:.0f} MB")
         if await self._has_buildkit():
             await self._build_by_command("-", made_of, archive)
         else:
@@ -287,9 +315,11 @@ class _ImageBuild:
             async with self._deadline():
                 if archive is not None:
                     with archive.open("rb") as file:
+                        sent = await self._counted("sending its folder", archive)
                         while not output.ended.is_set() and (piece := await asyncio.to_thread(file.read, _PIECE_BYTES)):
                             stream.write(piece)
                             await stream.drain()
+                            sent(file.tell())
                 stream.write_eof()
                 await output.ended.wait()
         finally:
@@ -314,7 +344,8 @@ class _ImageBuild:
         }
         bases = await asyncio.to_thread(build_context.base_images, archive, build.dockerfile)
         async with self._deadline():
-            trouble = await self.engine.build(archive, options, bases=bases, heard=output.text_received)
+            sent = await self._counted("sending its folder", archive)
+            trouble = await self.engine.build(archive, options, bases=bases, heard=output.text_received, sent=sent)
         if trouble:
             output.closed(None)
             remedy = ""
@@ -330,7 +361,11 @@ class _ImageBuild:
             stream = await self.engine.link.open_command(["sh", "-c", _TAR_SCRIPT, "tar", folder], receiver)
             try:
                 async with self._deadline():
-                    await receiver.ended.wait()
+                    received = await self._counted("fetching its folder")
+                    while not receiver.ended.is_set():
+                        received(receiver.size_bytes)
+                        with suppress(TimeoutError):
+                            await asyncio.wait_for(receiver.ended.wait(), _PROGRESS_SECONDS)
             finally:
                 stream.close()
         if receiver.is_too_long:
@@ -350,8 +385,25 @@ class _ImageBuild:
 
     # -- words
 
-    def _tell(self, line: str) -> None:
-        self.say(f"building the image: {_short(line)}")
+    def _tell(self, line: str, step: BuildStep | None) -> None:
+        # What a builder prints is of the user's Dockerfile: it is shown, and not logged.
+        made = WorkProgress(what="building the image", detail=_short(line))
+        self.say(replace(made, done=step.number, total=step.total, unit=Unit.STEPS) if step else made)
+
+    async def _counted(self, what: str, archive: Path | None = None) -> Callable[[int], None]:
+        """Return what takes how many bytes of the context have come across, and says so after a moment."""
+        total = (await asyncio.to_thread(archive.stat)).st_size if archive is not None else None
+        meter = Meter(f"building the image, {what}", total)
+        told_at = time.monotonic() + _QUIET_SECONDS - _PROGRESS_SECONDS
+
+        def have(done: int) -> None:
+            nonlocal told_at
+            now = meter.at(done)
+            if time.monotonic() - told_at >= _PROGRESS_SECONDS and done != total:
+                told_at = time.monotonic()
+                self.say(now)
+
+        return have
 
     @asynccontextmanager
     async def _deadline(self) -> AsyncIterator[None]:

@@ -25,6 +25,7 @@ from kernelbridge.hosts.docker.images.derived_image import WheelsFailed
 from kernelbridge.hosts.docker.images.python_probe import ANY_PYTHON, FoundPython
 from kernelbridge.hosts.docker.responses import ImageFacts
 from kernelbridge.hosts.labels import WORK_LABEL, WORK_PREFIX
+from kernelbridge.hosts.progress import Say, WorkProgress
 from kernelbridge.hosts.transport.lazy import loaded
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ class Preparation:
     # Where wheels are kept on this machine.
     cache: Path
     # Takes progress, for whoever waits.
-    say: Callable[[str], None]
+    say: Say
     # What was found now, by the id of the image, with all packages; filled by _examine().
     examined: dict[str, FoundPython] = field(default_factory=dict)
 
@@ -255,7 +256,7 @@ class Preparation:
                     if isinstance(state, Exited):
                         return state.code
                     if tell and (line := (await self.engine.logs(name, 1)).strip()):
-                        self.say(line[:200])
+                        self.say(WorkProgress(what=f"adding {self.additions.words}", detail=line[:200]))
                     await asyncio.sleep(_TELL_SECONDS if tell else _LOOK_SECONDS)
         return None
 

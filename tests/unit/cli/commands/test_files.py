@@ -12,6 +12,7 @@ from kernelbridge.config.schema import Host
 from kernelbridge.files.listing import Entry, Kind
 from kernelbridge.files.plan import Action, Deed
 from kernelbridge.files.project import Project
+from kernelbridge.hosts.progress import Say
 from tests.fakes import FakeFleet
 from tests.unit.cli.conftest import CONFIG, Call
 
@@ -27,13 +28,11 @@ class FilesFleet(FakeFleet):
     is_held: bool = False
     synced: list[tuple[Project, str]] = field(default_factory=list)
 
-    async def workspace_status(self, project: Project, host: Host) -> list[Action]:
+    async def workspace_status(self, project: Project, host: Host, *, say: Say) -> list[Action]:
         self.synced.append((project, host.name))
         return self.due
 
-    async def sync_workspace(
-        self, project: Project, host: Host, *, say: Callable[[str], None], tell: Callable[[str], None]
-    ) -> bool:
+    async def sync_workspace(self, project: Project, host: Host, *, say: Say, tell: Callable[[str], None]) -> bool:
         self.synced.append((project, host.name))
         tell("results/model is left as it is.")
         return not self.is_held

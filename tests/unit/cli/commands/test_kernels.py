@@ -13,8 +13,10 @@ from typing import Any
 import pytest
 
 from kernelbridge.cli.commands import kernels
+from kernelbridge.cli.context import moment
 from kernelbridge.errors import HostRefused, HostUnreachable
 from kernelbridge.kernel.records import KernelRecord, Records
+from kernelbridge.kernel.start.kept_logs import KeptLog
 from tests.fakes import FakeFleet, row
 from tests.made_runs import RunFleet
 from tests.printed import lines_of
@@ -245,6 +247,18 @@ def test_logs_prints_the_last_lines(call: Call, fleet: FakeFleet) -> None:
     assert call("logs", "aabb", "--tail", "2") == Ended(code=0, out="two\nthree\n", err="")
     assert call("logs", "aabb").out == "one\ntwo\nthree\n"
     assert call("logs", "zz").code == 52
+
+
+@pytest.mark.parametrize("follow", [[], ["--follow"]])
+def test_logs_of_a_kernel_that_did_not_start_are_those_that_were_kept(
+    call: Call, fleet: FakeFleet, follow: list[str]
+) -> None:
+    at = datetime(2031, 5, 6, 7, 8, tzinfo=UTC)
+    fleet.kept_logs = [KeptLog(kernel_id="ffee", kept=at, text="one\n\x1b[1mtwo\x1b[m\n")]
+    ended = call("logs", "ff", "--tail", "1", *follow)
+    assert (ended.code, ended.out) == (0, "two\n")
+    assert ended.err == f"It did not start, and is gone. Its last lines were kept at {moment(at)}:\n"
+    assert call("logs", "ff", "--output").code == 52
 
 
 @pytest.mark.parametrize("output", [[], ["--output"]])

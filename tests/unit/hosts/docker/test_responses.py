@@ -75,6 +75,39 @@ def test_a_pull_adds_up_its_layers() -> None:
     assert tally.progress.total_layers == 2
 
 
+def test_a_pull_has_no_end_in_sight_while_sizes_of_layers_are_not_known() -> None:
+    tally = responses.PullTally(image="i")
+    for layer in ("a", "b"):
+        tally.add({"status": "Pulling fs layer", "id": layer, "progressDetail": {}})
+    tally.add({"status": "Downloading", "id": "a", "progressDetail": {"current": 30, "total": 100}})
+    assert tally.progress.grows
+    tally.add({"status": "Downloading", "id": "b", "progressDetail": {"current": 1, "total": 10}})
+    assert not tally.progress.grows
+    tally.add({"status": "Waiting", "id": "c", "progressDetail": {}})
+    assert tally.progress.grows
+    # So small that nothing else is told of it before it is unpacked, behind the large ones.
+    tally.add({"status": "Download complete", "id": "c", "progressDetail": {}})
+    assert not tally.progress.grows
+
+
+def test_a_pull_counts_what_is_unpacked_where_the_engine_tells_it_in_bytes() -> None:
+    tally = responses.PullTally(image="i")
+    for layer in ("a", "b"):
+        tally.add({"status": "Downloading", "id": layer, "progressDetail": {"current": 100, "total": 100}})
+        tally.add({"status": "Download complete", "id": layer, "progressDetail": {}})
+    before = tally.progress
+    assert before.unpacked_bytes is None
+    # As containerd's store tells it: seconds.
+    tally.add({"status": "Extracting", "id": "a", "progressDetail": {"current": 3, "units": "s"}})
+    assert (tally.progress.total_bytes, tally.progress.unpacked_bytes) == (200, None)
+    tally.add({"status": "Extracting", "id": "a", "progressDetail": {"current": 40, "total": 100}})
+    assert tally.progress.unpacked_bytes == 40
+    tally.add({"status": "Pull complete", "id": "a", "progressDetail": {}})
+    after = tally.progress
+    assert after.unpacked_bytes == 100
+    assert after.done_bytes == 200
+
+
 # -- what no engine says
 
 WRONG: list[Any] = [True, 7, -1, 1.5, 1e300, float("nan"), float("inf"), 10**400, "x", [], [1], [[]], {"a": 1}]

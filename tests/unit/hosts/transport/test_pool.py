@@ -208,6 +208,8 @@ async def test_all_who_wait_for_a_login_hear_how_far_it_is() -> None:
         await asyncio.sleep(0)
         await asyncio.sleep(0)
         with links.watch_login(host, lambda stage: heard.append(stage.text)):
+            assert links.logins() == {"lab": "connecting"}
             goes_on.set()
             await asyncio.gather(first, links.link(host))
+        assert links.logins() == {}
     assert heard == ["connecting", "logging in"]

@@ -31,6 +31,7 @@ from kernelbridge.kernel.command.run import MOST_INPUT_BYTES, CommandRun, RunOut
 from kernelbridge.kernel.process_mark import ProcessMark, own_mark
 from kernelbridge.kernel.records import KernelRecord, Records
 from kernelbridge.kernel.request import KernelServices, LaunchRequest, RunCommand
+from kernelbridge.kernel.start.kept_logs import KEPT_LOGS_FOLDER, KeptLogs
 from kernelbridge.protocol import frames, terminal
 from kernelbridge.protocol.frames import IOPUB, Message
 from kernelbridge.protocol.handshake import (
@@ -133,7 +134,7 @@ class Scene:
         output = RunOutput(
             write=lambda kind, data: self.wrote.append((kind, data)),
             is_congested=lambda: self.is_congested,
-            progress=self.said.append,
+            progress=lambda news: self.said.append(str(news)),
             tell=self.told.append,
         )
         self.run = CommandRun(self.request, self.services, output)
@@ -214,6 +215,20 @@ async def test_a_setup_that_fails_is_the_starts_failure(scene: Scene) -> None:
     with pytest.raises(SetupFailed):
         await starting
     assert "lab: setup: make it: half" in scene.said
+
+
+async def test_what_a_start_that_fails_wrote_is_kept_and_said_to_be(scene: Scene) -> None:
+    scene.relay.log_text = "make: no rule\n"
+    starting = asyncio.create_task(scene.run.start())
+    await settle()
+    scene.relay.say(FailedEvent(1, reason="exit code 2", setup="make it"))
+    scene.relay.container = Exited(code=1, oom_killed=False, error="", finished_at="")
+    with pytest.raises(SetupFailed) as caught:
+        await starting
+    kept = KeptLogs(scene.records.folder / KEPT_LOGS_FOLDER).find(MINE)
+    assert kept is not None
+    assert kept.text == "make: no rule\n"
+    assert caught.value.remedy.endswith("`kernelbridge logs aaaa1111-000` shows what it wrote.")
 
 
 async def test_a_start_that_is_given_up_leaves_nothing(scene: Scene) -> None:

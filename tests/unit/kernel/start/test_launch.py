@@ -29,7 +29,7 @@ from kernelbridge.errors import (
 from kernelbridge.files.project import Project
 from kernelbridge.hosts.backend import Over
 from kernelbridge.hosts.docker.images.derived_image import FLOORS
-from kernelbridge.hosts.docker.responses import ImageFacts
+from kernelbridge.hosts.docker.responses import ImageFacts, PullProgress
 from kernelbridge.hosts.labels import Labels
 from kernelbridge.kernel.placement import Placement
 from kernelbridge.kernel.process_mark import ProcessMark
@@ -108,7 +108,7 @@ class Start:
             workload=self.housing,
             services=self.services,
             order=self.order,
-            say=self.said.append,
+            say=lambda news: self.said.append(str(news)),
             tell=self.said.append,
             join=self.join,
             bring=self.bring,
@@ -308,6 +308,24 @@ async def test_an_image_is_fetched_first_and_gpus_picked_again_then(lab: MadeEng
     assert start.tries == ["GPU-1"]
     assert lab.log[:2] == ["pull torch:2", f"create {NAME}"]
     assert start.said[0] == "pulling torch:2"
+
+
+async def test_a_pull_of_which_nothing_more_comes_is_said_to_stand_still(lab: MadeEngine, tmp_path: Path) -> None:
+    lab.images.clear()
+    pull = lab.pull
+
+    async def stalling(name: str, progress: Any) -> ImageFacts:
+        await asyncio.sleep(1)
+        progress(PullProgress(image=name, done_bytes=10_000_000, total_bytes=40_000_000))
+        await asyncio.sleep(60)
+        return await pull(name, lambda _: None)
+
+    lab.pull = stalling  # type: ignore[method-assign]
+    start = Start(tmp_path, launch_request(), lab)
+    await start.open()
+    pulls = [text for text in start.said if text.startswith("pulling")]
+    assert pulls[1] == "pulling torch:2: 25 %, 10.0 of 40.0 MB, 10 MB/s, about 3 s left"
+    assert pulls[-1] == "pulling torch:2: 25 %, 10.0 of 40.0 MB, 0 B/s"
 
 
 async def test_an_image_that_is_always_fetched_is_fetched_once(lab: MadeEngine, tmp_path: Path) -> None:

@@ -115,7 +115,8 @@ async def test_the_job_is_handed_in_with_its_labels_and_without_any_secret() -> 
 async def waits(cluster: MadeCluster, *failures: Exception, **keys: Any) -> list[str]:
     """Wait for the job; return what was said meanwhile, each once."""
     said: list[str] = []
-    await slurm_job.wait_until_running(reached(cluster, *failures), launch_request(**keys), HPC, said.append)
+    say = lambda news: said.append(str(news))  # noqa: E731
+    await slurm_job.wait_until_running(reached(cluster, *failures), launch_request(**keys), HPC, say)
     return list(dict.fromkeys(said))
 
 

@@ -115,7 +115,7 @@ class Bench:
             recall=self.kept.get,
             keep=lambda key, found: self.kept.update({key: found}),
             cache=cache,
-            say=self.said.append,
+            say=lambda news: self.said.append(str(news)),
         )
         try:
             return await preparation.prepare(examine=examine)
