@@ -122,7 +122,7 @@ class FakeFleet:
     # Set by open.
     _config: Config | None = None
 
-    def open(self, config: Config) -> FakeFleet:
+    def open(self, config: Config, asked: Sequence[Host] = ()) -> FakeFleet:
         """Stands where Fleet's constructor stands."""
         self._config = config
         return self

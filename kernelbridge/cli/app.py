@@ -18,7 +18,7 @@ from kernelbridge.cli import output
 from kernelbridge.errors import KernelBridgeError
 
 if TYPE_CHECKING:
-    from kernelbridge.config.schema import Config  # loads pydantic
+    from kernelbridge.config.schema import Config, Host  # loads pydantic
     from kernelbridge.fleet.fleet import Fleet  # loads pydantic
 
 UNEXPECTED_EXIT_CODE = 1
@@ -96,7 +96,7 @@ COMMANDS: Final[Mapping[str, Command]] = {
 class _Call:
     """One call of the command line, before it is known which command it is."""
 
-    open_fleet: Callable[[Config], Fleet]
+    open_fleet: Callable[[Config, Sequence[Host]], Fleet]
     environ: Mapping[str, str]
     version: str
     # What --debug says; set by _options.
@@ -127,7 +127,11 @@ def _not_loaded() -> None:
 
 
 def run(
-    arguments: Sequence[str], *, open_fleet: Callable[[Config], Fleet], environ: Mapping[str, str], version: str
+    arguments: Sequence[str],
+    *,
+    open_fleet: Callable[[Config, Sequence[Host]], Fleet],
+    environ: Mapping[str, str],
+    version: str,
 ) -> int:
     """Carry out one call; returns the exit code. Every error ends as its sentence and its remedy on stderr."""
     call = _Call(open_fleet=open_fleet, environ=environ, version=version)

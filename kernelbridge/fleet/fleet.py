@@ -30,7 +30,8 @@ from kernelbridge.fleet import images, left_kernels, open_files
 from kernelbridge.fleet.images import ImageListing
 from kernelbridge.fleet.kernel_listing import KernelFinder, KernelListing, KernelRow
 from kernelbridge.fleet.left_kernels import left_running, of_notebook
-from kernelbridge.fleet.loop import LoopThread
+from kernelbridge.fleet.logins_ahead import LoginsAhead
+from kernelbridge.fleet.loop import LOOP_NAME, LoopThread
 from kernelbridge.hosts.docker.images import unfinished_image
 from kernelbridge.hosts.docker.images.built_image import is_up_to_date
 from kernelbridge.hosts.docker.responses import ListedImage
@@ -79,10 +80,17 @@ Observer = Callable[[str, KernelState, str], None]
 class Fleet:
     """Our kernels under one config. Its coroutines run on its own loop: use `submit` or `run` from elsewhere."""
 
-    def __init__(self, config: Config, *, folder: Path | None = None, limits: Limits | None = None) -> None:
+    def __init__(
+        self,
+        config: Config,
+        *,
+        folder: Path | None = None,
+        limits: Limits | None = None,
+        logins: LoginsAhead | None = None,
+    ) -> None:
         """`folder` keeps this machine's records; it stands in Jupyter's data folder where none is named.
 
-        `limits` is what Jupyter Server lets through to its pages.
+        `limits` is what Jupyter Server lets through to its pages. `logins` have begun already.
         """
         self.records = Records(folder or default_folder())
         # What runs on this machine's own engine by `--host local` is to be found again.
@@ -100,8 +108,9 @@ class Fleet:
         # Made for the first kernel; a fleet that only lists has none.
         self._poller: ZmqPoller | None = None
         # asyncssh needs a loop that never stands still; blocking clients stop theirs between calls (decisions.md, 1).
-        self._loop = LoopThread("kernelbridge-loop")
-        self._backends = BackendPool(opened=lambda host: self._spawn(self._tidy(host)))
+        self._loop = logins.loop if logins else LoopThread(LOOP_NAME)
+        self._backends = logins.backends if logins else BackendPool()
+        self._backends.opened = lambda host: self._spawn(self._tidy(host))
         self._finder = KernelFinder(self.records, self._backends.backend, self._backends.rest)
 
     def __repr__(self) -> str:

@@ -43,8 +43,6 @@ _LOG = logging.getLogger(__name__)
 STATUS_SECONDS = 8.0
 # How many containers that have ended one engine is asked for at once: each question takes a thread of ours.
 MOST_QUESTIONS = 16
-# Hosts that do not answer are given up sooner; this is for whoever waits for all of them.
-LIST_SECONDS = 60.0
 # How long a kernel of another machine may wait for its container, with nothing but a record of it: beyond any queue.
 FORGET_SECONDS = 30 * 86400.0
 # The engine's words for a container, where they are not those for a kernel. What runs is for its relay to say.

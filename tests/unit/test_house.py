@@ -19,6 +19,7 @@ MOST_ENTRIES = 15
 # Files whose logic is tested elsewhere than in tests/unit/<their folder>/test_<their name>*.py: which test covers them.
 COVERED_BY: dict[str, str] = {
     "__main__.py": "tests/unit/test_imports.py",
+    "cli/gpu_view.py": "tests/unit/cli/commands/test_gpus.py",
     "files/one_pass.py": "tests/real/test_workspace.py",
     "files/transfer/rsync.py": "tests/real/test_workspace.py",
     "files/transfer/sftp_copy.py": "tests/real/test_workspace.py",
@@ -27,6 +28,7 @@ COVERED_BY: dict[str, str] = {
     "hosts/docker/images/workshop.py": "tests/real/test_any_image.py",
     "hosts/transport/local.py": "tests/real/test_local.py",
     "jupyter/forward_pages.py": "tests/real/test_forwards.py",
+    "hosts/transport/ssh_config.py": "tests/real/test_ssh_config.py",
     "hosts/transport/sftp.py": "tests/real/test_workspace.py",
     "kernel/state.py": "tests/unit/kernel/test_lifecycle.py",
     "relay/__main__.py": "tests/unit/relay/gpus/test_gpu_lock.py",

@@ -28,7 +28,8 @@ from kernelbridge.cli.commands import kernels, run
 from kernelbridge.cli.context import CliContext, moment, until_told_to_leave
 from kernelbridge.errors import KernelBridgeError, KernelEnded, KernelHeld, KernelNotFound, StartTimeout
 from kernelbridge.fleet.fleet import Fleet
-from kernelbridge.fleet.kernel_listing import LIST_SECONDS, KernelRow
+from kernelbridge.fleet.kernel_listing import KernelRow
+from kernelbridge.fleet.loop import LIST_SECONDS
 from kernelbridge.hosts.labels import short_id
 from kernelbridge.kernel.kernel import Kernel
 from kernelbridge.kernel.process_mark import Liveness

@@ -14,7 +14,7 @@ from kernelbridge.cli.completion import EnvironmentArgument
 from kernelbridge.cli.context import CliContext, moment
 from kernelbridge.errors import KernelBridgeError
 from kernelbridge.fleet.images import ImageListing, ImageRow
-from kernelbridge.fleet.kernel_listing import LIST_SECONDS
+from kernelbridge.fleet.loop import LIST_SECONDS
 from kernelbridge.plain_text import printable
 
 # Large images over slow lines take hours.

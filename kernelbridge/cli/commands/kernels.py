@@ -6,7 +6,7 @@ import contextlib
 import errno
 import json
 import sys
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,12 +14,14 @@ from kernelbridge.cli import completion
 from kernelbridge.cli.context import CliContext, moment, result
 from kernelbridge.cli.output import is_reader_gone
 from kernelbridge.errors import KernelBridgeError, SpecsUnwritable
-from kernelbridge.fleet.fleet import Fleet
-from kernelbridge.fleet.kernel_listing import LIST_SECONDS, KernelListing, KernelRow
+from kernelbridge.fleet.loop import LIST_SECONDS
 from kernelbridge.hosts.labels import short_id
-from kernelbridge.jupyter import running_kernelspecs
 from kernelbridge.kernel.state import KernelState
 from kernelbridge.plain_text import last_lines, printable_lines
+
+if TYPE_CHECKING:  # These are loaded while the hosts are asked: see CliContext.fleet().
+    from kernelbridge.fleet.fleet import Fleet
+    from kernelbridge.fleet.kernel_listing import KernelListing, KernelRow
 
 STOP_ALL_SECONDS = 120.0
 _SHORT_GPU_LENGTH = 12
@@ -35,8 +37,10 @@ def list_all(ctx: typer.Context, as_json: JsonOption = False) -> None:
     """Carry out `kernelbridge ps`."""
     context: CliContext = ctx.obj
     loaded = context.read_config()
-    with context.fleet(loaded) as fleet:
-        listing = context.wait(fleet, fleet.list_kernels(), seconds=LIST_SECONDS)
+    with context.fleet(loaded, asked=loaded.hosts.values()) as fleet:
+        draws = not as_json and bool(fleet.records.kernels())
+        wait = context.wait_for_table if draws else context.wait
+        listing = wait(fleet, fleet.list_kernels(), seconds=LIST_SECONDS)
         offer(context, fleet)
     tell(context, listing, as_json=as_json, empty="No kernels.")
     if len(listing.problems) >= len(loaded.hosts) and not listing.kernels:
@@ -205,6 +209,8 @@ def state_text(row: KernelRow) -> str:
 
 def offer(context: CliContext, fleet: Fleet) -> None:
     """Let VS Code's picker show the kernels that run and that nobody holds, as they are now."""
+    from kernelbridge.jupyter import running_kernelspecs  # loads the fleet's modules: see above
+
     try:
         running_kernelspecs.offer(fleet.records, fleet.config)
     except SpecsUnwritable as error:

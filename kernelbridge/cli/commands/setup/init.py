@@ -20,7 +20,7 @@ from kernelbridge.config.schema import LOCAL, Config, Environment, Host
 from kernelbridge.errors import ConfigMissing, HostKeyUnknown
 from kernelbridge.fleet.doctor import Finding, LinkState
 from kernelbridge.fleet.fleet import Fleet
-from kernelbridge.fleet.kernel_listing import LIST_SECONDS
+from kernelbridge.fleet.loop import LIST_SECONDS
 from kernelbridge.hosts.gpus.driver_check import version_numbers
 from kernelbridge.hosts.transport.openssh.reader import aliases, default_paths
 from kernelbridge.hosts.transport.openssh.settings import look_around
