@@ -68,6 +68,9 @@ COMMANDS: Final[Mapping[str, Command]] = {
         "attach",
         "Use a kernel that runs: prints its connection file, starts a console on it, leaves it running at the end.",
     ),
+    "open": Command(
+        "open", "open_lab", "Open JupyterLab in the browser: at a notebook, an environment or a kernel that runs."
+    ),
     "run": Command("run", "run", "Run a command in an environment, in a container or job of its own.", True),
     "up": Command("run", "up", "Start an environment's container, which waits for shells and commands."),
     "shell": Command("terminal", "shell", "Open a shell in a kernel's container."),

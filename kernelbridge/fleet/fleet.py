@@ -12,7 +12,7 @@ import logging
 import platform
 import time
 import uuid
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
@@ -455,11 +455,11 @@ class Fleet:
 
     # -- hosts
 
-    async def list_gpus(self) -> GpuListing:
-        """Find the GPUs of all hosts, and who has them."""
+    async def list_gpus(self, hosts: Collection[str] = ()) -> GpuListing:
+        """Find the GPUs of all hosts, or of those of these names, and who has them."""
         from kernelbridge.fleet import gpu_listing  # loads what speaks to Slurm
 
-        return await gpu_listing.look(self.config, self._backends.backend)
+        return await gpu_listing.look(self.config, self._backends.backend, hosts)
 
     async def pull(self, environment_name: str, host_name: str, say: Callable[[str], None]) -> str:
         """Have an environment's image on a host, with what is added to it; return what its containers are made of."""
@@ -499,9 +499,9 @@ class Fleet:
 
     # -- kernels of everybody
 
-    async def list_kernels(self) -> KernelListing:
-        """Find our containers on all hosts, and ask their relays."""
-        return await self._finder.look(self.config)
+    async def list_kernels(self, hosts: Collection[str] = ()) -> KernelListing:
+        """Find our containers on all hosts, or on those of these names, and ask their relays."""
+        return await self._finder.look(self.config, hosts)
 
     async def find(self, prefix: str) -> KernelRow:
         """Return the one kernel whose id begins so. Raises KernelNotFound and others."""
@@ -590,26 +590,31 @@ class Fleet:
         await images.snapshot(self.config, self._backends.engine, machine, kernel=row, name=name)
         return row
 
-    async def list_images(self) -> ImageListing:
-        """Find the images on all hosts that kernelbridge made."""
-        return await images.look(self.config, self._backends.engine, self.records.machine_id())
+    async def list_images(self, hosts: Collection[str] = ()) -> ImageListing:
+        """Find the images that kernelbridge made on all hosts, or on those of these names."""
+        return await images.look(self.config, self._backends.engine, self.records.machine_id(), hosts)
 
     async def other_images(self, host: Host) -> Sequence[ListedImage]:
         """Find the images of a host that are somebody's and not ours."""
         return await (await self._backends.engine(host)).images.others()
 
-    async def clean_images(self, *, dry_run: bool, discard: bool) -> ImageListing:
+    async def clean_images(self, *, dry_run: bool, discard: bool, hosts: Collection[str] = ()) -> ImageListing:
         """Remove the images that no environment needs; snapshots of this machine only by `discard`."""
         machine = self.records.machine_id()
-        return await images.clean(self.config, self._backends.engine, machine, dry_run=dry_run, discard=discard)
+        how = {"dry_run": dry_run, "discard": discard}
+        return await images.clean(self.config, self._backends.engine, machine, names=hosts, **how)
 
-    async def clean(self, *, dry_run: bool, discard: bool) -> KernelListing:
+    async def clean(
+        self, *, dry_run: bool, discard: bool, hosts: Collection[str] = (), environments: Collection[str] = ()
+    ) -> KernelListing:
         """Remove what this machine made and nobody holds any more; return it, and what went wrong.
 
-        A kernel with output that nobody has fetched yet is kept, unless `discard`.
+        A kernel with output that nobody has fetched yet is kept, unless `discard`. Only on these hosts and of these
+        environments, where they are named: then images that were never finished are left alone, which are of none.
         """
-        sweeps = asyncio.gather(*(self._sweep(host, dry_run=dry_run) for host in images.engines_of(self.config)))
-        cleaning = self._finder.clean(self.config, dry_run=dry_run, discard=discard)
+        swept_hosts = [] if environments else images.engines_of(self.config, hosts)
+        sweeps = asyncio.gather(*(self._sweep(host, dry_run=dry_run) for host in swept_hosts))
+        cleaning = self._finder.clean(self.config, dry_run=dry_run, discard=discard, names=hosts, only=environments)
         listing, swept = await asyncio.gather(cleaning, sweeps)
         return replace(listing, unfinished=tuple(name for names in swept for name in names))
 

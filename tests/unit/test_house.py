@@ -28,7 +28,7 @@ COVERED_BY: dict[str, str] = {
     "hosts/docker/images/workshop.py": "tests/real/test_any_image.py",
     "hosts/transport/local.py": "tests/real/test_local.py",
     "jupyter/forward_pages.py": "tests/real/test_forwards.py",
-    "hosts/transport/ssh_config.py": "tests/real/test_ssh_config.py",
+    "hosts/transport/ssh_config.py": "tests/unit/hosts/transport/test_dial.py",
     "hosts/transport/sftp.py": "tests/real/test_workspace.py",
     "kernel/state.py": "tests/unit/kernel/test_lifecycle.py",
     "relay/__main__.py": "tests/unit/relay/gpus/test_gpu_lock.py",

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from kernelbridge.cli import completion, filters
 from kernelbridge.cli.commands.kernels import JsonOption
 from kernelbridge.cli.context import CliContext
 from kernelbridge.fleet.loop import LIST_SECONDS
@@ -25,17 +26,31 @@ def list_all(
     ] = None,
     as_json: JsonOption = False,
     watch: Annotated[bool, typer.Option("--watch", help="Look again and again, until Ctrl-C.")] = False,
+    hosts: filters.HostsOption = None,
+    environments: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--env",
+            metavar="NAME",
+            help="Ask the hosts of this environment alone; several times for several.",
+            autocompletion=completion.environments,
+        ),
+    ] = None,
 ) -> None:
     """Carry out `kernelbridge gpus`."""
     if seconds is not None and not watch:
         raise typer.BadParameter("SECONDS goes with --watch")
     context: CliContext = ctx.obj
     loaded = context.read_config()
-    with context.fleet(loaded, asked=loaded.hosts.values()) as fleet:
+    asked = filters.hosts_for(loaded, hosts, environments)
+    if not asked:
+        context.say("No host is left: none of them is one of that environment.")
+        return
+    with context.fleet(loaded, asked=asked) as fleet:
 
         def look() -> GpuListing:
             wait = context.wait if as_json else context.wait_for_table
-            return wait(fleet, fleet.list_gpus(), seconds=LIST_SECONDS)
+            return wait(fleet, fleet.list_gpus([host.name for host in asked]), seconds=LIST_SECONDS)
 
         if watch:
             from kernelbridge.cli import gpu_view  # loads rich
@@ -44,7 +59,7 @@ def list_all(
             return
         listing = look()
     tell(context, listing, as_json=as_json)
-    if len(listing.problems) >= len(loaded.hosts) and not (listing.gpus or listing.nodes or listing.waiting):
+    if len(listing.problems) >= len(asked) and not (listing.gpus or listing.nodes or listing.waiting):
         raise typer.Exit(listing.problems[0].exit_code)
 
 

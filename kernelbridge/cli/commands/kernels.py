@@ -6,11 +6,12 @@ import contextlib
 import errno
 import json
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kernelbridge.cli import completion
+from kernelbridge.cli import completion, filters
 from kernelbridge.cli.context import CliContext, moment, result
 from kernelbridge.cli.output import is_reader_gone
 from kernelbridge.errors import KernelBridgeError, SpecsUnwritable
@@ -29,21 +30,31 @@ LOG_LINES = 200
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 IdArgument = Annotated[
-    str, typer.Argument(metavar="ID", help="The kernel's id, or its beginning.", autocompletion=completion.kernel_ids)
+    str,
+    typer.Argument(
+        metavar="ID", help="The beginning of the kernel's id, or its notebook.", autocompletion=completion.kernel_ids
+    ),
 ]
 
 
-def list_all(ctx: typer.Context, as_json: JsonOption = False) -> None:
+def list_all(
+    ctx: typer.Context,
+    as_json: JsonOption = False,
+    hosts: filters.HostsOption = None,
+    environments: filters.EnvironmentsOption = None,
+) -> None:
     """Carry out `kernelbridge ps`."""
     context: CliContext = ctx.obj
     loaded = context.read_config()
-    with context.fleet(loaded, asked=loaded.hosts.values()) as fleet:
+    asked = filters.asked_hosts(loaded, hosts)
+    with context.fleet(loaded, asked=asked) as fleet:
         draws = not as_json and bool(fleet.records.kernels())
         wait = context.wait_for_table if draws else context.wait
-        listing = wait(fleet, fleet.list_kernels(), seconds=LIST_SECONDS)
+        found = wait(fleet, fleet.list_kernels(hosts or ()), seconds=LIST_SECONDS)
         offer(context, fleet)
+    listing = replace(found, kernels=filters.of_environments(loaded, found.kernels, environments))
     tell(context, listing, as_json=as_json, empty="No kernels.")
-    if len(listing.problems) >= len(loaded.hosts) and not listing.kernels:
+    if len(listing.problems) >= len(asked) and not listing.kernels:
         raise typer.Exit(listing.problems[0].exit_code)
 
 
@@ -51,20 +62,28 @@ def stop(
     ctx: typer.Context,
     ids: Annotated[
         list[str] | None,
-        typer.Argument(metavar="ID", help="Kernel ids, or their beginnings.", autocompletion=completion.kernel_ids),
+        typer.Argument(
+            metavar="ID", help="Beginnings of kernel ids, or notebooks.", autocompletion=completion.kernel_ids
+        ),
     ] = None,
     every: Annotated[bool, typer.Option("--all", help="Stop all kernels that this machine started.")] = False,
+    hosts: filters.HostsOption = None,
+    environments: filters.EnvironmentsOption = None,
 ) -> None:
     """Carry out `kernelbridge stop`."""
     if bool(ids) == every:
         raise typer.BadParameter("name the kernels to stop, or write --all")
+    if (hosts or environments) and not every:
+        raise typer.BadParameter("--host and --env go with --all")
     context: CliContext = ctx.obj
+    loaded = context.read_config()
     errors: list[KernelBridgeError] = []
-    with context.fleet(context.read_config()) as fleet:
+    with context.fleet(loaded, asked=filters.asked_hosts(loaded, hosts)) as fleet:
         wanted = ids or []
         if every:
-            listing = context.wait(fleet, fleet.list_kernels(), seconds=LIST_SECONDS)
-            wanted = [row.kernel_id for row in listing.kernels if row.is_ours and not row.is_elsewhere]
+            listing = context.wait(fleet, fleet.list_kernels(hosts or ()), seconds=LIST_SECONDS)
+            rows = filters.of_environments(loaded, listing.kernels, environments)
+            wanted = [row.kernel_id for row in rows if row.is_ours and not row.is_elsewhere]
             errors += listing.problems
         for kernel_id in wanted:
             try:
@@ -104,7 +123,8 @@ def logs(
             raise typer.BadParameter("--follow is for the log: leave it out, or leave out --output")
         _follow(context, kernel_id, tail_lines, raw=raw)
         return
-    with context.fleet(context.read_config()) as fleet:
+    loaded = context.read_config()
+    with context.fleet(loaded, asked=loaded.hosts.values()) as fleet:
         asked = fleet.left_output(kernel_id) if output else fleet.logs(kernel_id, tail_lines=tail_lines or LOG_LINES)
         text = context.wait(fleet, asked, seconds=LIST_SECONDS)
     if output and not text:
