@@ -55,7 +55,7 @@ COMMANDS: Final[Mapping[str, Command]] = {
         "install",
         "Write a kernel spec for each environment, and remove those of environments that are gone.",
     ),
-    "uninstall": Command("setup.install", "uninstall", "Remove the kernel specs of this config."),
+    "uninstall": Command("setup.install", "uninstall", "Remove the kernel specs of this config, or of all."),
     "pull": Command(
         "images", "pull", "Have an environment's image on its hosts, with what is added to it, before it is needed."
     ),

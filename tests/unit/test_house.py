@@ -105,7 +105,8 @@ def test_a_class_and_a_public_constant_have_their_name_once() -> None:
 
 @pytest.mark.parametrize("folder", sorted({path.parent for path in FILES}), ids=lambda path: path.name)
 def test_a_folder_has_no_more_entries_than_a_reader_can_hold(folder: Path) -> None:
-    entries = {path.name for path in folder.iterdir()} - {"__init__.py", "__pycache__"}
+    # A type checker looks for py.typed there and nowhere else.
+    entries = {path.name for path in folder.iterdir()} - {"__init__.py", "__pycache__", "py.typed"}
     assert len(entries) <= MOST_ENTRIES
 
 
