@@ -182,7 +182,7 @@ def test_each_settings_file_can_be_read(page: str) -> None:
 
 
 def test_each_command_in_the_pages_exists_and_is_tested() -> None:
-    pattern = re.compile(r"\bkernelbridge (--[a-z]+|[a-z]+(?:-[a-z]+)?)(?= |$)")
+    pattern = re.compile(r"(?<!inject )\bkernelbridge (--[a-z]+|[a-z]+(?:-[a-z]+)?)(?= |$)")
     named = {
         f"kernelbridge {word}" for page in PAGES.values() for code in code_of(page) for word in pattern.findall(code)
     }
