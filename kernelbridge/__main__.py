@@ -2,27 +2,42 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
+import threading
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from kernelbridge import __version__
 from kernelbridge.cli import app
 
 if TYPE_CHECKING:
-    from kernelbridge.config.schema import Config  # loads pydantic
+    from kernelbridge.config.schema import Config, Host  # loads pydantic
     from kernelbridge.fleet.fleet import Fleet  # loads pydantic
 
 
-def _open_fleet(config: Config) -> Fleet:
+# How long no garbage is looked for: what a short call loads is none, and to find that out takes a tenth of its time.
+LOADING_SECONDS = 2.0
+
+
+def _open_fleet(config: Config, hosts: Sequence[Host]) -> Fleet:
     # Here and not above: only some commands ask a host.
+    from kernelbridge.fleet.logins_ahead import log_in_ahead
+
+    logins = log_in_ahead(hosts)
+    # After that: it is loaded while the hosts answer.
     from kernelbridge.fleet.fleet import Fleet
 
-    return Fleet(config)
+    return Fleet(config, logins=logins)
 
 
 def main() -> int:
     """Called by the script that pip makes, which ends with what this returns."""
+    gc.disable()
+    started = threading.Timer(LOADING_SECONDS, gc.enable)
+    started.daemon = True
+    started.start()
     return app.run(sys.argv[1:], open_fleet=_open_fleet, environ=os.environ, version=__version__)
 
 

@@ -553,14 +553,16 @@ class KernelOutOfMemory(KernelBridgeError, exit_code=51):
 
 
 class KernelNotFound(KernelBridgeError, exit_code=52):
-    """No kernel of this id on the hosts of the config, or several whose ids begin so."""
+    """No kernel of this id or notebook on the hosts of the config, or several."""
 
     def __init__(
-        self, *, kernel: str, hosts: Sequence[str], count: int = 0, renamed: tuple[str, str] | None = None
+        self, *, kernel: str, hosts: Sequence[str], found: Sequence[str] = (), renamed: tuple[str, str] | None = None
     ) -> None:
-        """`renamed` are the names that its container had and has, where somebody has renamed it."""
-        what = f"{count} kernels begin with" if count else "No kernel"
-        sentence, remedy = f"{what} `{kernel}` on {', '.join(hosts)}", "`kernelbridge ps` lists the kernels."
+        """`found` are those that may be meant; `renamed` the names that its container had and has."""
+        sentence, remedy = f"No kernel `{kernel}` on {', '.join(hosts)}", "`kernelbridge ps` lists the kernels."
+        if found:
+            sentence = f"`{kernel}` may be any of {len(found)} kernels: {', '.join(found)}"
+            remedy = "Name it by more of its id."
         if renamed is not None:
             sentence += f": its container was renamed, and is {renamed[1]} now"
             remedy = f"Remove it with `docker rm -f {renamed[1]}` on the host, or name it {renamed[0]} again."

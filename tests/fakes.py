@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -122,6 +122,8 @@ class FakeFleet:
     # What happened to it, for assertions.
     trusted: list[tuple[str, HostKey]] = field(default_factory=list)
     is_closed: bool = False
+    # The hosts that the last listing was narrowed to; empty for all.
+    asked: tuple[str, ...] = ()
     # The kernel that `attach` gives: facts for FakeKernel; and what became of it.
     kernel_facts: dict[str, Any] = field(default_factory=dict)
     kernel: FakeKernel | None = None
@@ -131,7 +133,7 @@ class FakeFleet:
     # Set by open.
     _config: Config | None = None
 
-    def open(self, config: Config) -> FakeFleet:
+    def open(self, config: Config, asked: Sequence[Host] = ()) -> FakeFleet:
         """Stands where Fleet's constructor stands."""
         self._config = config
         return self
@@ -170,7 +172,8 @@ class FakeFleet:
             raise found
         return found
 
-    async def list_gpus(self) -> GpuListing:
+    async def list_gpus(self, hosts: Collection[str] = ()) -> GpuListing:
+        self.asked = tuple(hosts)
         found, *later = self.listings
         if later:
             self.listings = later
@@ -178,13 +181,16 @@ class FakeFleet:
             raise found
         return found
 
-    async def list_kernels(self) -> KernelListing:
-        return KernelListing(kernels=tuple(self.rows), problems=self.problems)
+    async def list_kernels(self, hosts: Collection[str] = ()) -> KernelListing:
+        self.asked = tuple(hosts)
+        return KernelListing(
+            kernels=tuple(row for row in self.rows if not hosts or row.host in hosts), problems=self.problems
+        )
 
     def _find(self, prefix: str) -> KernelRow:
         found = [row for row in self.rows if row.kernel_id.startswith(prefix)]
         if len(found) != 1:
-            raise KernelNotFound(kernel=prefix, hosts=self._hosts(), count=len(found))
+            raise KernelNotFound(kernel=prefix, hosts=self._hosts(), found=[row.kernel_id[:12] for row in found])
         return found[0]
 
     def _hosts(self) -> Sequence[str]:
@@ -208,8 +214,12 @@ class FakeFleet:
         self._find(prefix)
         return last_lines(self.log_text, tail_lines)
 
-    async def clean(self, *, dry_run: bool, discard: bool) -> KernelListing:
-        orphans = tuple(row for row in self.rows if row.is_ours and row.is_orphan)
+    async def clean(
+        self, *, dry_run: bool, discard: bool, hosts: Collection[str] = (), environments: Collection[str] = ()
+    ) -> KernelListing:
+        rows = [row for row in self.rows if not hosts or row.host in hosts]
+        rows = [row for row in rows if not environments or row.environment in environments]
+        orphans = tuple(row for row in rows if row.is_ours and row.is_orphan)
         kept = tuple(row for row in orphans if row.undelivered_bytes and not discard)
         gone = tuple(row for row in orphans if row not in kept)
         if not dry_run:
@@ -222,10 +232,14 @@ class FakeFleet:
         self.snapshots.append((found.kernel_id, name))
         return found
 
-    async def list_images(self) -> ImageListing:
-        return ImageListing(images=tuple(self.images), problems=self.problems)
+    async def list_images(self, hosts: Collection[str] = ()) -> ImageListing:
+        self.asked = tuple(hosts)
+        return ImageListing(
+            images=tuple(row for row in self.images if not hosts or row.host in hosts), problems=self.problems
+        )
 
-    async def clean_images(self, *, dry_run: bool, discard: bool) -> ImageListing:
+    async def clean_images(self, *, dry_run: bool, discard: bool, hosts: Collection[str] = ()) -> ImageListing:
+        self.asked = tuple(hosts)
         kept = tuple(row for row in self.images if row.kind == "snapshot" and not discard)
         gone = tuple(row for row in self.images if row not in kept)
         if not dry_run:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
@@ -169,7 +169,7 @@ class RunFleet(FakeFleet):
     is_followed: bool = False
     _loop: LoopThread | None = None
 
-    def open(self, config: Config) -> RunFleet:
+    def open(self, config: Config, asked: Sequence[Host] = ()) -> RunFleet:
         super().open(config)
         self._loop = LoopThread("made-up fleet")
         return self

@@ -18,7 +18,7 @@ from kernelbridge.cli import output
 from kernelbridge.errors import KernelBridgeError
 
 if TYPE_CHECKING:
-    from kernelbridge.config.schema import Config  # loads pydantic
+    from kernelbridge.config.schema import Config, Host  # loads pydantic
     from kernelbridge.fleet.fleet import Fleet  # loads pydantic
 
 UNEXPECTED_EXIT_CODE = 1
@@ -58,7 +58,7 @@ COMMANDS: Final[Mapping[str, Command]] = {
         "install",
         "Write a kernel spec for each environment, and remove those of environments that are gone.",
     ),
-    "uninstall": Command("setup.install", "uninstall", "Remove the kernel specs of this config."),
+    "uninstall": Command("setup.install", "uninstall", "Remove the kernel specs of this config, or of all."),
     "pull": Command(
         "images", "pull", "Have an environment's image on its hosts, with what is added to it, before it is needed."
     ),
@@ -70,6 +70,9 @@ COMMANDS: Final[Mapping[str, Command]] = {
         "attach",
         "attach",
         "Use a kernel that runs: prints its connection file, starts a console on it, leaves it running at the end.",
+    ),
+    "open": Command(
+        "open", "open_lab", "Open JupyterLab in the browser: at a notebook, an environment or a kernel that runs."
     ),
     "run": Command("run", "run", "Run a command in an environment, in a container or job of its own.", True),
     "up": Command("run", "up", "Start an environment's container, which waits for shells and commands."),
@@ -99,7 +102,7 @@ COMMANDS: Final[Mapping[str, Command]] = {
 class _Call:
     """One call of the command line, before it is known which command it is."""
 
-    open_fleet: Callable[[Config], Fleet]
+    open_fleet: Callable[[Config, Sequence[Host]], Fleet]
     environ: Mapping[str, str]
     version: str
     # Its words, of which a log gets the command's name alone.
@@ -145,7 +148,11 @@ def _not_loaded() -> None:
 
 
 def run(
-    arguments: Sequence[str], *, open_fleet: Callable[[Config], Fleet], environ: Mapping[str, str], version: str
+    arguments: Sequence[str],
+    *,
+    open_fleet: Callable[[Config, Sequence[Host]], Fleet],
+    environ: Mapping[str, str],
+    version: str,
 ) -> int:
     """Carry out one call; returns the exit code. Every error ends as its sentence and its remedy on stderr."""
     call = _Call(open_fleet=open_fleet, environ=environ, version=version, arguments=arguments)

@@ -30,7 +30,13 @@ def kernel_ids(ctx: typer.Context, incomplete: str) -> Completed:
         (short_id(record.kernel_id), " ".join(filter(None, [record.environment, "on", record.host, record.title])))
         for record in reversed(records)
     ]
-    return _beginning(shown, incomplete)
+    # By the notebook's name too, but in one word: not every shell's completion quotes what it completes.
+    named = [
+        (record.title, " ".join([short_id(record.kernel_id), record.environment, "on", record.host]))
+        for record in reversed(records)
+        if record.title.endswith(".ipynb") and not set(record.title) & set(" \t\"'$`\\:")
+    ]
+    return _beginning([*shown, *named] if incomplete else shown, incomplete)
 
 
 def environments(ctx: typer.Context, incomplete: str) -> Completed:
@@ -50,6 +56,12 @@ def hosts(ctx: typer.Context, incomplete: str) -> Completed:
 def kernels(ctx: typer.Context, incomplete: str) -> Completed:
     """Complete what names a kernel: its id, or its environment."""
     return kernel_ids(ctx, incomplete) + environments(ctx, incomplete)
+
+
+def openable(ctx: typer.Context, incomplete: str) -> Completed:
+    """Complete what JupyterLab can be opened at: a kernel, an environment, a notebook of this folder."""
+    found = sorted(path.name for path in Path().glob("*.ipynb"))
+    return kernels(ctx, incomplete) + _beginning([(name, "") for name in found], incomplete)
 
 
 def places(ctx: typer.Context, incomplete: str) -> Completed:

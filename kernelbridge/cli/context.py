@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import signal
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+import threading
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager, nullcontext, suppress
 from datetime import UTC, datetime
@@ -35,7 +37,7 @@ class CliContext:
     def __init__(
         self,
         *,
-        open_fleet: Callable[[schema.Config], Fleet],
+        open_fleet: Callable[[schema.Config, Sequence[schema.Host]], Fleet],
         environ: Mapping[str, str],
         named_path: Path | None = None,
         note: Callable[[KernelBridgeError], None] = lambda error: None,
@@ -64,9 +66,12 @@ class CliContext:
             self.complain(f"Warning: {sentence}")
 
     @contextmanager
-    def fleet(self, loaded: schema.Config) -> Iterator[Fleet]:
-        """Open the fleet of all hosts of the config, and close every link afterwards."""
-        fleet = self._open_fleet(loaded)
+    def fleet(self, loaded: schema.Config, *, asked: Iterable[schema.Host] = ()) -> Iterator[Fleet]:
+        """Open the fleet of all hosts of the config, and close every link afterwards.
+
+        Those that are `asked` in any case are logged in to meanwhile.
+        """
+        fleet = self._open_fleet(loaded, list(asked))
         try:
             yield fleet
         finally:
@@ -96,6 +101,12 @@ class CliContext:
             sentence = f"No answer within {seconds:g} s."
             raise KernelBridgeError(sentence, "Try again; `kernelbridge ps` says which hosts answer.") from error
 
+    def wait_for_table(self, fleet: Fleet, work: Coroutine[Any, Any, T], *, seconds: float, is_shown: bool = True) -> T:
+        """Do as wait(), for what is to be drawn: what draws it is loaded while distant hosts are asked."""
+        if any(not host.is_local for host in fleet.config.hosts.values()):
+            threading.Thread(target=_load_tables, name="kernelbridge tables", daemon=True).start()
+        return self.wait(fleet, work, seconds=seconds, is_shown=is_shown)
+
     def say(self, line: str) -> None:
         """Print a line of the answer."""
         output.say(line)
@@ -121,6 +132,10 @@ class CliContext:
         from kernelbridge.cli.tables import table  # loads rich
 
         self.out.print(table(columns, rows))
+
+
+def _load_tables() -> None:
+    importlib.import_module("kernelbridge.cli.tables")  # loads rich
 
 
 def moment(at: datetime, *, now: datetime | None = None) -> str:

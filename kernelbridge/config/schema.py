@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
@@ -755,6 +755,14 @@ class Config(Frozen):
         if name not in self.hosts:
             raise UnknownHost(name=name, path=str(self.path), nearest=diagnostics.nearest(name, self.hosts))
         return self.hosts[name]
+
+    def hosts_named(self, names: Collection[str]) -> list[Host]:
+        """Return the hosts of these names, in the order of the config; all of them where none is named.
+
+        Raises: UnknownHost.
+        """
+        wanted = {self.host(name).name for name in names}
+        return [host for host in self.hosts.values() if not wanted or host.name in wanted]
 
     def hosts_of(self, environment: Environment) -> tuple[Host, ...]:
         """Return where the environment may run, first choice first."""

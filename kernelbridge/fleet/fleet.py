@@ -12,7 +12,7 @@ import logging
 import platform
 import time
 import uuid
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
@@ -30,7 +30,8 @@ from kernelbridge.fleet import images, left_kernels, open_files
 from kernelbridge.fleet.images import ImageListing
 from kernelbridge.fleet.kernel_listing import KernelFinder, KernelListing, KernelRow
 from kernelbridge.fleet.left_kernels import left_running, of_notebook
-from kernelbridge.fleet.loop import LoopThread
+from kernelbridge.fleet.logins_ahead import LoginsAhead
+from kernelbridge.fleet.loop import LOOP_NAME, LoopThread
 from kernelbridge.hosts.docker.images import unfinished_image
 from kernelbridge.hosts.docker.images.built_image import is_up_to_date
 from kernelbridge.hosts.forwards.port_forwards import PortForwards
@@ -82,10 +83,17 @@ _T = TypeVar("_T")
 class Fleet:
     """Our kernels under one config. Its coroutines run on its own loop: use `submit` or `run` from elsewhere."""
 
-    def __init__(self, config: Config, *, folder: Path | None = None, limits: Limits | None = None) -> None:
+    def __init__(
+        self,
+        config: Config,
+        *,
+        folder: Path | None = None,
+        limits: Limits | None = None,
+        logins: LoginsAhead | None = None,
+    ) -> None:
         """`folder` keeps this machine's records; it stands in Jupyter's data folder where none is named.
 
-        `limits` is what Jupyter Server lets through to its pages.
+        `limits` is what Jupyter Server lets through to its pages. `logins` have begun already.
         """
         self.records = Records(folder or default_folder())
         # What runs on this machine's own engine by `--host local` is to be found again.
@@ -103,8 +111,9 @@ class Fleet:
         # Made for the first kernel; a fleet that only lists has none.
         self._poller: ZmqPoller | None = None
         # asyncssh needs a loop that never stands still; blocking clients stop theirs between calls (decisions.md, 1).
-        self._loop = LoopThread("kernelbridge-loop")
-        self._backends = BackendPool(opened=lambda host: self._spawn(self._tidy(host)))
+        self._loop = logins.loop if logins else LoopThread(LOOP_NAME)
+        self._backends = logins.backends if logins else BackendPool()
+        self._backends.opened = lambda host: self._spawn(self._tidy(host))
         self._finder = KernelFinder(self.records, self._backends.backend, self._backends.rest)
 
     def __repr__(self) -> str:
@@ -455,11 +464,11 @@ class Fleet:
 
     # -- hosts
 
-    async def list_gpus(self) -> GpuListing:
-        """Find the GPUs of all hosts, and who has them."""
+    async def list_gpus(self, hosts: Collection[str] = ()) -> GpuListing:
+        """Find the GPUs of all hosts, or of those of these names, and who has them."""
         from kernelbridge.fleet import gpu_listing  # loads what speaks to Slurm
 
-        return await gpu_listing.look(self.config, self._backends.backend)
+        return await gpu_listing.look(self.config, self._backends.backend, hosts)
 
     async def pull(self, environment_name: str, host_name: str, say: Say) -> str:
         """Have an environment's image on a host, with what is added to it; return what its containers are made of."""
@@ -520,9 +529,9 @@ class Fleet:
 
     # -- kernels of everybody
 
-    async def list_kernels(self) -> KernelListing:
-        """Find our containers on all hosts, and ask their relays."""
-        return await self._finder.look(self.config)
+    async def list_kernels(self, hosts: Collection[str] = ()) -> KernelListing:
+        """Find our containers on all hosts, or on those of these names, and ask their relays."""
+        return await self._finder.look(self.config, hosts)
 
     async def find(self, prefix: str) -> KernelRow:
         """Return the one kernel whose id begins so. Raises KernelNotFound and others."""
@@ -611,9 +620,9 @@ class Fleet:
         await images.snapshot(self.config, self._backends.engine, machine, kernel=row, name=name)
         return row
 
-    async def list_images(self) -> ImageListing:
-        """Find the images on all hosts that kernelbridge made."""
-        return await images.look(self.config, self._backends.engine, self.records.machine_id())
+    async def list_images(self, hosts: Collection[str] = ()) -> ImageListing:
+        """Find the images that kernelbridge made on all hosts, or on those of these names."""
+        return await images.look(self.config, self._backends.engine, self.records.machine_id(), hosts)
 
     async def offered_images(self, host: Host, *, most: int) -> ImageOffer:
         """Find the newest images of a host that are somebody's and not ours. Raises KernelBridgeError."""
@@ -627,18 +636,23 @@ class Fleet:
 
         return await offers.partitions(await self._backends.link(host), host)
 
-    async def clean_images(self, *, dry_run: bool, discard: bool) -> ImageListing:
+    async def clean_images(self, *, dry_run: bool, discard: bool, hosts: Collection[str] = ()) -> ImageListing:
         """Remove the images that no environment needs; snapshots of this machine only by `discard`."""
         machine = self.records.machine_id()
-        return await images.clean(self.config, self._backends.engine, machine, dry_run=dry_run, discard=discard)
+        how = {"dry_run": dry_run, "discard": discard}
+        return await images.clean(self.config, self._backends.engine, machine, names=hosts, **how)
 
-    async def clean(self, *, dry_run: bool, discard: bool) -> KernelListing:
+    async def clean(
+        self, *, dry_run: bool, discard: bool, hosts: Collection[str] = (), environments: Collection[str] = ()
+    ) -> KernelListing:
         """Remove what this machine made and nobody holds any more; return it, and what went wrong.
 
-        A kernel with output that nobody has fetched yet is kept, unless `discard`.
+        A kernel with output that nobody has fetched yet is kept, unless `discard`. Only on these hosts and of these
+        environments, where they are named: then images that were never finished are left alone, which are of none.
         """
-        sweeps = asyncio.gather(*(self._sweep(host, dry_run=dry_run) for host in images.engines_of(self.config)))
-        cleaning = self._finder.clean(self.config, dry_run=dry_run, discard=discard)
+        swept_hosts = [] if environments else images.engines_of(self.config, hosts)
+        sweeps = asyncio.gather(*(self._sweep(host, dry_run=dry_run) for host in swept_hosts))
+        cleaning = self._finder.clean(self.config, dry_run=dry_run, discard=discard, names=hosts, only=environments)
         listing, swept = await asyncio.gather(cleaning, sweeps)
         return replace(listing, unfinished=tuple(name for names in swept for name in names))
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -135,9 +135,9 @@ class GpuListing:
     problems: tuple[KernelBridgeError, ...] = ()
 
 
-async def look(config: Config, backend_of: BackendOf) -> GpuListing:
-    """Ask all hosts at once for their GPUs, leases and queues."""
-    hosts = list(config.hosts.values())
+async def look(config: Config, backend_of: BackendOf, names: Collection[str] = ()) -> GpuListing:
+    """Ask all hosts at once, or those of these names, for their GPUs, leases and queues. Raises UnknownHost."""
+    hosts = config.hosts_named(names)
     answers = await asyncio.gather(*(_list_host(host, backend_of) for host in hosts), return_exceptions=True)
     listings: list[GpuListing] = []
     for host, answer in zip(hosts, answers, strict=True):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Collection, Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -82,19 +82,22 @@ async def snapshot(config: Config, engine_of: EngineOf, machine: str, *, kernel:
     await engine.images.snapshot(container_name(kernel.kernel_id), named, labels)
 
 
-def engines_of(config: Config) -> list[Host]:
-    """Return the hosts with an engine of their own; a cluster's nodes keep their images for themselves."""
-    return [host for host in config.hosts.values() if host.scheduler is None]
+def engines_of(config: Config, names: Collection[str] = ()) -> list[Host]:
+    """Return the hosts with an engine of their own; a cluster's nodes keep their images for themselves.
+
+    Where hosts are named, only of those. Raises UnknownHost.
+    """
+    return [host for host in config.hosts_named(names) if host.scheduler is None]
 
 
-async def look(config: Config, engine_of: EngineOf, machine: str) -> ImageListing:
-    """Find the images on all hosts."""
+async def look(config: Config, engine_of: EngineOf, machine: str, names: Collection[str] = ()) -> ImageListing:
+    """Find the images on all hosts, or on those of these names."""
 
     async def rows(host: Host) -> list[ImageRow]:
         found = await (await engine_of(host)).images.list()
         return [row_of(config, host, image, machine) for image in found]
 
-    hosts = engines_of(config)
+    hosts = engines_of(config, names)
     answers = await asyncio.gather(*map(rows, hosts), return_exceptions=True)
     images: list[ImageRow] = []
     problems: list[KernelBridgeError] = []
@@ -139,9 +142,17 @@ def _made_of(config: Config, host: Host, names: list[str]) -> Iterator[str]:
             yield environment.name
 
 
-async def clean(config: Config, engine_of: EngineOf, machine: str, *, dry_run: bool, discard: bool) -> ImageListing:
+async def clean(
+    config: Config,
+    engine_of: EngineOf,
+    machine: str,
+    *,
+    dry_run: bool,
+    discard: bool,
+    names: Collection[str] = (),
+) -> ImageListing:
     """Remove what no environment needs and no container is made of; snapshots only by `discard`, and only our own."""
-    listing = await look(config, engine_of, machine)
+    listing = await look(config, engine_of, machine, names)
     unneeded = [row for row in listing.images if not row.environments and not row.is_in_use]
     # An engine keeps an image as long as another is there that was made of it.
     unneeded.sort(key=lambda row: (row.kind == "build", -row.created.timestamp()))

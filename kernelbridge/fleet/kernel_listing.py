@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import time
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -43,8 +44,6 @@ _LOG = logging.getLogger(__name__)
 STATUS_SECONDS = 8.0
 # How many containers that have ended one engine is asked for at once: each question takes a thread of ours.
 MOST_QUESTIONS = 16
-# Hosts that do not answer are given up sooner; this is for whoever waits for all of them.
-LIST_SECONDS = 60.0
 # How long a kernel of another machine may wait for its container, with nothing but a record of it: beyond any queue.
 FORGET_SECONDS = 30 * 86400.0
 # The engine's words for a container, where they are not those for a kernel. What runs is for its relay to say.
@@ -194,14 +193,17 @@ class KernelFinder:
     def __repr__(self) -> str:
         return f"<KernelFinder of {self._machine}>"
 
-    async def look(self, config: Config) -> KernelListing:
-        """Find the kernels on all hosts; those of ours that are done with are swept away meanwhile."""
-        return await self._look(config, self._rows)
+    async def look(self, config: Config, names: Collection[str] = ()) -> KernelListing:
+        """Find the kernels on all hosts, or on those of these names; those that are done with are swept away meanwhile.
+
+        Raises UnknownHost.
+        """
+        return await self._look(config, self._rows, names)
 
     async def _look(
-        self, config: Config, rows_of: Callable[[Config, Host], Awaitable[list[KernelRow]]]
+        self, config: Config, rows_of: Callable[[Config, Host], Awaitable[list[KernelRow]]], names: Collection[str] = ()
     ) -> KernelListing:
-        hosts = list(config.hosts.values())
+        hosts = config.hosts_named(names)
         answers = await asyncio.gather(*(rows_of(config, host) for host in hosts), return_exceptions=True)
         kernels: list[KernelRow] = []
         problems: list[KernelBridgeError] = []
@@ -366,19 +368,20 @@ class KernelFinder:
     # -- one of them
 
     async def find(self, config: Config, prefix: str) -> KernelRow:
-        """Return the one kernel whose id begins so, as its labels tell: no kernel is asked how it is.
+        """Return the one kernel whose id begins so, or that a notebook of this name has, as its labels tell.
 
-        Raises KernelNotFound and others.
+        No kernel is asked how it is. Which notebook has which kernel is known of this machine's own. Raises
+        KernelNotFound and others.
         """
         listing = await self._look(config, self._named_rows)
-        found = [row for row in listing.kernels if prefix and row.kernel_id.startswith(prefix)]
+        found = meant(prefix, listing.kernels, self._records.kernels())
         if not found and listing.problems:
             # Not seen is not gone: it may be where nobody could be asked.
             raise listing.problems[0]
         if prefix and not found:
             await self._refuse_renamed(config, prefix)
         if len(found) != 1:
-            raise KernelNotFound(kernel=prefix, hosts=list(config.hosts), count=len(found))
+            raise KernelNotFound(kernel=prefix, hosts=list(config.hosts), found=list(map(known_as, found)))
         return found[0]
 
     async def _refuse_renamed(self, config: Config, prefix: str) -> None:
@@ -526,13 +529,18 @@ class KernelFinder:
             raise KernelNotFound(kernel=prefix, hosts=list(config.hosts))
         return self._address(config, host, labels), facts.state == "running"
 
-    async def clean(self, config: Config, *, dry_run: bool, discard: bool) -> KernelListing:
-        """Remove the kernels that this machine made and nobody holds; what has output left only by `discard`."""
-        listing = await self.look(config)
+    async def clean(
+        self, config: Config, *, dry_run: bool, discard: bool, names: Collection[str] = (), only: Collection[str] = ()
+    ) -> KernelListing:
+        """Remove the kernels that this machine made and nobody holds; what has output left only by `discard`.
+
+        Where hosts are named, only theirs; where `only` names environments, only those of these.
+        """
+        listing = await self.look(config, names)
         removed: list[KernelRow] = []
         problems = list(listing.problems)
         for row in listing.kernels:
-            if not row.is_orphan:
+            if not row.is_orphan or (only and row.environment not in only):
                 continue
             if not discard and (kept := _why_kept(row)) is not None:
                 problems.append(kept)
@@ -545,6 +553,33 @@ class KernelFinder:
             else:
                 removed.append(row)
         return KernelListing(kernels=tuple(removed), problems=tuple(problems))
+
+
+def meant(name: str, rows: Iterable[KernelRow], records: Iterable[KernelRecord]) -> list[KernelRow]:
+    """Return the kernels whose id begins so, or that a notebook of this name has; none for an empty name."""
+    have = {record.kernel_id for record in records if is_of_notebook(record, name)}
+    return [row for row in rows if name and (row.kernel_id.startswith(name) or row.kernel_id in have)]
+
+
+def known_as(row: KernelRow) -> str:
+    """Return what tells a kernel from others: the beginning of its id, its notebook, its environment."""
+    return f"{short_id(row.kernel_id)} ({', '.join(filter(None, [row.title, row.environment]))})"
+
+
+def is_of_notebook(record: KernelRecord, name: str) -> bool:
+    """Whether a kernel is that of a notebook: of this title, name, end of its path or whole path.
+
+    The ending `.ipynb` may be left out, and either slash will do.
+    """
+    wanted = _path_words(name)
+    paths = [record.notebook, *(session.path for session in record.sessions), record.title.removesuffix("/")]
+    return bool(wanted) and any(_path_words(path)[-len(wanted) :] == wanted for path in paths if path)
+
+
+def _path_words(path: str) -> list[str]:
+    """Return the names in a path, without the notebook's ending; `.` and `..` of a shell's completion say nothing."""
+    words = [word for word in path.replace("\\", "/").split("/") if word not in ("", ".", "..")]
+    return [os.path.normcase(word) for word in [*words[:-1], *(word.removesuffix(".ipynb") for word in words[-1:])]]
 
 
 def _unexpected(host: Host, exc: Exception) -> KernelBridgeError:

@@ -14,6 +14,11 @@ from kernelbridge.mailbox import LoopMailbox
 # How long tasks that are cancelled at the end may take, and the thread after them.
 CANCEL_SECONDS, JOIN_SECONDS = 1.0, 5.0
 
+# A fleet's.
+LOOP_NAME = "kernelbridge-loop"
+# Hosts that do not answer are given up sooner; this is for whoever waits for all of them.
+LIST_SECONDS = 60.0
+
 _T = TypeVar("_T")
 
 

@@ -22,7 +22,7 @@ from packaging.requirements import InvalidRequirement, Requirement
 from kernelbridge.config.schema import Config
 from kernelbridge.errors import KernelBridgeError
 from kernelbridge.fleet import log_files
-from kernelbridge.fleet.doctor import Finding
+from kernelbridge.fleet.doctor.finding import Finding
 from kernelbridge.fleet.redaction import redacted, redacted_config, without_lines
 from kernelbridge.kernel.start.kept_logs import KEPT_LOGS_FOLDER
 from kernelbridge.plain_text import printable_lines

@@ -11,16 +11,20 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
 from kernelbridge.config.schema import Host
-from kernelbridge.hosts.transport.lazy import load_ssh, loaded
+from kernelbridge.hosts.transport.lazy import load_ssh, loaded, open_any
 from kernelbridge.hosts.transport.login_stage import Hearer
 from kernelbridge.hosts.transport.pool import Pool
 from kernelbridge.hosts.transport.stream import AnyLink
 
 if TYPE_CHECKING:
+    from kernelbridge.hosts.docker.connect import Answered  # loads docker-py
     from kernelbridge.hosts.docker.engine import Engine  # loads docker-py
     from kernelbridge.hosts.slurm.cluster import Cluster
 
-OpenEngine = Callable[[AnyLink, Host], Awaitable["Engine"]]
+OpenEngine = Callable[[AnyLink, Host, "Answered | None"], Awaitable["Engine"]]
+# Opens a link, and calls the second where its host has not told its facts yet: see open_any().
+OpenAny = Callable[[Host, Callable[[AnyLink], None] | None], Awaitable[AnyLink]]
+AskAhead = Callable[[AnyLink, Host], Awaitable["Answered | None"]]
 
 
 def load_docker() -> OpenEngine:
@@ -30,20 +34,34 @@ def load_docker() -> OpenEngine:
     return open_engine
 
 
+def load_ask_ahead() -> AskAhead:
+    """Import what asks an engine before its host has told its facts."""
+    from kernelbridge.hosts.docker.connect import ask_ahead  # loads docker-py
+
+    return ask_ahead
+
+
 class BackendPool:
     """One backend for each host in this process; it lives as long as its link. Everything runs on one loop."""
 
     def __init__(
         self,
         *,
-        opened: Callable[[Host], None],
+        opened: Callable[[Host], None] = lambda host: None,
         links: Pool | None = None,
+        open_link: OpenAny = open_any,
         load_engine: Callable[[], OpenEngine] = load_docker,
+        load_ask_ahead: Callable[[], AskAhead] = load_ask_ahead,
     ) -> None:
         """`opened` is called with each host whose backend is there, or there again over a new link."""
-        self._opened = opened
-        self._links = links or Pool()
+        # Replaced by whoever takes the pool over.
+        self.opened = opened
+        self._links = links or Pool(opener=self._log_in)
+        self._open_link = open_link
         self._load_engine = load_engine
+        self._load_ask_ahead = load_ask_ahead
+        # What an engine says while its host is asked for its facts, by host name; taken by engine().
+        self._ahead: dict[str, asyncio.Task[Answered | None]] = {}
         # By host name; replaced when the link is another one.
         self._engines: dict[str, Engine] = {}
         self._clusters: dict[str, Cluster] = {}
@@ -57,6 +75,30 @@ class BackendPool:
         """Return the link to a host. Raises KernelBridgeError."""
         return await self._links.link(host)
 
+    async def begin(self, host: Host) -> None:
+        """Begin to log in to a host; how that ends is for the first who asks for it."""
+        await self._links.begin(host)
+
+    async def _log_in(self, host: Host) -> AnyLink:
+        has_engine = host.scheduler is None
+        return await self._open_link(host, (lambda link: self._ask_ahead(host, link)) if has_engine else None)
+
+    def _ask_ahead(self, host: Host, link: AnyLink) -> None:
+        async def ask() -> Answered | None:
+            ask_ahead = await loaded(self._load_ask_ahead)
+            return await ask_ahead(link, host)
+
+        before = self._ahead.pop(host.name, None)
+        if before is not None:
+            before.cancel()
+        self._ahead[host.name] = asyncio.create_task(ask())
+
+    async def _answered(self, host: Host, link: AnyLink) -> Answered | None:
+        """Return what the engine has said ahead over this link; None where it was not asked, or said nothing good."""
+        task = self._ahead.pop(host.name, None)
+        answered = await task if task is not None else None
+        return answered if answered is not None and answered[0].link is link else None
+
     async def engine(self, host: Host) -> Engine:
         """Return the engine of a host, over the link of this process. Raises KernelBridgeError."""
         async with self._opening.setdefault(host.name, asyncio.Lock()):
@@ -66,8 +108,8 @@ class BackendPool:
                 return known
             if known is not None:
                 await known.aclose()
-            self._engines[host.name] = await open_engine(link, host)
-            self._opened(host)
+            self._engines[host.name] = await open_engine(link, host, await self._answered(host, link))
+            self.opened(host)
             return self._engines[host.name]
 
     async def _loaded(self, host: Host) -> OpenEngine:
@@ -86,7 +128,7 @@ class BackendPool:
             if known is not None and known.link is link:
                 return known
             self._clusters[host.name] = Cluster(link, host, before=known)
-            self._opened(host)
+            self.opened(host)
             return self._clusters[host.name]
 
     async def backend(self, host: Host) -> Engine | Cluster:
@@ -107,6 +149,10 @@ class BackendPool:
 
     async def aclose(self) -> None:
         """Close all backends, then the links to their hosts."""
+        ahead = list(self._ahead.values())
+        for task in ahead:
+            task.cancel()
+        await asyncio.gather(*ahead, return_exceptions=True)
         for engine in self._engines.values():
             await engine.aclose()
         for cluster in self._clusters.values():

@@ -146,8 +146,8 @@ def write(config: Config, root: Path, launcher: Path) -> Changes:
     return Changes(written=tuple(written), unchanged=tuple(unchanged), removed=tuple(removed), foreign=tuple(foreign))
 
 
-def remove(root: Path, config_path: Path) -> Changes:
-    """Remove all kernel specs of this config under `root`."""
+def remove(root: Path, config_path: Path | None) -> Changes:
+    """Remove all kernel specs of this config under `root`; those of every config where none is named."""
     return Changes(removed=tuple(remove_folders(root, config_path)))
 
 
@@ -177,8 +177,11 @@ def _stale(folder: Path, spec: Mapping[str, Any]) -> dict[str, bytes]:
     return {name: content for name, content in contents.items() if _content(folder / name) != content}
 
 
-def remove_folders(root: Path, config_path: Path, *, keep: Collection[str] = ()) -> list[str]:
-    """Remove this config's kernel specs in `root` but those to keep; return the folders. Raises SpecsUnwritable."""
+def remove_folders(root: Path, config_path: Path | None, *, keep: Collection[str] = ()) -> list[str]:
+    """Remove this config's kernel specs in `root` but those to keep; return the folders. Raises SpecsUnwritable.
+
+    Where no config is named, those of every config.
+    """
     removed = []
     for folder in sorted(root.glob(f"{FOLDER_PREFIX}*")):
         if folder.name in keep or not _is_ours(folder, config_path):
@@ -193,13 +196,13 @@ def remove_folders(root: Path, config_path: Path, *, keep: Collection[str] = ())
     return removed
 
 
-def _is_ours(folder: Path, config_path: Path) -> bool:
-    """Whether the spec was written by us for this config."""
+def _is_ours(folder: Path, config_path: Path | None) -> bool:
+    """Whether the spec was written by us, for this config where one is named."""
     try:
         marker = json.loads((folder / SPEC_FILE).read_bytes())["metadata"]["kernelbridge"]["config"]
     except (OSError, ValueError, KeyError, TypeError):
         return False
-    return bool(marker == str(config_path))
+    return bool(marker == str(config_path)) if config_path is not None else isinstance(marker, str)
 
 
 def _content(path: Path) -> bytes | None:

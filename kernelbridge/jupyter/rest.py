@@ -18,7 +18,8 @@ from tornado import web
 from kernelbridge.errors import KernelBridgeError
 from kernelbridge.fleet import gpu_listing
 from kernelbridge.fleet.fleet import Fleet
-from kernelbridge.fleet.kernel_listing import LIST_SECONDS, KernelListing, KernelRow
+from kernelbridge.fleet.kernel_listing import KernelListing, KernelRow
+from kernelbridge.fleet.loop import LIST_SECONDS
 from kernelbridge.jupyter import shared_fleets
 from kernelbridge.kernel.state import KernelState
 

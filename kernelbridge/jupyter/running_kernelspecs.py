@@ -52,12 +52,12 @@ def offer(records: Records, config: Config) -> Changes:
     return renew(records, config, kernelspecs.default_root(), kernelspecs.launcher_path(), time.time())
 
 
-def remove(root: Path, config_path: Path) -> Changes:
-    """Remove all specs of running kernels of this config below `root`. Raises SpecsUnwritable."""
+def remove(root: Path, config_path: Path | None) -> Changes:
+    """Remove all specs of running kernels of this config, or of every one, below `root`. Raises SpecsUnwritable."""
     return Changes(removed=tuple(_remove(root, config_path)))
 
 
-def _remove(root: Path, config_path: Path, keep: Iterable[str] = ()) -> list[str]:
+def _remove(root: Path, config_path: Path | None, keep: Iterable[str] = ()) -> list[str]:
     folder = root / RUNNING_FOLDER
     removed = remove_folders(folder, config_path, keep=tuple(keep))
     if removed:

@@ -52,6 +52,16 @@ def command(*words: str) -> Callable[[Place], float]:
     return measured
 
 
+def listing(word: str) -> Callable[[Place], float]:
+    """Ours: a call of `kernelbridge ps` or the like that asks the host, in seconds."""
+    return lambda place: _seconds(place, str(PROGRAM), word)
+
+
+def ssh_true(place: Place) -> float:
+    """Baseline: `ssh HOST true`, in seconds."""
+    return _seconds(place, *place.laptop.ssh(place.alias, "true"))
+
+
 def bound_launcher(place: Place) -> float:
     """Ours: VS Code's launcher until its five ports accept, in seconds."""
     spec = installed_spec(place.laptop)

@@ -64,10 +64,17 @@ COMMANDS = {
     "kernelbridge tensorboard": "tests/unit/cli/commands/test_ports.py",
     "kernelbridge snapshot": "tests/real/test_images.py",
     "kernelbridge images": "tests/real/test_images.py",
+    "kernelbridge open": "tests/real/test_open.py",
 }
 # Other programs in blocks of commands, with what a test has of them.
 OTHER_COMMANDS = {
     "pip install .": ("tests/real/test_installed.py", '"pip"'),
+    "pip install --editable .": ("tests/real/test_packages.py", '"--editable"'),
+    "pip uninstall kernelbridge": ("tests/real/test_packages.py", '"uninstall"'),
+    "pipx install .": ("scripts/packages", "pipx"),
+    "pipx inject kernelbridge jupyterlab": ("kernelbridge/cli/commands/open.py", "pipx inject"),
+    "uv tool install .": ("scripts/packages", "uv"),
+    "uv tool install . --with jupyterlab": ("kernelbridge/cli/commands/open.py", "--with jupyterlab"),
     f'docker system prune --filter "label!={labels.KERNEL_LABEL}"': ("tests/unit/test_docs.py", "KERNEL_LABEL"),
 }
 FENCE = re.compile(r"^(?:<!-- fragment of \[(\w+)\.NAME\] -->\n)?```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -184,7 +191,7 @@ def test_each_settings_file_can_be_read(page: str) -> None:
 
 
 def test_each_command_in_the_pages_exists_and_is_tested() -> None:
-    pattern = re.compile(r"\bkernelbridge (--[a-z]+|[a-z]+(?:-[a-z]+)?)(?= |$)")
+    pattern = re.compile(r"(?<!inject )\bkernelbridge (--[a-z]+|[a-z]+(?:-[a-z]+)?)(?= |$)")
     named = {
         f"kernelbridge {word}" for page in PAGES.values() for code in code_of(page) for word in pattern.findall(code)
     }
@@ -215,7 +222,14 @@ def test_each_option_of_a_command_exists(page: str) -> None:
 
 def test_each_script_exists_and_can_be_read_by_bash() -> None:
     named = {name for page in PAGES.values() for name in re.findall(r"\bscripts/[a-z]+\b(?!\.)", page)}
-    assert named == {"scripts/check", "scripts/test", "scripts/docs", "scripts/demo", "scripts/bench"}
+    assert named == {
+        "scripts/check",
+        "scripts/test",
+        "scripts/docs",
+        "scripts/demo",
+        "scripts/bench",
+        "scripts/packages",
+    }
     for name in named:
         assert (ROOT / name).stat().st_mode & 0o100, name
         subprocess.run(["bash", "-n", ROOT / name], check=True, timeout=30)

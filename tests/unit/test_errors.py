@@ -568,7 +568,11 @@ def test_each_kind_has_a_docstring_and_one_root(kind: type[KernelBridgeError]) -
         (errors.LinkLost(host="lab"), "lab: the link is lost."),
         (errors.UnknownHost(name="x", path="/k.toml"), "no host `x`."),
         (errors.KernelDied(environment="a", host="lab", how="exit code 3"), "ended: exit code 3."),
-        (errors.KernelNotFound(kernel="a", hosts=["lab"], count=2), "2 kernels begin with `a` on lab."),
+        (errors.KernelNotFound(kernel="a", hosts=["lab"]), "No kernel `a` on lab."),
+        (
+            errors.KernelNotFound(kernel="a", hosts=["lab"], found=["a1 (x.ipynb, gpu)", "a2 (cpu)"]),
+            "`a` may be any of 2 kernels: a1 (x.ipynb, gpu), a2 (cpu). Name it by more of its id.",
+        ),
         (
             errors.KernelNotFound(kernel="a", hosts=["lab"], renamed=("kernelbridge-a1", "b")),
             "No kernel `a` on lab: its container was renamed, and is b now.",

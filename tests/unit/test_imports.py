@@ -75,6 +75,10 @@ LATE = {
     ("__main__.py", "_open_fleet"),
     ("cli/app.py", "note_text"),
     ("cli/app.py", "_options"),
+    # These are loaded while the hosts answer.
+    ("cli/commands/gpus.py", "list_all"),
+    ("cli/commands/gpus.py", "tell"),
+    ("cli/commands/kernels.py", "offer"),
     ("cli/context.py", "out"),
     ("cli/context.py", "show_table"),
     ("cli/context.py", "wait"),
@@ -99,6 +103,7 @@ LATE = {
     ("hosts/docker/images/prepared_image.py", "_load_fetch"),
     ("hosts/docker/images/prepared_image.py", "_load_fetch_all"),
     ("hosts/pool.py", "cluster"),
+    ("hosts/pool.py", "load_ask_ahead"),
     ("hosts/pool.py", "load_docker"),
     ("hosts/transport/lazy.py", "_load_dial"),
     ("hosts/transport/lazy.py", "load_ssh"),
@@ -170,7 +175,11 @@ def test_a_command_loads_only_what_it_needs(
         *("kernelbridge.cli.completion", "kernelbridge.cli.commands.setup"),
         *(("kernelbridge.cli.context",) if "config" in rooms(found) else ()),
         *(("kernelbridge.cli.commands.setup.config", "kernelbridge.cli.reference") if words == ["config"] else ()),
-        *(("kernelbridge.cli.commands.kernels", "kernelbridge.cli.status_line") if words == ["ps"] else ()),
+        *(
+            ("kernelbridge.cli.commands.kernels", "kernelbridge.cli.filters", "kernelbridge.cli.status_line")
+            if words == ["ps"]
+            else ()
+        ),
     }
 
 
@@ -180,6 +189,31 @@ def test_a_listing_without_kernels_loads_the_engine_and_neither_tables_nor_ssh_n
     found = loaded(AT_THE_END, "ps", environ=environ)["loaded"]
     assert "docker" in found
     assert {"rich", "zmq", "asyncssh", "jupyter_client", "jupyter_server", "tornado"} & set(found) == set()
+
+
+# Runs the program whose words follow until asyncssh is reached for, and prints what is loaded then.
+AT_THE_FIRST_LOGIN = """
+import json, os, sys
+before = set(sys.modules)
+
+def heard(event, words):
+    if event == "import" and words[0] == "asyncssh":
+        print(json.dumps({"loaded": sorted(set(sys.modules) - before)}), file=sys.stderr, flush=True)
+        os._exit(0)
+
+sys.addaudithook(heard)
+from kernelbridge.__main__ import main
+main()
+"""
+
+
+@pytest.mark.parametrize("word", ["ps", "gpus"])
+def test_a_listing_logs_in_before_it_loads_what_it_lists_with(environ: dict[str, str], word: str) -> None:
+    Path(environ["KERNELBRIDGE_CONFIG"]).write_text('[hosts.far]\nssh = "nobody@127.0.0.1:1"\n', "utf-8")
+    found = loaded(AT_THE_FIRST_LOGIN, word, environ=environ)["loaded"]
+    assert "kernelbridge.hosts.pool" in found
+    assert others(found) & {"docker", "rich", "psutil", "zmq", "jupyter_client"} == set()
+    assert {"kernelbridge.fleet.fleet", "kernelbridge.fleet.kernel_listing"} & set(found) == set()
 
 
 def test_the_launcher_binds_its_ports_before_it_loads_anything_for_its_host(

@@ -29,7 +29,8 @@ from kernelbridge.cli.context import CliContext, moment, until_told_to_leave
 from kernelbridge.cli.status_line import status_line
 from kernelbridge.errors import KernelBridgeError, KernelEnded, KernelHeld, KernelNotFound, StartTimeout
 from kernelbridge.fleet.fleet import Fleet
-from kernelbridge.fleet.kernel_listing import LIST_SECONDS, KernelRow
+from kernelbridge.fleet.kernel_listing import KernelRow, is_of_notebook, known_as, meant
+from kernelbridge.fleet.loop import LIST_SECONDS
 from kernelbridge.hosts.labels import short_id
 from kernelbridge.kernel.kernel import Kernel
 from kernelbridge.kernel.process_mark import Liveness
@@ -94,7 +95,7 @@ def _shared_file(fleet: Fleet, prefix: str) -> Path | None:
         Path(record.connection_file)
         for record in records.kernels()
         # The folder of such files may be shared with machines on which its endpoints are not.
-        if record.kernel_id.startswith(prefix)
+        if (record.kernel_id.startswith(prefix) or is_of_notebook(record, prefix))
         and record.connection_file
         and records.holder_liveness(record) is Liveness.ALIVE
     ]
@@ -104,11 +105,11 @@ def _shared_file(fleet: Fleet, prefix: str) -> Path | None:
 def _chosen(context: CliContext, fleet: Fleet, prefix: str | None, *, takes: bool) -> KernelRow:
     listing = context.wait(fleet, fleet.list_kernels(), seconds=LIST_SECONDS)
     if prefix:
-        found = [row for row in listing.kernels if row.kernel_id.startswith(prefix)]
+        found = meant(prefix, listing.kernels, fleet.records.kernels())
         if not found and listing.problems:
             raise listing.problems[0]
         if len(found) != 1:
-            raise KernelNotFound(kernel=prefix, hosts=list(fleet.config.hosts), count=len(found))
+            raise KernelNotFound(kernel=prefix, hosts=list(fleet.config.hosts), found=list(map(known_as, found)))
     else:
         left = (KernelState.DETACHED, KernelState.LINK_LOST)
         joinable = [row for row in listing.kernels if row.kind != "up" and not row.is_elsewhere]

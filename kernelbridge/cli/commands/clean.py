@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from kernelbridge.cli import filters
 from kernelbridge.cli.commands import images, kernels
 from kernelbridge.cli.context import CliContext
 
@@ -22,14 +23,21 @@ def clean(
     only_images: Annotated[
         bool, typer.Option("--images", help="Instead, images that kernelbridge made and no environment needs.")
     ] = False,
+    hosts: filters.HostsOption = None,
+    environments: filters.EnvironmentsOption = None,
 ) -> None:
     """Carry out `kernelbridge clean`."""
     context: CliContext = ctx.obj
     if only_images:
-        _clean_images(context, dry_run=dry_run, discard=discard, as_json=as_json)
+        if environments:
+            raise typer.BadParameter("--env is for kernels: leave it out, or leave out --images")
+        _clean_images(context, dry_run=dry_run, discard=discard, as_json=as_json, hosts=hosts or [])
         return
-    with context.fleet(context.read_config()) as fleet:
-        listing = context.wait(fleet, fleet.clean(dry_run=dry_run, discard=discard), seconds=kernels.STOP_ALL_SECONDS)
+    loaded = context.read_config()
+    wanted = [loaded.environment(name).name for name in environments or ()]
+    with context.fleet(loaded, asked=filters.asked_hosts(loaded, hosts)) as fleet:
+        cleaning = fleet.clean(dry_run=dry_run, discard=discard, hosts=hosts or (), environments=wanted)
+        listing = context.wait(fleet, cleaning, seconds=kernels.STOP_ALL_SECONDS)
     last = "These would be removed." if dry_run else "These were removed."
     empty = "No kernel to remove." if listing.unfinished else "Nothing to remove."
     also = {"dry_run": dry_run, "unfinished": list(listing.unfinished)}
@@ -41,10 +49,11 @@ def clean(
         raise typer.Exit(listing.problems[0].exit_code)
 
 
-def _clean_images(context: CliContext, *, dry_run: bool, discard: bool, as_json: bool) -> None:
+def _clean_images(context: CliContext, *, dry_run: bool, discard: bool, as_json: bool, hosts: list[str]) -> None:
     """Carry out `kernelbridge clean --images`."""
-    with context.fleet(context.read_config()) as fleet:
-        cleaning = fleet.clean_images(dry_run=dry_run, discard=discard)
+    loaded = context.read_config()
+    with context.fleet(loaded, asked=filters.asked_hosts(loaded, hosts)) as fleet:
+        cleaning = fleet.clean_images(dry_run=dry_run, discard=discard, hosts=hosts)
         listing = context.wait(fleet, cleaning, seconds=REMOVE_IMAGES_SECONDS)
     last = "These would be removed." if dry_run else "These were removed."
     images.tell(context, listing, as_json=as_json, empty="Nothing to remove.", last=last)

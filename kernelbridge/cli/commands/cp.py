@@ -24,7 +24,7 @@ from kernelbridge.cli.local_terminal import OutputValve
 from kernelbridge.cli.status_line import status_line
 from kernelbridge.errors import KernelBridgeError
 from kernelbridge.fleet.fleet import Fleet
-from kernelbridge.fleet.kernel_listing import LIST_SECONDS
+from kernelbridge.fleet.loop import LIST_SECONDS
 from kernelbridge.hosts import bootstrap
 from kernelbridge.hosts.labels import short_id
 from kernelbridge.hosts.progress import Meter, WorkProgress

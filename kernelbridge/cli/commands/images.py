@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Annotated
 
 import typer
 
+from kernelbridge.cli import filters
 from kernelbridge.cli.commands.kernels import IdArgument, JsonOption
 from kernelbridge.cli.completion import EnvironmentArgument
 from kernelbridge.cli.context import CliContext, moment
 from kernelbridge.cli.status_line import News
 from kernelbridge.errors import KernelBridgeError
 from kernelbridge.fleet.images import ImageListing, ImageRow
-from kernelbridge.fleet.kernel_listing import LIST_SECONDS
+from kernelbridge.fleet.loop import LIST_SECONDS
 from kernelbridge.hosts.progress import Say, WorkProgress
 
 # Large images over slow lines take hours.
@@ -68,11 +70,21 @@ def snapshot(
     context.say(f'Made {name} of {row.kernel_id} on {row.host}: `image = "{name}"` starts it there.')
 
 
-def list_all(ctx: typer.Context, as_json: JsonOption = False) -> None:
+def list_all(
+    ctx: typer.Context,
+    as_json: JsonOption = False,
+    hosts: filters.HostsOption = None,
+    environments: filters.EnvironmentsOption = None,
+) -> None:
     """Carry out `kernelbridge images`."""
     context: CliContext = ctx.obj
-    with context.fleet(context.read_config()) as fleet:
-        listing = context.wait(fleet, fleet.list_images(), seconds=LIST_SECONDS)
+    loaded = context.read_config()
+    wanted = {loaded.environment(name).name for name in environments or ()}
+    with context.fleet(loaded, asked=filters.asked_hosts(loaded, hosts)) as fleet:
+        listing = context.wait(fleet, fleet.list_images(hosts or ()), seconds=LIST_SECONDS)
+    if wanted:
+        rows = tuple(row for row in listing.images if wanted & set(row.environments))
+        listing = replace(listing, images=rows)
     tell(context, listing, as_json=as_json, empty="No images.")
     if listing.problems and not listing.images:
         raise typer.Exit(listing.problems[0].exit_code)

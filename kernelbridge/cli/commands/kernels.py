@@ -6,21 +6,24 @@ import contextlib
 import errno
 import json
 import sys
-from typing import Annotated
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kernelbridge.cli import completion
+from kernelbridge.cli import completion, filters
 from kernelbridge.cli.context import CliContext, moment, result
 from kernelbridge.cli.output import is_reader_gone
 from kernelbridge.cli.status_line import StatusLine
 from kernelbridge.errors import KernelBridgeError, SpecsUnwritable
-from kernelbridge.fleet.fleet import Fleet
-from kernelbridge.fleet.kernel_listing import LIST_SECONDS, KernelListing, KernelRow
+from kernelbridge.fleet.loop import LIST_SECONDS
 from kernelbridge.hosts.labels import short_id
-from kernelbridge.jupyter import running_kernelspecs
 from kernelbridge.kernel.state import KernelState
 from kernelbridge.plain_text import last_lines, printable_lines
+
+if TYPE_CHECKING:  # These are loaded while the hosts are asked: see CliContext.fleet().
+    from kernelbridge.fleet.fleet import Fleet
+    from kernelbridge.fleet.kernel_listing import KernelListing, KernelRow
 
 STOP_ALL_SECONDS = 120.0
 _SHORT_GPU_LENGTH = 12
@@ -28,19 +31,31 @@ LOG_LINES = 200
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 IdArgument = Annotated[
-    str, typer.Argument(metavar="ID", help="The kernel's id, or its beginning.", autocompletion=completion.kernel_ids)
+    str,
+    typer.Argument(
+        metavar="ID", help="The beginning of the kernel's id, or its notebook.", autocompletion=completion.kernel_ids
+    ),
 ]
 
 
-def list_all(ctx: typer.Context, as_json: JsonOption = False) -> None:
+def list_all(
+    ctx: typer.Context,
+    as_json: JsonOption = False,
+    hosts: filters.HostsOption = None,
+    environments: filters.EnvironmentsOption = None,
+) -> None:
     """Carry out `kernelbridge ps`."""
     context: CliContext = ctx.obj
     loaded = context.read_config()
-    with context.fleet(loaded) as fleet:
-        listing = context.wait(fleet, fleet.list_kernels(), seconds=LIST_SECONDS)
+    asked = filters.asked_hosts(loaded, hosts)
+    with context.fleet(loaded, asked=asked) as fleet:
+        draws = not as_json and bool(fleet.records.kernels())
+        wait = context.wait_for_table if draws else context.wait
+        found = wait(fleet, fleet.list_kernels(hosts or ()), seconds=LIST_SECONDS)
         offer(context, fleet)
+    listing = replace(found, kernels=filters.of_environments(loaded, found.kernels, environments))
     tell(context, listing, as_json=as_json, empty="No kernels.")
-    if len(listing.problems) >= len(loaded.hosts) and not listing.kernels:
+    if len(listing.problems) >= len(asked) and not listing.kernels:
         raise typer.Exit(listing.problems[0].exit_code)
 
 
@@ -48,20 +63,28 @@ def stop(
     ctx: typer.Context,
     ids: Annotated[
         list[str] | None,
-        typer.Argument(metavar="ID", help="Kernel ids, or their beginnings.", autocompletion=completion.kernel_ids),
+        typer.Argument(
+            metavar="ID", help="Beginnings of kernel ids, or notebooks.", autocompletion=completion.kernel_ids
+        ),
     ] = None,
     every: Annotated[bool, typer.Option("--all", help="Stop all kernels that this machine started.")] = False,
+    hosts: filters.HostsOption = None,
+    environments: filters.EnvironmentsOption = None,
 ) -> None:
     """Carry out `kernelbridge stop`."""
     if bool(ids) == every:
         raise typer.BadParameter("name the kernels to stop, or write --all")
+    if (hosts or environments) and not every:
+        raise typer.BadParameter("--host and --env go with --all")
     context: CliContext = ctx.obj
+    loaded = context.read_config()
     errors: list[KernelBridgeError] = []
-    with context.fleet(context.read_config()) as fleet:
+    with context.fleet(loaded, asked=filters.asked_hosts(loaded, hosts)) as fleet:
         wanted = ids or []
         if every:
-            listing = context.wait(fleet, fleet.list_kernels(), seconds=LIST_SECONDS)
-            wanted = [row.kernel_id for row in listing.kernels if row.is_ours and not row.is_elsewhere]
+            listing = context.wait(fleet, fleet.list_kernels(hosts or ()), seconds=LIST_SECONDS)
+            rows = filters.of_environments(loaded, listing.kernels, environments)
+            wanted = [row.kernel_id for row in rows if row.is_ours and not row.is_elsewhere]
             errors += listing.problems
         for kernel_id in wanted:
             try:
@@ -100,7 +123,8 @@ def logs(
     context: CliContext = ctx.obj
     if follow and output:
         raise typer.BadParameter("--follow is for the log: leave it out, or leave out --output")
-    with context.fleet(context.read_config()) as fleet:
+    loaded = context.read_config()
+    with context.fleet(loaded, asked=loaded.hosts.values()) as fleet:
         kept = None if output else fleet.kept_log(kernel_id)
         if kept is not None:
             context.complain(f"It did not start, and is gone. Its last lines were kept at {moment(kept.kept)}:")
@@ -220,6 +244,8 @@ def state_text(row: KernelRow) -> str:
 
 def offer(context: CliContext, fleet: Fleet) -> None:
     """Let VS Code's picker show the kernels that run and that nobody holds, as they are now."""
+    from kernelbridge.jupyter import running_kernelspecs  # loads the fleet's modules: see above
+
     try:
         running_kernelspecs.offer(fleet.records, fleet.config)
     except SpecsUnwritable as error:

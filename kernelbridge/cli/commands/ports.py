@@ -21,7 +21,7 @@ from kernelbridge.config import fields
 from kernelbridge.config.schema import Forward
 from kernelbridge.errors import ForwardFailed
 from kernelbridge.fleet.fleet import Fleet
-from kernelbridge.fleet.kernel_listing import LIST_SECONDS
+from kernelbridge.fleet.loop import LIST_SECONDS
 from kernelbridge.hosts.forwards.mux_stream import PortRefused
 from kernelbridge.hosts.forwards.port_forwards import OpenForward, PortForwards
 

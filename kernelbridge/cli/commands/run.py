@@ -27,7 +27,8 @@ from kernelbridge.errors import KernelBridgeError
 from kernelbridge.files.git_checkout import check_out, paths_of
 from kernelbridge.files.project import LOCAL_WORKSPACES, Checkout
 from kernelbridge.fleet.fleet import Fleet
-from kernelbridge.fleet.kernel_listing import LIST_SECONDS, KernelRow
+from kernelbridge.fleet.kernel_listing import KernelRow
+from kernelbridge.fleet.loop import LIST_SECONDS
 from kernelbridge.hosts.labels import short_id
 from kernelbridge.kernel.command.run import CommandRun, RunOutput
 from kernelbridge.kernel.request import LaunchRequest, RunCommand

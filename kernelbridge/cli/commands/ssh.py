@@ -12,7 +12,7 @@ from kernelbridge.atomic_files import write_once, write_whole
 from kernelbridge.cli.context import CliContext
 from kernelbridge.cli.ssh import config
 from kernelbridge.errors import KernelBridgeError
-from kernelbridge.fleet.kernel_listing import LIST_SECONDS
+from kernelbridge.fleet.loop import LIST_SECONDS
 from kernelbridge.hosts.relay_query import RelayAddress
 from kernelbridge.kernel.command.terminal import CommandRequest, Terminal, open_terminal
 from kernelbridge.kernel.records import default_folder

@@ -11,7 +11,7 @@ from kernelbridge.cli import completion, local_terminal
 from kernelbridge.cli.context import CliContext, result
 from kernelbridge.cli.local_terminal import JoinedCommand, OutputValve, OutputWriter
 from kernelbridge.fleet.fleet import Fleet
-from kernelbridge.fleet.kernel_listing import LIST_SECONDS
+from kernelbridge.fleet.loop import LIST_SECONDS
 from kernelbridge.kernel.command.terminal import START_SECONDS, CommandRequest, Terminal
 from kernelbridge.protocol.terminal import USUAL_TERM
 

@@ -228,6 +228,8 @@ class Sockets:
         self.has_lost_one = False
         # Set by close_all().
         self._is_closed = False
+        # The connections that docker-py keeps, of all clients that are made on these sockets.
+        self.kept = _ConnectionPool(self)
 
     def __repr__(self) -> str:
         return f"<Sockets {len(self._pumps)} open>"
@@ -307,7 +309,7 @@ class _Adapter(requests.adapters.HTTPAdapter):
     """requests' adapter that asks one pool, whatever the URL, and no proxy."""
 
     def __init__(self, sockets: Sockets) -> None:
-        self._pool = _ConnectionPool(sockets)
+        self._pool = sockets.kept
         super().__init__()
 
     def get_connection_with_tls_context(self, *_: Any, **__: Any) -> _ConnectionPool:

@@ -86,6 +86,8 @@ class Route:
     def __init__(self, link: AnyLink, candidate: Candidate) -> None:
         self.link = link
         self.candidate = candidate
+        # For short calls; closed by whoever has no use for this way.
+        self.calls = Sockets(self.open)
         self._long_slots = asyncio.Semaphore(LONG_SESSIONS)
         self._short_slots = asyncio.Semaphore(SHORT_SESSIONS)
 
@@ -149,12 +151,30 @@ def worst(failures: Sequence[tuple[Candidate, Exception]]) -> tuple[Candidate, E
     return failures[0] if failures else None
 
 
-async def find_route(link: AnyLink, host: Host) -> tuple[Route, Mapping[str, Any]]:
-    """Return the first way that an engine answers on, and its answer to GET /version.
+# A way to an engine, and its answer to GET /version.
+Answered = tuple[Route, Mapping[str, Any]]
+
+
+async def ask_ahead(link: AnyLink, host: Host) -> Answered | None:
+    """Try the likeliest way before the host has told its facts. Nothing is said of a failure: find_route() will."""
+    route = Route(link, Candidate(transport=Transport.SOCKET, socket=host.socket or USUAL_SOCKETS[0]))
+    try:
+        return route, await ask_version(route, route.calls)
+    except (KernelBridgeError, OSError) as exc:
+        _LOG.debug("[%s] asked ahead: %s", link.name, exc)
+        return None
+
+
+async def find_route(link: AnyLink, host: Host, ahead: Answered | None = None) -> Answered:
+    """Return the first way that an engine answers on; `ahead` is what ask_ahead() has found.
 
     Raises: EngineMissing, EngineDown, EngineDenied, ForwardingForbidden, EngineFailed, LinkLost.
     """
     known = link.facts
+    if ahead is not None:
+        if link.is_open and ahead[0].candidate in socket_candidates(known, host.socket)[:1]:
+            return ahead
+        ahead[0].calls.close_all()
     failures: list[tuple[Candidate, Exception]] = []
     found = await _try_each(link, host, failures)
     if found is None:
@@ -178,7 +198,7 @@ async def _try_each(
         while candidate is not None:
             route = Route(link, candidate)
             try:
-                return route, await ask_version(route)
+                return route, await ask_version(route, route.calls)
             except (KernelBridgeError, OSError) as exc:
                 if isinstance(exc, LinkLost) or not link.is_open:
                     raise
@@ -234,15 +254,20 @@ def user_error(link: AnyLink, candidate: Candidate, failure: Exception) -> Kerne
             return EngineFailed(host=link.name, action="be reached", reason=str(failure))
 
 
-async def ask_version(route: Route) -> Mapping[str, Any]:
+async def ask_version(route: Route, kept: Sockets | None = None) -> Mapping[str, Any]:
     """Ask for GET /version, without a version in the path: the one question that every engine answers.
+
+    On `kept` the connection may stay open for what is asked next, unless this fails.
 
     Raises: FileNotFoundError, PermissionError, ConnectionRefusedError, ForwardingForbidden, LinkLost, EngineFailed.
     """
-    sockets = Sockets(route.open)
+    sockets = kept or Sockets(route.open)
+    keeps = kept is not None and route.keeps_connections
+    # Set at the end: what is kept is good.
+    is_good = False
 
     def ask() -> dict[str, Any]:
-        client = make_client(sockets, version=ANY_VERSION, keeps_connections=False)
+        client = make_client(sockets, version=ANY_VERSION, keeps_connections=keeps)
         answer: dict[str, Any] = client.version(api_version=False)
         return answer
 
@@ -252,6 +277,7 @@ async def ask_version(route: Route) -> Mapping[str, Any]:
     try:
         async with asyncio.timeout(seconds):
             answer = await in_thread(ask, name="engine version", abandon=sockets.close_all)
+        is_good = True
     except FAILURES as exc:
         if isinstance(exc, TimeoutError):
             reason = f"no answer in {seconds:.0f} s"
@@ -260,7 +286,8 @@ async def ask_version(route: Route) -> Mapping[str, Any]:
             raise EngineFailed(host=route.link.name, action=action, reason=refusal.message) from exc
         raise reason_of(route, exc, sockets.take_failure(exc)) from exc
     finally:
-        sockets.close_all()
+        if kept is None or not is_good:
+            sockets.close_all()
     try:
         return parse_version(answer)
     except ValueError as exc:

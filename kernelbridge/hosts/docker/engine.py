@@ -44,6 +44,7 @@ from kernelbridge.hosts.docker.client import (
     make_client,
 )
 from kernelbridge.hosts.docker.connect import (
+    Answered,
     Route,
     ask_version,
     command_reason,
@@ -136,7 +137,7 @@ class Engine:
         # The ids of the containers that were made here, by name: another program may rename them. Cleared by remove().
         self._ids: dict[str, str] = {}
         self._route = route
-        self._sockets = Sockets(route.open)
+        self._sockets = route.calls
         self._client = self._make_client(self._sockets)
         self.gpus = Inventory(link)
         self.volumes = Volumes(self._read)
@@ -640,12 +641,12 @@ def _facts(route: Route, version: Mapping[str, Any]) -> EngineFacts:
     return engine_facts(version, host=route.link.name, socket=candidate.socket, transport=candidate.transport.value)
 
 
-async def open_engine(link: AnyLink, host: Host) -> Engine:
-    """Find the engine of a host and speak its version.
+async def open_engine(link: AnyLink, host: Host, ahead: Answered | None = None) -> Engine:
+    """Find the engine of a host and speak its version; `ahead` is what ask_ahead() has found.
 
     Raises: EngineMissing, EngineDown, EngineDenied, EngineTooOld, EngineFailed, ForwardingForbidden, LinkLost.
     """
-    route, version = await find_route(link, host)
+    route, version = await find_route(link, host, ahead)
     about = _facts(route, version)
     _LOG.info("[%s] %s at %s", host.name, about, about.socket)
     return Engine(link, route, about)

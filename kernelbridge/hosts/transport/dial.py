@@ -28,10 +28,12 @@ from kernelbridge.errors import (
 )
 from kernelbridge.hosts.transport.host_keys import HostKey
 from kernelbridge.hosts.transport.login_stage import report, waits_for_user
+from kernelbridge.hosts.transport.openssh.address import Address
+from kernelbridge.hosts.transport.openssh.head_start import HeadStart
 from kernelbridge.hosts.transport.openssh.identities import Identities, Identity, collect_identities
 from kernelbridge.hosts.transport.openssh.proxy_command import ProxyCommand, start_proxy
 from kernelbridge.hosts.transport.openssh.query import SSH_QUERY_SECONDS
-from kernelbridge.hosts.transport.ssh_config import Address, Hop, plan, plan_way
+from kernelbridge.hosts.transport.ssh_config import Hop, plan, plan_way
 from kernelbridge.plain_text import printable
 
 # How it ends where the host has no key of a kind that was asked for, depending on which side finds out first.
@@ -232,22 +234,22 @@ def login_seconds(host: Host, hops: Sequence[Hop]) -> float:
     return host.login_seconds or LOGIN_SECONDS + sum(hop.settings.seconds("connecttimeout") or 0 for hop in hops)
 
 
-async def _plan(host: Host) -> tuple[list[Hop], _Limit]:
-    hops = await plan_way(host, seconds=host.login_seconds or SSH_QUERY_SECONDS)
+async def _plan(host: Host, early: HeadStart | None = None) -> tuple[list[Hop], _Limit]:
+    hops = await plan_way(host, seconds=host.login_seconds or SSH_QUERY_SECONDS, early=early)
     seconds = login_seconds(host, hops)
     return hops, _Limit(seconds=seconds, at=asyncio.get_running_loop().time() + seconds)
 
 
-async def dial(host: Host) -> Login:
-    """Log in at the host, through its jump hosts.
+async def dial(host: Host, early: HeadStart | None = None) -> Login:
+    """Log in at the host, through its jump hosts; `early` may have the connection already.
 
     Raises: every 2x error but LinkLost and ForwardingForbidden.
     """
-    hops, limit = await _plan(host)
+    hops, limit = await _plan(host, early)
     opened: list[asyncssh.SSHClientConnection] = []
     try:
         for hop in hops:
-            opened.append(await _connect(hop, opened[-1] if opened else None, limit))
+            opened.append(await _connect(hop, opened[-1] if opened else None, limit, early))
     except BaseException:
         await _abort(opened)
         raise
@@ -306,9 +308,11 @@ class _Tunnel:
         )
 
 
-async def _connect(hop: Hop, via: asyncssh.SSHClientConnection | None, limit: _Limit) -> asyncssh.SSHClientConnection:
+async def _connect(
+    hop: Hop, via: asyncssh.SSHClientConnection | None, limit: _Limit, early: HeadStart | None = None
+) -> asyncssh.SSHClientConnection:
     try:
-        return await _log_in_at(hop, via, limit)
+        return await _log_in_at(hop, via, limit, early)
     except (SshFailed, HostUnreachable) as exc:
         # asyncssh asks only for the kinds of key that known_hosts has, certificates where it has an authority; the host
         # may have others by now. Of a key that is revoked, or signed by another authority, it only says so.
@@ -321,7 +325,9 @@ async def _connect(hop: Hop, via: asyncssh.SSHClientConnection | None, limit: _L
         raise
 
 
-async def _log_in_at(hop: Hop, via: asyncssh.SSHClientConnection | None, limit: _Limit) -> asyncssh.SSHClientConnection:
+async def _log_in_at(
+    hop: Hop, via: asyncssh.SSHClientConnection | None, limit: _Limit, early: HeadStart | None
+) -> asyncssh.SSHClientConnection:
     with translated(hop):
         options = hop.options()
         report(f"connecting to {'the jump host ' if hop.is_jump else ''}{hop.shown}")
@@ -332,8 +338,14 @@ async def _log_in_at(hop: Hop, via: asyncssh.SSHClientConnection | None, limit: 
         ):
             guard = _Guard(hop, identities, way)
             guard.begun = begun
-            with translated(hop, guard):
-                return await asyncssh.connect(client_factory=lambda: guard, **way.arguments, **options)
+            connected = None if early is None else await early.take_connection(hop.settings)
+            try:
+                with translated(hop, guard):
+                    found = {} if connected is None else {"sock": connected}
+                    return await asyncssh.connect(client_factory=lambda: guard, **way.arguments, **found, **options)
+            finally:
+                if connected is not None and not way.is_taken:
+                    connected.close()
 
 
 @contextlib.asynccontextmanager

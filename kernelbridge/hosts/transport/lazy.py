@@ -13,9 +13,12 @@ from typing import Any, TypeVar
 from kernelbridge.config.schema import Host
 from kernelbridge.hosts.transport.host_keys import HostKey
 from kernelbridge.hosts.transport.local import open_local
+from kernelbridge.hosts.transport.openssh.head_start import HeadStart
 from kernelbridge.hosts.transport.stream import AnyLink
 
 _T = TypeVar("_T")
+# Logs in over SSH: see ssh.open_link().
+OpenLink = Callable[[Host, HeadStart | None, Callable[[AnyLink], None] | None], Awaitable[AnyLink]]
 # What was loaded, by the function that loads it.
 _LOADED: dict[Callable[[], Any], Any] = {}
 
@@ -28,7 +31,7 @@ async def loaded(load: Callable[[], _T]) -> _T:
     return found
 
 
-def load_ssh() -> Callable[[Host], Awaitable[AnyLink]]:
+def load_ssh() -> OpenLink:
     """Import what logs in over SSH."""
     from kernelbridge.hosts.transport.ssh import open_link  # loads asyncssh
 
@@ -41,12 +44,20 @@ def _load_dial() -> Callable[[Host], Awaitable[HostKey]]:
     return fetch_key
 
 
-async def open_any(host: Host) -> AnyLink:
-    """Open a link of the right kind. Raises KernelBridgeError."""
+async def open_any(host: Host, meanwhile: Callable[[AnyLink], None] | None = None) -> AnyLink:
+    """Open a link of the right kind; `meanwhile` is called with one over SSH before the host has told its facts.
+
+    While asyncssh is loaded the host's ssh config is read and its port connected to. Raises KernelBridgeError.
+    """
     if host.is_local:
         return await open_local(host.name, folders=host.path)
-    open_link = await loaded(load_ssh)
-    return await open_link(host)
+    early = None if load_ssh in _LOADED else HeadStart(host)
+    try:
+        open_link = await loaded(load_ssh)
+        return await open_link(host, early, meanwhile)
+    finally:
+        if early is not None:
+            await early.aclose()
 
 
 async def fetch_host_key(host: Host) -> HostKey:

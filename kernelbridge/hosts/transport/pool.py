@@ -83,6 +83,8 @@ class Pool:
         # Set and replaced after each sleep of this machine.
         self._resumed = asyncio.Event()
         self._is_closed = False
+        # Logins that nobody has asked for yet; each is taken by the first link() to its host.
+        self._begun: dict[str, asyncio.Task[AnyLink]] = {}
 
     def __repr__(self) -> str:
         states = ", ".join(f"{name} {type(self.state(name)).__name__.lower()}" for name in self._pooled)
@@ -94,11 +96,22 @@ class Pool:
     async def __aexit__(self, *_: object) -> None:
         await self.aclose()
 
+    async def begin(self, host: Host) -> None:
+        """Begin to log in to a host; how that ends, well or not, the first who asks for its link is told."""
+        if host.name not in self._begun:
+            self._begun[host.name] = asyncio.create_task(self._link(host))
+
     async def link(self, host: Host) -> AnyLink:
         """Return the open link to the host; log in where there is none. All who ask meanwhile share that one login.
 
         Raises: what open_any() raises, to all of them. No retry here: see delays().
         """
+        begun = self._begun.pop(host.name, None)
+        if begun is None or (begun.done() and self._pooled_link(host).link is not None):
+            return await self._link(host)
+        return await asyncio.shield(begun)
+
+    async def _link(self, host: Host) -> AnyLink:
         if self._is_closed:
             raise LinkLost(host=host.name)
         if self._ticker is None:
@@ -180,7 +193,7 @@ class Pool:
         """Close all links and end all that waits for one. Safe to call twice."""
         self._is_closed = True
         all_pooled = [*self._pooled.values(), *self._retired]
-        tasks = [self._ticker, *(pooled.watcher for pooled in all_pooled)]
+        tasks = [self._ticker, *self._begun.values(), *(pooled.watcher for pooled in all_pooled)]
         running = [task for task in tasks if task is not None]
         for task in running:
             task.cancel()

@@ -36,11 +36,13 @@ from kernelbridge.hosts.transport.facts import (
     parse_socket,
 )
 from kernelbridge.hosts.transport.login_stage import ASKS_FACTS, report
+from kernelbridge.hosts.transport.openssh.head_start import HeadStart
 from kernelbridge.hosts.transport.sftp import Sftp
 from kernelbridge.hosts.transport.shell import FramedStream
 from kernelbridge.hosts.transport.single_flight import ShieldedTasks
 from kernelbridge.hosts.transport.stream import (
     HIGH_WATER_BYTES,
+    AnyLink,
     Collector,
     CommandError,
     Completed,
@@ -383,6 +385,8 @@ class Link:
                 raise self.lost() from exc
             if exc.code == asyncssh.OPEN_ADMINISTRATIVELY_PROHIBITED:
                 raise ForwardingForbidden(host=self.name) from exc
+            if not self._has_run:  # What a host says of itself is not known yet.
+                raise ConnectionRefusedError(path) from exc
             raise self._why_not(await self.look_at_socket(path)) from exc
         except (asyncssh.Error, OSError) as exc:
             raise (SshFailed(host=self.name, reason=str(exc)) if self.is_open else self.lost()) from exc
@@ -502,20 +506,32 @@ class Link:
         await self._login.aclose()
 
 
-async def open_link(host: Host) -> Link:
-    """Log in and ask the host for its facts.
+async def open_link(
+    host: Host, early: HeadStart | None = None, meanwhile: Callable[[AnyLink], None] | None = None
+) -> Link:
+    """Log in and ask the host for its facts. `early` is a head start; `meanwhile` is called when these are asked for.
 
     Raises: every 2x error but ForwardingForbidden.
     """
     started_at = time.monotonic()
-    link = await _log_in(host.name, partial(dial, host), host=host)
+    logging_in = partial(dial, host)
+    link = await _log_in(host.name, logging_in, host=host, first=await dial(host, early), meanwhile=meanwhile)
     _LOG.info("[%s] logged in as %s in %.1f s", host.name, link.facts.user, time.monotonic() - started_at)
     return link
 
 
-async def _log_in(name: str, logging_in: Callable[[], Awaitable[Login]], *, host: Host) -> Link:
-    login = await logging_in()
+async def _log_in(
+    name: str,
+    logging_in: Callable[[], Awaitable[Login]],
+    *,
+    host: Host,
+    first: Login | None = None,
+    meanwhile: Callable[[AnyLink], None] | None = None,
+) -> Link:
+    login = first or await logging_in()
     link = Link(name, login, host=host, log_in_again=logging_in)
+    if meanwhile is not None:
+        meanwhile(link)
     report(ASKS_FACTS)
     try:
         await link.look_again()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -23,49 +22,15 @@ from kernelbridge.errors import (
     SshConfigInvalid,
 )
 from kernelbridge.hosts.transport.host_keys import HostKey
+from kernelbridge.hosts.transport.openssh.address import Address, parse_address
+from kernelbridge.hosts.transport.openssh.head_start import HeadStart
 from kernelbridge.hosts.transport.openssh.known_hosts import KnownHosts, read_known_hosts
 from kernelbridge.hosts.transport.openssh.query import SSH_QUERY_SECONDS
 from kernelbridge.hosts.transport.openssh.reader import matches
 from kernelbridge.hosts.transport.openssh.settings import Settings, read_settings
 
-_SHAPE = re.compile(
-    r"\[(?P<v6>[^]]+)\](:(?P<v6_port>\d+))?"  # [::1] and [::1]:22
-    r"|(?P<name>[^:[\]]+)(:(?P<port>\d+))?"  # lab and lab:22
-    r"|(?P<bare_v6>[^[\]]*:[^[\]]*:[^[\]]*)"  # ::1
-)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Address:
-    """`user@name:port` as written; None where the ssh config decides."""
-
-    name: str
-    user: str | None = None
-    port: int | None = None
-
-    def __str__(self) -> str:
-        return (f"{self.user}@" if self.user else "") + self.name + (f":{self.port}" if self.port else "")
-
-
-def parse_address(text: str) -> Address:
-    """Read `alias`, `user@name:port`, `user@[::1]:port`.
-
-    Raises: ValueError where the port is none.
-    """
-    user, _, rest = text.rpartition("@")
-    match = _SHAPE.fullmatch(rest)
-    if match is None:
-        raise ValueError(f"{text!r} is not `user@name:port`")
-    port_text = match["v6_port"] or match["port"]
-    port = int(port_text) if port_text else None
-    if port is not None and not 0 < port < 65536:
-        raise ValueError(f"{port} is no port")
-    return Address(name=match["v6"] or match["name"] or match["bare_v6"], user=user or None, port=port)
-
-
 # Of a new host: the kind that `ssh` would show, and that its owner will name. asyncssh asks for RSA first.
 _SHOWN_FIRST = (b"ssh-ed25519", b"ecdsa-sha2-nistp256", b"ecdsa-sha2-nistp384", b"ecdsa-sha2-nistp521")
-
 # Longer chains are a ProxyJump that leads to itself.
 MAX_HOPS = 8
 # AES-GCM first: about twice as fast as the default, chacha20 (measured). The rest is asyncssh's own order.
@@ -241,14 +206,27 @@ def _supported(keyword: str, written: str, known: Sequence[bytes]) -> list[str] 
     return listed
 
 
-async def plan(host_name: str, address: Address, *, login: str = "", seconds: float = SSH_QUERY_SECONDS) -> Hop:
+async def plan(
+    host_name: str,
+    address: Address,
+    *,
+    login: str = "",
+    seconds: float = SSH_QUERY_SECONDS,
+    early: HeadStart | None = None,
+) -> Hop:
     """Read the ssh config (a missing one is fine) and known_hosts for one machine.
 
-    `login` is the user where neither the address nor the config names one. Raises: SshConfigInvalid; HostUnreachable:
-    the config waits for something.
+    `login` is the user where neither the address nor the config names one; `early` has read the config.
+
+    Raises: SshConfigInvalid; HostUnreachable: the config waits for something.
     """
     try:
-        settings = await read_settings(address.name, user=address.user, port=address.port, seconds=seconds)
+        reading = (
+            read_settings(address.name, user=address.user, port=address.port, seconds=seconds)
+            if early is None
+            else early.settings()
+        )
+        settings = await reading
         if settings.is_on("proxyusefdpass"):
             raise ValueError("ProxyUseFdpass is not supported")
         known_hosts = await read_known_hosts(settings)
@@ -262,8 +240,8 @@ async def plan(host_name: str, address: Address, *, login: str = "", seconds: fl
     return Hop(host_name=host_name, address=address, settings=settings, known_hosts=known_hosts, user=user)
 
 
-async def plan_way(host: Host, *, seconds: float = SSH_QUERY_SECONDS) -> list[Hop]:
-    """Return all machines on the way, the host last; `seconds` is a limit for each.
+async def plan_way(host: Host, *, seconds: float = SSH_QUERY_SECONDS, early: HeadStart | None = None) -> list[Hop]:
+    """Return all machines on the way, the host last; `seconds` is a limit for each, `early` is the host's.
 
     Raises: as plan().
     """
@@ -271,7 +249,7 @@ async def plan_way(host: Host, *, seconds: float = SSH_QUERY_SECONDS) -> list[Ho
     if logging.getLogger("asyncssh").level == logging.NOTSET:
         logging.getLogger("asyncssh").setLevel(logging.WARNING)
     try:
-        hops = await _plan_hops(host.name, parse_address(host.ssh), MAX_HOPS, seconds)
+        hops = await _plan_hops(host.name, parse_address(host.ssh), MAX_HOPS, seconds, early)
     except ValueError as exc:
         raise SshConfigInvalid(host=host.name, reason=str(exc)) from exc
     if len(hops) > MAX_HOPS:
@@ -279,10 +257,12 @@ async def plan_way(host: Host, *, seconds: float = SSH_QUERY_SECONDS) -> list[Ho
     return [*(replace(hop, is_jump=True) for hop in hops[:-1]), hops[-1]]
 
 
-async def _plan_hops(host_name: str, address: Address, depth: int, seconds: float) -> list[Hop]:
+async def _plan_hops(
+    host_name: str, address: Address, depth: int, seconds: float, early: HeadStart | None = None
+) -> list[Hop]:
     if depth == 0:
         raise ValueError("ProxyJump leads to itself")
-    hop = await plan(host_name, address, seconds=seconds)
+    hop = await plan(host_name, address, seconds=seconds, early=early)
     jumps = hop.jumps()
     if not jumps:
         return [hop]

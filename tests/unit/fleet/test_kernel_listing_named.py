@@ -12,6 +12,7 @@ from kernelbridge.errors import ContainerFailed, HostRefused, KernelBridgeError,
 from kernelbridge.fleet import kernel_listing
 from kernelbridge.fleet.kernel_listing import KernelFinder
 from kernelbridge.hosts.backend import Missing, Over
+from kernelbridge.kernel.records import SessionRecord
 from tests.made_hosts import FIRST, Engine, Hosts
 from tests.unit.fleet.test_kernel_listing import SECOND, STATUS, ended
 
@@ -66,6 +67,45 @@ async def test_what_may_be_on_a_host_that_is_away_is_not_said_to_be_gone(hosts: 
         await hosts.census.named(hosts.config, "torch")
     hosts.add(status=STATUS)
     assert (await hosts.census.named(hosts.config, "torch")).kernel == FIRST
+
+
+NOTEBOOK = {"title": "train.ipynb", "notebook": "/home/ada/work/train.ipynb"}
+
+
+@pytest.mark.parametrize("name", ["train", "train.ipynb", "work/train", "./work/train.ipynb", NOTEBOOK["notebook"]])
+async def test_a_kernel_is_reached_by_its_notebook(hosts: Hosts, name: str) -> None:
+    hosts.add(status=STATUS)
+    hosts.add(SECOND, status=STATUS)
+    hosts.remember(**NOTEBOOK)
+    hosts.remember(SECOND, title="pretrain.ipynb", notebook="/home/ada/pretrain.ipynb")
+    assert (await hosts.census.find(hosts.config, name)).kernel_id == FIRST
+    assert (await hosts.census.named(hosts.config, name)).kernel == FIRST
+
+
+@pytest.mark.parametrize("name", ["rain", "play/train", "train.py", ".ipynb", "/"])
+async def test_another_name_is_not_taken_for_a_notebooks(hosts: Hosts, name: str) -> None:
+    hosts.add(status=STATUS)
+    hosts.remember(**NOTEBOOK)
+    with pytest.raises(KernelNotFound, match="No kernel"):
+        await hosts.census.find(hosts.config, name)
+
+
+async def test_a_notebook_of_a_jupyter_server_is_known_by_its_session(hosts: Hosts) -> None:
+    hosts.add(status=STATUS)
+    session = SessionRecord(session_id="s", path="deep/in/it.ipynb", name="it.ipynb", type="notebook")
+    hosts.remember(sessions=(session,))
+    assert (await hosts.census.find(hosts.config, "in/it")).kernel_id == FIRST
+
+
+async def test_of_two_that_may_be_meant_both_are_listed(hosts: Hosts) -> None:
+    hosts.add(status=STATUS)
+    hosts.add(SECOND, status=STATUS)
+    hosts.remember(**NOTEBOOK)
+    hosts.remember(SECOND, title="train.ipynb", notebook="/home/ada/other/train.ipynb")
+    meant = "`train` may be any of 2 kernels: aabb1111-000 .train.ipynb, torch., ccdd2222-000 .train.ipynb, torch.."
+    with pytest.raises(KernelNotFound, match=meant):
+        await hosts.census.find(hosts.config, "train")
+    assert (await hosts.census.find(hosts.config, "other/train")).kernel_id == SECOND
 
 
 # -- logs

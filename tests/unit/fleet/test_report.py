@@ -12,7 +12,7 @@ import pytest
 from kernelbridge.config import load
 from kernelbridge.errors import HostRefused
 from kernelbridge.fleet import log_files, report
-from kernelbridge.fleet.doctor import Finding, LinkState
+from kernelbridge.fleet.doctor.finding import Finding, LinkState
 from kernelbridge.fleet.report import BugReport
 
 CONFIG = '[hosts.lab]\nssh = "lab"\n[environments.a]\nimage = "x"\nenv = { EDITOR = "MARKER" }\n'

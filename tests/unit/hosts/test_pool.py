@@ -54,6 +54,8 @@ class Rig:
         self.engines: list[FakeEngine] = []
         self.told: list[str] = []
         self.loads = 0
+        # What open_engine() was given of what was asked ahead.
+        self.aheads: list[Any] = []
         self.is_down = False
         self.pool = BackendPool(
             opened=lambda host: self.told.append(host.name),
@@ -67,10 +69,14 @@ class Rig:
         self.links.append(FakeLink(host))
         return self.links[-1]
 
+    async def _open_link_alone(self, host: Host, meanwhile: Any = None) -> FakeLink:
+        return await self._open_link(host)
+
     def _load(self) -> Any:
         self.loads += 1
 
-        async def open_engine(link: Any, host: Host) -> FakeEngine:
+        async def open_engine(link: Any, host: Host, ahead: Any = None) -> FakeEngine:
+            self.aheads.append(ahead)
             self.engines.append(FakeEngine(link))
             return self.engines[-1]
 
@@ -128,3 +134,69 @@ async def test_its_end_closes_the_engines_and_then_the_links(rig: Rig) -> None:
     await rig.pool.aclose()
     assert rig.engines[0].is_closed
     assert not any(link.is_open for link in rig.links)
+
+
+# -- an engine that is asked while its host is asked for its facts
+
+
+class _Route:
+    def __init__(self, link: Any) -> None:
+        self.link = link
+
+
+def asked_ahead(rig: Rig, *, answers: bool = True) -> BackendPool:
+    """A pool whose links are open before their hosts have told their facts."""
+    asked: list[str] = []
+
+    async def open_link(host: Host, meanwhile: Any = None) -> Any:
+        link = await rig._open_link(host)
+        if meanwhile is not None:
+            meanwhile(link)
+            await asyncio.sleep(0)
+        return link
+
+    async def ask_ahead(link: Any, host: Host) -> Any:
+        asked.append(host.name)
+        return (_Route(link), {"Version": "28"}) if answers else None
+
+    return BackendPool(open_link=open_link, load_engine=rig._load, load_ask_ahead=lambda: ask_ahead)
+
+
+async def test_what_an_engine_said_while_its_host_told_its_facts_is_used_once(rig: Rig) -> None:
+    pool = asked_ahead(rig)
+    await pool.engine(HERE)
+    rig.links[0].lost.set()
+    await pool.engine(HERE)
+    assert [ahead[0].link for ahead in rig.aheads] == rig.links
+    await pool.aclose()
+
+
+async def test_an_engine_that_said_nothing_ahead_is_looked_for(rig: Rig) -> None:
+    pool = asked_ahead(rig, answers=False)
+    await pool.engine(HERE)
+    assert rig.aheads == [None]
+    await pool.aclose()
+
+
+async def test_what_was_said_over_another_link_is_not_used(rig: Rig) -> None:
+    pool = asked_ahead(rig)
+    await pool.link(HERE)
+    rig.links[0].lost.set()
+    pool._open_link = rig._open_link_alone  # type: ignore[assignment]
+    await pool.engine(HERE)
+    assert rig.aheads == [None]
+    await pool.aclose()
+
+
+async def test_a_cluster_is_not_asked_for_an_engine(rig: Rig) -> None:
+    pool = asked_ahead(rig)
+    await pool.backend(HPC)
+    assert not pool._ahead
+    await pool.aclose()
+
+
+async def test_a_login_that_was_begun_is_the_one_that_is_used(rig: Rig) -> None:
+    await rig.pool.begin(HERE)
+    await rig.pool.begin(HERE)
+    await rig.pool.engine(HERE)
+    assert len(rig.links) == 1

@@ -23,7 +23,7 @@ from kernelbridge.errors import ConfigMissing, HostKeyUnknown
 from kernelbridge.fleet.doctor.finding import Finding, LinkName, LinkState
 from kernelbridge.fleet.fleet import Fleet
 from kernelbridge.fleet.gpu_listing import GpuRow
-from kernelbridge.fleet.kernel_listing import LIST_SECONDS
+from kernelbridge.fleet.loop import LIST_SECONDS
 from kernelbridge.hosts.gpus.driver_check import version_numbers
 from kernelbridge.hosts.slurm.commands import PartitionFacts
 from kernelbridge.hosts.transport import host_keys

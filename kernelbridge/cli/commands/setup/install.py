@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
 from kernelbridge.cli.context import CliContext
@@ -38,13 +40,19 @@ def install(ctx: typer.Context) -> None:
         context.say(f"No environments in {loaded.path}: write [environments.NAME] with an image, then install again.")
 
 
-def uninstall(ctx: typer.Context) -> None:
+def uninstall(
+    ctx: typer.Context,
+    every: Annotated[
+        bool, typer.Option("--all", help="Those of every config: before kernelbridge itself is uninstalled.")
+    ] = False,
+) -> None:
     """Carry out `kernelbridge uninstall`."""
     context: CliContext = ctx.obj
     # The config itself may be gone or broken by now; its path is enough.
+    path = None if every else context.config_path
     root = kernelspecs.default_root()
-    removed = kernelspecs.remove(root, context.config_path).removed
-    removed += running_kernelspecs.remove(root, context.config_path).removed
+    removed = kernelspecs.remove(root, path).removed
+    removed += running_kernelspecs.remove(root, path).removed
     for folder in removed:
         context.say(f"Removed {folder}.")
     if not removed:

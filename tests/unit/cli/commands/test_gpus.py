@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from kernelbridge.cli.commands import gpus
+from kernelbridge.cli import gpu_view
 from kernelbridge.cli.context import CliContext
 from kernelbridge.errors import HostRefused, HostUnreachable
 from kernelbridge.fleet.gpu_listing import GpuListing, GpuRow, GpuState, NodeRow, WaitRow
@@ -178,6 +178,6 @@ def test_watch_redraws_a_terminal_in_place(monkeypatch: pytest.MonkeyPatch) -> N
     session.out = Console(file=drawn, force_terminal=True, width=160, height=50)
     fleet = FakeFleet(listings=[GpuListing(gpus=(gpu(),), bare=("here",)), GpuListing(problems=(REFUSED,))])
     fleet.listings += [GpuListing(), KeyboardInterrupt()]
-    gpus._watch(session, lambda: fleet.run(fleet.list_gpus(), 1), 0.1, as_json=False)
+    gpu_view.watch(session, lambda: fleet.run(fleet.list_gpus(), 1), 0.1, as_json=False)
     for text in ("NVIDIA H200", "No GPU: here.", REFUSED.sentence, "No GPUs.", "\x1b[2K"):
         assert text in drawn.getvalue()

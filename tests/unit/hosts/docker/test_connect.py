@@ -10,7 +10,7 @@ import pytest
 from kernelbridge import errors
 from kernelbridge.config.schema import Host
 from kernelbridge.hosts.docker import connect
-from kernelbridge.hosts.docker.connect import Candidate, Transport
+from kernelbridge.hosts.docker.connect import Candidate, Route, Transport
 from kernelbridge.hosts.transport.facts import HostFacts, SocketFacts
 from kernelbridge.hosts.transport.stream import CommandError, Receiver, Stream
 from tests.unit.hosts.transport.test_pool import FakeLink, host_facts
@@ -27,6 +27,45 @@ def test_a_named_socket_is_tried_alone_and_the_others_in_order() -> None:
     ]
     assert [one.socket for one in connect.socket_candidates(host_facts(DENIED, OWN), None)] == [OWN.path]
     assert [one.socket for one in connect.socket_candidates(host_facts(HERE), "/other")] == ["/other"]
+
+
+class _AnsweringLink(FakeLink):
+    """A link whose host says this of its sockets."""
+
+    def __init__(self, *sockets: SocketFacts) -> None:
+        super().__init__()
+        self.facts = host_facts(*sockets)
+
+
+@pytest.mark.parametrize(
+    ("sockets", "named", "is_used"),
+    [
+        ((HERE, OWN), None, True),
+        # The login's own comes first where it may not use the usual one.
+        ((DENIED, OWN), None, False),
+        ((HERE,), "/other", False),
+    ],
+)
+async def test_what_was_asked_ahead_is_used_where_it_is_the_first_way_to_try(
+    sockets: tuple[SocketFacts, ...], named: str | None, is_used: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def ask_version(route: Route, kept: object = None) -> dict[str, str]:
+        return {"Version": "asked again"}
+
+    monkeypatch.setattr(connect, "ask_version", ask_version)
+    link, host = _AnsweringLink(*sockets), Host(name="lab", ssh="lab", socket=named)
+    ahead = Route(link, Candidate(transport=Transport.SOCKET, socket=HERE.path)), {"Version": "ahead"}
+    route, version = await connect.find_route(link, host, ahead)
+    assert (route is ahead[0], version["Version"]) == (is_used, "ahead" if is_used else "asked again")
+
+
+async def test_an_engine_that_is_not_at_the_usual_place_says_nothing_ahead() -> None:
+    assert await connect.ask_ahead(_RefusingLink(), Host(name="lab", ssh="lab")) is None
+
+
+class _RefusingLink(FakeLink):
+    async def open_socket(self, path: str, receiver: Receiver) -> Stream:
+        raise ConnectionRefusedError(path)
 
 
 FORBIDDEN = errors.ForwardingForbidden(host="lab")

@@ -8,8 +8,9 @@ import pytest
 
 from kernelbridge.config.schema import Host
 from kernelbridge.hosts.transport.dial import login_seconds
+from kernelbridge.hosts.transport.openssh.address import Address
 from kernelbridge.hosts.transport.openssh.known_hosts import KnownHosts, Trusted
-from kernelbridge.hosts.transport.ssh_config import Address, Hop
+from kernelbridge.hosts.transport.ssh_config import Hop
 from tests.unit.hosts.transport.openssh.around import settings
 
 

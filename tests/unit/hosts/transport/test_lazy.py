@@ -23,7 +23,7 @@ def nothing_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
 def giving(answer: object) -> Callable[[], Any]:
     """What loads a function that comes to this answer, followed by the host's name."""
 
-    async def function(host: Host) -> object:
+    async def function(host: Host, *more: object) -> object:
         await asyncio.sleep(0)
         return answer, host.name
 
@@ -68,10 +68,35 @@ async def test_a_host_of_this_machine_is_opened_without_what_logs_in(monkeypatch
     assert opened == ("local", "here", ("/opt/x",))
 
 
+class MadeHeadStart:
+    """Stands where HeadStart stands, which asks this machine's ssh."""
+
+    made: list[MadeHeadStart] = []
+
+    def __init__(self, host: Host) -> None:
+        self.host, self.is_closed = host, False
+        self.made.append(self)
+
+    async def aclose(self) -> None:
+        self.is_closed = True
+
+
 async def test_any_other_host_is_logged_in_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lazy, "HeadStart", MadeHeadStart)
     monkeypatch.setattr(lazy, "load_ssh", giving("a link"))
     opened: object = await lazy.open_any(LAB)
     assert opened == ("a link", "lab")
+
+
+async def test_a_login_has_a_head_start_only_while_asyncssh_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(MadeHeadStart, "made", [])
+    monkeypatch.setattr(lazy, "HeadStart", MadeHeadStart)
+    monkeypatch.setattr(lazy, "load_ssh", giving("a link"))
+    await lazy.open_any(LAB)
+    (made,) = MadeHeadStart.made
+    assert (made.host, made.is_closed) == (LAB, True)
+    await lazy.open_any(LAB)
+    assert MadeHeadStart.made == [made]
 
 
 async def test_a_hosts_key_is_asked_for_by_what_dials(monkeypatch: pytest.MonkeyPatch) -> None:

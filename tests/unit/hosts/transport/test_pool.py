@@ -120,6 +120,34 @@ async def test_a_failed_login_is_told_to_all_and_tried_anew_by_the_next() -> Non
         assert (await links.link(LAB)).is_open
 
 
+async def test_a_login_that_was_begun_ends_well_or_not_for_the_first_who_asks() -> None:
+    logins = Logins()
+    logins.failure = errors.LoginRefused(host="lab", user="ada")
+    async with pool.Pool(opener=logins) as links:
+        await links.begin(LAB)
+        await turns()
+        refusal, logins.failure = logins.failure, None
+        with pytest.raises(errors.LoginRefused) as told:
+            await links.link(LAB)
+        assert told.value is refusal
+        assert (await links.link(LAB)).is_open
+        await links.begin(LAB)
+        await turns()
+        logins.links[0].lost.set()
+        await turns()
+        assert (await links.link(LAB)).is_open
+        assert len(logins.links) == 2
+
+
+async def test_a_login_that_nobody_asked_for_ends_with_the_pool() -> None:
+    logins = Logins()
+    logins.may_finish.clear()
+    async with pool.Pool(opener=logins) as links:
+        await links.begin(LAB)
+        await turns()
+    assert logins.links == []
+
+
 async def test_one_who_gives_up_does_not_end_the_login_of_the_others() -> None:
     logins = Logins()
     logins.may_finish.clear()

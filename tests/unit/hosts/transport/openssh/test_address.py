@@ -1,10 +1,10 @@
-"""hosts/transport/ssh_config.py: an address is read as ssh writes it, and anything else refused."""
+"""openssh/address.py: an address is read as ssh writes it, and anything else refused."""
 
 from __future__ import annotations
 
 import pytest
 
-from kernelbridge.hosts.transport.ssh_config import Address, parse_address
+from kernelbridge.hosts.transport.openssh.address import Address, parse_address
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,32 @@
+"""Log in to the hosts that a command is about to ask, while what it asks them with is still being loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from kernelbridge.config.schema import Host
+from kernelbridge.fleet.loop import LOOP_NAME, LoopThread
+from kernelbridge.hosts.pool import BackendPool
+from kernelbridge.hosts.transport.lazy import load_ssh, loaded
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoginsAhead:
+    """What a fleet goes on with: its loop, and the links that are being opened on it."""
+
+    loop: LoopThread
+    backends: BackendPool
+
+
+def log_in_ahead(hosts: Sequence[Host]) -> LoginsAhead | None:
+    """Begin to log in to all of them that need it; None where none does."""
+    far = [host for host in hosts if not host.is_local]
+    if not far:
+        return None
+    logins = LoginsAhead(loop=LoopThread(LOOP_NAME), backends=BackendPool())
+    for host in far:
+        logins.loop.run(logins.backends.begin(host))
+    # What else is loaded now would only keep asyncssh waiting, and with it the hosts.
+    logins.loop.run(loaded(load_ssh))
+    return logins

@@ -1,0 +1,54 @@
+"""fleet/logins_ahead.py: hosts are logged in to while the rest is loaded; a host of this machine needs none of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from kernelbridge.config.schema import Config, Host
+from kernelbridge.errors import HostRefused
+from kernelbridge.fleet import logins_ahead
+from kernelbridge.fleet.fleet import Fleet
+from kernelbridge.fleet.logins_ahead import log_in_ahead
+from kernelbridge.hosts.pool import BackendPool
+
+HERE, LAB = Host(name="here", ssh="local"), Host(name="lab", ssh="lab")
+
+
+class Begun(BackendPool):
+    """A pool that logs in nowhere, and keeps who it was asked for."""
+
+    def __init__(self) -> None:
+        super().__init__(open_link=self._refuse)
+        self.asked: list[str] = []
+
+    async def _refuse(self, host: Host, meanwhile: Any) -> Any:
+        self.asked.append(host.name)
+        raise HostRefused(host=host.name, address="lab:22")
+
+
+def test_a_host_of_this_machine_needs_no_login() -> None:
+    assert log_in_ahead([HERE]) is None
+    assert log_in_ahead([]) is None
+
+
+def test_a_login_that_was_begun_is_the_fleets_and_its_failure_is_told_once(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+) -> None:
+    monkeypatch.setattr(logins_ahead, "BackendPool", Begun)
+    logins = log_in_ahead([HERE, LAB])
+    assert logins is not None
+    pool = logins.backends
+    assert isinstance(pool, Begun)
+    fleet = Fleet(Config(path=tmp_path / "c", hosts={"lab": LAB}), folder=tmp_path, logins=logins)
+    try:
+        listing = fleet.run(fleet.list_kernels(), 20)
+        assert [type(problem) for problem in listing.problems] == [HostRefused]
+        assert pool.asked == ["lab"]
+        # Who asks again is not told an old answer.
+        fleet.run(fleet.list_kernels(), 20)
+        assert pool.asked == ["lab", "lab"]
+    finally:
+        fleet.close()
+    assert not logins.loop.is_running
