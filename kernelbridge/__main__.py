@@ -16,9 +16,10 @@ if TYPE_CHECKING:
 
 def _open_fleet(config: Config) -> Fleet:
     # Here and not above: only some commands ask a host.
+    from kernelbridge.cli import login_prompt
     from kernelbridge.fleet.fleet import Fleet
 
-    return Fleet(config)
+    return Fleet(config, askers=login_prompt.askers(os.environ))
 
 
 def main() -> int:

@@ -16,6 +16,7 @@ from concurrent.futures import Future
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Protocol
 
+from kernelbridge.cli import login_prompt
 from kernelbridge.cli.context import LOOK_SECONDS
 from kernelbridge.cli.output import is_reader_gone
 from kernelbridge.errors import KernelBridgeError
@@ -270,6 +271,8 @@ def joined(command: JoinedCommand, *, has_window: bool) -> Iterator[None]:
         if has_window:
             stack.enter_context(raw_keys())
             stack.enter_context(_sizes(command))
+        if sys.stdin is not None and sys.stdin.isatty():
+            stack.enter_context(login_prompt.USE.taken())
         stack.enter_context(_signals(command))
         threading.Thread(target=_read_input, args=(command,), name="kernelbridge-input", daemon=True).start()
         yield

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import typer
 
+from kernelbridge.cli import login_prompt
 from kernelbridge.cli.context import CliContext
-from kernelbridge.cli.tables import console
+from kernelbridge.cli.tables import console, without
 from kernelbridge.config.schema import Config
 from kernelbridge.errors import KernelBridgeError
 
@@ -49,8 +52,9 @@ def options_of(words: Sequence[str]) -> NotebookOptions:
 
 def run(context: CliContext, loaded: Config, environment: str, words: Sequence[str]) -> None:
     """Run a notebook to its end. Raises KernelBridgeError."""
-    from kernelbridge.jupyter import notebook_run  # loads nbclient
+    from kernelbridge.jupyter import notebook_run, shared_fleets  # loads nbclient
 
+    shared_fleets.ask_by(login_prompt.askers(context.environ))
     loaded.environment(environment)
     options, source = options_of(words), Path(words[0])
     values = [(name, notebook_run.value_of(value)) for name, value in options.parameters]
@@ -58,8 +62,10 @@ def run(context: CliContext, loaded: Config, environment: str, words: Sequence[s
     shown = console(of_stderr=True)
     status = shown.status("starting") if shown.is_terminal else None
     say: Callable[[str], None] = status.update if status is not None else (lambda text: None)
+    asking = contextlib.ExitStack()
     if status is not None:
         status.start()
+        asking.enter_context(login_prompt.USE.beside(partial(without, status)))
     try:
         asyncio.run(
             notebook_run.run(
@@ -75,6 +81,7 @@ def run(context: CliContext, loaded: Config, environment: str, words: Sequence[s
         # jupyter_client's own, of a kernel that did not come.
         raise KernelBridgeError(f"The kernel could not be started: {exc}.") from exc
     finally:
+        asking.close()
         if status is not None:
             status.stop()
     context.say(f"{options.output}: run to its end.")

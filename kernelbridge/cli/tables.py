@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from rich.console import Console
+from rich.status import Status
 from rich.table import Table
 from rich.text import Text
 
@@ -18,6 +22,16 @@ def console(*, of_stderr: bool = False) -> Console:
     if made.is_terminal:
         return made
     return Console(highlight=False, markup=False, emoji=False, stderr=of_stderr, width=PIPE_COLUMNS)
+
+
+@contextmanager
+def without(status: Status) -> Iterator[None]:
+    """Take a line of progress away while the block runs."""
+    status.stop()
+    try:
+        yield
+    finally:
+        status.start()
 
 
 def table(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> Table:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -118,7 +117,7 @@ class HostDoctor:
         began = time.monotonic()
         brought = None
         try:
-            async with asyncio.timeout(seconds):
+            async with self._backends.limited(seconds):
                 brought, said = await step()
             finding = said if isinstance(said, Finding) else Finding(link=name, found=said)
         except TimeoutError:

@@ -23,7 +23,7 @@ from kernelbridge.channels.endpoints import Endpoints
 from kernelbridge.channels.rate_limit import Limits
 from kernelbridge.config.load import display_names
 from kernelbridge.config.schema import LOCAL, Config, Host
-from kernelbridge.errors import KernelBridgeError, KernelNotFound
+from kernelbridge.errors import KernelBridgeError, KernelNotFound, LoginRefused
 from kernelbridge.files.git_checkout import paths_of
 from kernelbridge.files.project import Checkout, Project, find_project
 from kernelbridge.fleet import images, left_kernels, open_files
@@ -41,6 +41,7 @@ from kernelbridge.hosts.relay_query import RelayAddress
 from kernelbridge.hosts.transport import host_keys
 from kernelbridge.hosts.transport.host_keys import HostKey
 from kernelbridge.hosts.transport.lazy import fetch_host_key
+from kernelbridge.hosts.transport.login.questions import Ask
 from kernelbridge.hosts.transport.retry import delays
 from kernelbridge.hosts.transport.stream import AnyLink
 from kernelbridge.kernel.process_mark import own_mark, owner_has_ended, owner_text
@@ -79,10 +80,13 @@ Observer = Callable[[str, KernelState, str], None]
 class Fleet:
     """Our kernels under one config. Its coroutines run on its own loop: use `submit` or `run` from elsewhere."""
 
-    def __init__(self, config: Config, *, folder: Path | None = None, limits: Limits | None = None) -> None:
+    def __init__(
+        self, config: Config, *, folder: Path | None = None, limits: Limits | None = None, askers: Sequence[Ask] = ()
+    ) -> None:
         """`folder` keeps this machine's records; it stands in Jupyter's data folder where none is named.
 
-        `limits` is what Jupyter Server lets through to its pages.
+        `limits` is what Jupyter Server lets through to its pages. `askers` ask a person what a login needs, where no
+        cell waits that could.
         """
         self.records = Records(folder or default_folder())
         # What runs on this machine's own engine by `--host local` is to be found again.
@@ -101,7 +105,7 @@ class Fleet:
         self._poller: ZmqPoller | None = None
         # asyncssh needs a loop that never stands still; blocking clients stop theirs between calls (decisions.md, 1).
         self._loop = LoopThread("kernelbridge-loop")
-        self._backends = BackendPool(opened=lambda host: self._spawn(self._tidy(host)))
+        self._backends = BackendPool(opened=lambda host: self._spawn(self._tidy(host)), askers=askers)
         self._finder = KernelFinder(self.records, self._backends.backend, self._backends.rest)
 
     def __repr__(self) -> str:
@@ -114,8 +118,25 @@ class Fleet:
         return self._loop.submit(coro)
 
     def run(self, coro: Coroutine[Any, Any, _T], seconds: float | None = None) -> _T:
-        """Run a coroutine of this fleet to its end; not to be called on its loop."""
-        return self._loop.run(coro, seconds)
+        """Run a coroutine of this fleet to its end; not to be called on its loop.
+
+        Raises TimeoutError after so many seconds, beside those in which a person is asked for a login.
+        """
+        if seconds is None:
+            return self._loop.run(coro)
+        running = self.submit(coro)
+        ends_at = time.monotonic() + seconds - self.asked_seconds
+        while (left := ends_at + self.asked_seconds - time.monotonic()) > 0:
+            with contextlib.suppress(TimeoutError):
+                return running.result(left)
+            if running.done():
+                break
+        return running.result(0)
+
+    @property
+    def asked_seconds(self) -> float:
+        """How long people were asked so far for what logins need: no time limit is for that."""
+        return self._backends.asked_seconds
 
     def close(self) -> None:
         """Close links and channels and end the thread. Kernels that were not stopped live on. Safe to call twice."""
@@ -198,6 +219,8 @@ class Fleet:
             backend=self._backends.backend,
             rest=self._backends.rest,
             watch_login=self._backends.watch_login,
+            answer_logins=self._backends.answer_logins,
+            retry_login=self._backends.retry_login,
             observe=self._notify,
         )
 
@@ -212,10 +235,17 @@ class Fleet:
         kernel = await self.bind(request, endpoints)
         try:
             await kernel.check()
+        except LoginRefused as exc:
+            if not exc.needs_person:
+                await self.stop(kernel)
+                raise
+            # No cell is there yet that could ask: the first one will.
+            kernel.check_and_begin()
         except BaseException:
             await self.stop(kernel)
             raise
-        kernel.begin()
+        else:
+            kernel.begin()
         return kernel
 
     async def attach(
@@ -342,7 +372,7 @@ class Fleet:
             return False
         (record,) = found
         try:
-            state = await self._finder.free_state(self.config, record)
+            state = await kernel.asking(lambda: self._finder.free_state(self.config, record))
         except KernelBridgeError as exc:
             # It is gone, or its host is out of reach: a start will tell.
             _LOG.info("[%s k=%s] not taken up: %s", record.host, record.kernel_id[:4], exc)
@@ -482,7 +512,9 @@ class Fleet:
 
     async def host_key(self, host_name: str) -> HostKey:
         """Return the key that a host shows, and what known_hosts says of it. Raises KernelBridgeError."""
-        return await fetch_host_key(self.config.host(host_name))
+        host = self.config.host(host_name)
+        with self._backends.for_login(host):
+            return await fetch_host_key(host)
 
     async def trust(self, host_name: str, key: HostKey) -> None:
         """Write a host's key to known_hosts."""

@@ -6,13 +6,15 @@ docker-py is loaded with the first engine, while the login to its host is under 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
 from kernelbridge.config.schema import Host
 from kernelbridge.hosts.transport.lazy import load_ssh, loaded
-from kernelbridge.hosts.transport.login_stage import Hearer
+from kernelbridge.hosts.transport.login.questions import Ask
+from kernelbridge.hosts.transport.login.stage import Hearer
 from kernelbridge.hosts.transport.pool import Pool
 from kernelbridge.hosts.transport.stream import AnyLink
 
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
     from kernelbridge.hosts.docker.engine import Engine  # loads docker-py
     from kernelbridge.hosts.slurm.cluster import Cluster
 
+# How often a limit is looked at while it runs.
+EXTEND_SECONDS = 1.0
 OpenEngine = Callable[[AnyLink, Host], Awaitable["Engine"]]
 
 
@@ -37,12 +41,16 @@ class BackendPool:
         self,
         *,
         opened: Callable[[Host], None],
+        askers: Sequence[Ask] = (),
         links: Pool | None = None,
         load_engine: Callable[[], OpenEngine] = load_docker,
     ) -> None:
-        """`opened` is called with each host whose backend is there, or there again over a new link."""
+        """`opened` is called with each host whose backend is there, or there again over a new link.
+
+        `askers` ask a person what a login needs, where nobody who waits for it can.
+        """
         self._opened = opened
-        self._links = links or Pool()
+        self._links = links or Pool(askers=askers)
         self._load_engine = load_engine
         # By host name; replaced when the link is another one.
         self._engines: dict[str, Engine] = {}
@@ -96,6 +104,42 @@ class BackendPool:
     def watch_login(self, host: Host, hearer: Hearer) -> AbstractContextManager[None]:
         """Call `hearer` with what a login to the host is doing, now and while the block runs."""
         return self._links.watch_login(host, hearer)
+
+    def answer_logins(self, host: Host, ask: Ask) -> AbstractContextManager[None]:
+        """Ask there what a login to the host needs of a person, while the block runs."""
+        return self._links.questions(host.name).answered_by(ask)
+
+    def for_login(self, host: Host) -> AbstractContextManager[None]:
+        """Have what logs in by itself in the block ask where other logins to the host do."""
+        return self._links.questions(host.name).for_login()
+
+    def retry_login(self, host: Host) -> None:
+        """Try a login again that was refused, as soon as somebody needs the link."""
+        self._links.retry_login(host.name)
+
+    @property
+    def asked_seconds(self) -> float:
+        """How long people were asked so far for what logins need."""
+        return self._links.asked_seconds
+
+    @contextlib.asynccontextmanager
+    async def limited(self, seconds: float) -> AsyncIterator[None]:
+        """Give the block so many seconds, beside those in which a person is asked. Raises TimeoutError."""
+        clock = asyncio.get_running_loop().time
+        ends_at, asked_before = clock() + seconds, self.asked_seconds
+
+        async def extend() -> None:
+            while True:
+                await asyncio.sleep(min(EXTEND_SECONDS, seconds / 4))
+                if not timeout.expired():
+                    timeout.reschedule(ends_at + self.asked_seconds - asked_before)
+
+        async with asyncio.timeout_at(ends_at) as timeout:
+            extending = asyncio.create_task(extend())
+            try:
+                yield
+            finally:
+                extending.cancel()
 
     async def rest(self, seconds: float) -> None:
         """Wait, but not beyond a sleep of this machine."""

@@ -33,6 +33,7 @@ from kernelbridge.errors import (
 )
 from kernelbridge.fleet.fleet import Fleet
 from kernelbridge.fleet.left_kernels import is_restart
+from kernelbridge.hosts.transport.openssh.askpass import Askpass
 from kernelbridge.jupyter import running_kernelspecs
 from kernelbridge.jupyter.running_kernelspecs import KERNEL_VARIABLE
 from kernelbridge.kernel.kernel import Kernel
@@ -112,7 +113,7 @@ def _serve(connection_file: Path, environ: Mapping[str, str], parent: ParentWatc
     path = configs.find_path(environ)
     if not name:
         raise UnknownEnvironment(name=name, path=str(path))
-    fleet = Fleet(configs.load(path))
+    fleet = Fleet(configs.load(path), askers=[Askpass(environ).ask])
     try:
         try:
             held = _begun(fleet, name, given, environ, connection_file)

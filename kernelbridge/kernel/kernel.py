@@ -17,6 +17,7 @@ from functools import cached_property, partial
 from pathlib import Path, PureWindowsPath
 from typing import Any, TypeVar, assert_never
 
+from kernelbridge.channels.cell_questions import CellQuestion
 from kernelbridge.channels.endpoints import Endpoints
 from kernelbridge.channels.proxy import KernelProxy, ProxyOwner
 from kernelbridge.channels.user_cells import CellAsked
@@ -28,13 +29,15 @@ from kernelbridge.errors import (
     KernelHeld,
     KernelOfOtherVersion,
     KernelTaken,
+    LoginRefused,
     StartCancelled,
     StartTimeout,
 )
 from kernelbridge.hosts.backend import Exited, Missing, Over, Workload
 from kernelbridge.hosts.forwards.port_forwards import PortForwards
 from kernelbridge.hosts.relay_query import RelayAddress, ask_status, relay_address
-from kernelbridge.hosts.transport.login_stage import LoginStage
+from kernelbridge.hosts.transport.login.questions import Question
+from kernelbridge.hosts.transport.login.stage import LoginStage
 from kernelbridge.hosts.transport.stream import AnyLink
 from kernelbridge.kernel import failures, lifecycle
 from kernelbridge.kernel.lifecycle import (
@@ -95,6 +98,8 @@ class _Cells:
         # What clients have said; and set with that, and by a user's cell that does not say its notebook.
         self.asked = CellAsked()
         self.is_heard = asyncio.Event()
+        # Set when a user's cell comes that has to wait.
+        self.is_waiting = asyncio.Event()
 
 
 class Kernel:
@@ -130,6 +135,10 @@ class Kernel:
         self._chores: set[asyncio.Task[Any]] = set()
         # Hears of logins while there is no link; and timers, by what they feed.
         self._logins = contextlib.ExitStack()
+        # Asks in a cell what a login to these hosts needs of a person; one question at a time.
+        self._answers, self._answered_hosts = contextlib.ExitStack(), set[Host]()
+        self._asking = asyncio.Lock()
+        self._mailbox = LoopMailbox()
         self._timers: dict[type[Event], asyncio.TimerHandle] = {}
         # What a restart in a new container asks for, and the claim of a kernel that is left; set by their callers.
         self._renewed: Callable[[], LaunchRequest] = lambda: self.request
@@ -149,17 +158,19 @@ class Kernel:
         self._parting: asyncio.Task[None] | None = None
         folder, tell = services.records.folder, self.channels.tell_next_cell
         self._workspace = KernelWorkspace(data_folder=folder, link_of=self._link_of, say=self._say, tell=tell)
+        self._answer_logins(*request.hosts)
 
     def _image_known(self, info: dict[str, Any], widgets: str | None) -> None:
         self.channels.set_kernel_info(info, widgets)
 
     def _owner(self) -> ProxyOwner:
         return ProxyOwner(
-            mailbox=LoopMailbox(),
+            mailbox=self._mailbox,
             requested=self.requested,
             shutdown_requested=self.shutdown_requested,
             widgets_learned=self.widgets_learned,
             cell_asked=self.cell_asked,
+            cell_waits=self.cell_waits,
             only_own=self.request.only_own,
             paths=debug_paths(self.request.project),
         )
@@ -214,6 +225,10 @@ class Kernel:
 
     async def check(self) -> None:
         """Fail fast; nothing was started yet. Raises KernelBridgeError."""
+        self._retry_logins()
+        await self._find_hosts()
+
+    async def _find_hosts(self) -> None:
         services = self._services
         preflight = Preflight(
             self.request,
@@ -224,6 +239,61 @@ class Kernel:
             say=lambda host, text: self._say(text, host=host),
         )
         self.placement.set_candidates(await preflight.find_hosts())
+
+    async def asking(self, work: Callable[[], Awaitable[_T]]) -> _T:
+        """Return what some work brings; where a login for it needs a person, once a cell has come that can ask one.
+
+        Raises: as the work. LoginRefused where a cell has come that cannot ask anybody.
+        """
+        while True:
+            try:
+                return await work()
+            except LoginRefused as exc:
+                if not exc.needs_person or not await self._can_ask(exc):
+                    raise
+            self._retry_logins()
+
+    async def _can_ask(self, refusal: LoginRefused) -> bool:
+        """Wait for a user's cell; whether it can ask."""
+        while True:
+            self._cells.is_waiting.clear()
+            can_ask = await asyncio.wrap_future(self.channels.can_ask())
+            if can_ask is not None:
+                return can_ask
+            _LOG.info("%s waits for a cell to ask in: %s", self._log_prefix, refusal.sentence)
+            self._say("the login needs you: run a cell, it asks there")
+            await self._cells.is_waiting.wait()
+
+    def _retry_logins(self) -> None:
+        """Have logins tried again that were refused: somebody wants it."""
+        for host in self._answered_hosts:
+            self._services.retry_login(host)
+
+    def _answer_logins(self, *hosts: Host) -> None:
+        """Ask in a cell of this kernel what logins to these hosts need of a person."""
+        for host in set(hosts) - self._answered_hosts:
+            self._answered_hosts.add(host)
+            self._answers.enter_context(self._services.answer_logins(host, self._ask))
+
+    async def _ask(self, question: Question) -> str | None:
+        """Ask in a cell that waits; None where there is none that can, or it is put aside."""
+        async with self._asking:
+            if self._life.phase in (Phase.DETACHING, Phase.STOPPED):
+                return None
+            answer: asyncio.Future[str | None] = self._loop.create_future()
+            self.channels.ask(
+                CellQuestion(
+                    prompt=question.prompt,
+                    notes=question.notes,
+                    echo=question.echo,
+                    answered=lambda text: self._mailbox.post(_settle, answer, text),
+                )
+            )
+            try:
+                return await answer
+            except asyncio.CancelledError:
+                self.channels.cancel_question()
+                raise
 
     def retarget(self, request: LaunchRequest) -> None:
         """Stand for another kernel than it was bound for; nothing was started yet.
@@ -263,6 +333,7 @@ class Kernel:
     def come_back(self, host: Host, *, takes: bool) -> None:
         """Join the relay of a kernel that runs already, behind the waiting channels, as soon as that can be."""
         self.placement.host = host
+        self._answer_logins(host)
         self._cells.was_used = self._is_only_remembered = True
         self.channels.expect_left_output()
         self._feed(lifecycle.ComeBack(takes=takes))
@@ -270,6 +341,7 @@ class Kernel:
     def begin_claimed(self, host: Host) -> None:
         """Start in the container that was left under our claim; where that fails, start afresh."""
         self.placement.host = host
+        self._answer_logins(host)
         self._cells.was_used = True
         self.channels.expect_left_output()
         self._feed(lifecycle.Claim())
@@ -287,6 +359,7 @@ class Kernel:
         KernelOfOtherVersion where that is another's.
         """
         self._renewed = renewed
+        self._retry_logins()
         is_silent = self._client is not None and self._client.is_silent
         self._feed(lifecycle.Relaunch(is_joined=self.is_joined, is_silent=is_silent, is_outdated=is_outdated))
         if self._is_in(Phase.CHECKING) and self._start is not None:
@@ -405,6 +478,7 @@ class Kernel:
             case lifecycle.CloseChannels():
                 self.forwards.close()
                 self._logins.close()
+                self._answers.close()
                 self.channels.close()
                 self._parting = self._spawn(self._workspace.aclose(finishes=True))
             case _:
@@ -442,7 +516,7 @@ class Kernel:
                 self._begin(partial(self._check_again, self.request))
             case lifecycle.JoinClaimed():
                 self._watch_logins()
-                self._begin(self._make_client(claim=self.request.claim).join)
+                self._begin(partial(self.asking, self._make_client(claim=self.request.claim).join))
             case lifecycle.JoinRelay(takes=takes):
                 self._watch_logins()
                 self._make_client(takes=takes).keep_joining()
@@ -640,7 +714,8 @@ class Kernel:
         self.request, self._is_only_remembered = request, False
         self.placement.reset(request)
         self._workload = WorkloadHandle(request)
-        await self.check()
+        self._answer_logins(*request.hosts)
+        await self.asking(self._find_hosts)
         self._feed(Checked())
 
     def _order_launch(self, number: int) -> None:
@@ -819,6 +894,19 @@ class Kernel:
             self.placement.record_notebook()
         self._cells.is_heard.set()
 
+    def cell_waits(self) -> None:
+        """Take in that a user's cell waits: whoever has run it can be asked, and wants the link."""
+        self._cells.is_waiting.set()
+        if self._client is not None and not self._client.is_joined:
+            self._services.retry_login(self.host)
+            self._client.hurry()
+
     def widgets_learned(self, widgets: str) -> None:
         """Remember the image's ipywidgets version, which VS Code's probe has found."""
         self.placement.image.learn(widgets=widgets)
+
+
+def _settle(future: asyncio.Future[str | None], result: str | None) -> None:
+    """Set the result of a future that somebody may wait for no more."""
+    if not future.done():
+        future.set_result(result)

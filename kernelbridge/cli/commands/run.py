@@ -10,17 +10,18 @@ import uuid
 from collections.abc import Iterator
 from concurrent.futures import Future
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from kernelbridge.cli import completion, local_terminal, notebook
+from kernelbridge.cli import completion, local_terminal, login_prompt, notebook
 from kernelbridge.cli.commands.terminal import WindowOption, words_of
 from kernelbridge.cli.completion import EnvironmentArgument
 from kernelbridge.cli.context import CliContext, result, until_told_to_leave
 from kernelbridge.cli.local_terminal import JoinedCommand, OutputWriter
-from kernelbridge.cli.tables import console
+from kernelbridge.cli.tables import console, without
 from kernelbridge.config.schema import Config, Host
 from kernelbridge.errors import KernelBridgeError
 from kernelbridge.files.git_checkout import check_out, paths_of
@@ -163,6 +164,9 @@ class RunScreen:
         self._status = self._console.status("connecting") if self._console.is_terminal else None
         if self._status is not None:
             self._status.start()
+        self._asking = contextlib.ExitStack()
+        if self._status is not None:
+            self._asking.enter_context(login_prompt.USE.beside(partial(without, self._status)))
         self.writer = OutputWriter(lambda is_congested: None)
 
     def output(self) -> RunOutput:
@@ -192,6 +196,7 @@ class RunScreen:
 
     def end_progress(self) -> None:
         """Take the progress away."""
+        self._asking.close()
         if self._status is not None:
             self._status.stop()
 

@@ -40,7 +40,7 @@ from kernelbridge.errors import (
 from kernelbridge.hosts.backend import Missing
 from kernelbridge.hosts.forwards.port_forwards import bound
 from kernelbridge.hosts.labels import Labels
-from kernelbridge.hosts.transport.login_stage import Hearer, LoginStage
+from kernelbridge.hosts.transport.login.stage import Hearer, LoginStage
 from kernelbridge.kernel import failures
 from kernelbridge.kernel.kernel import Kernel
 from kernelbridge.kernel.process_mark import ProcessMark

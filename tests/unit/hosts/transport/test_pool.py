@@ -12,7 +12,7 @@ from kernelbridge.config.schema import Host
 from kernelbridge.errors import KernelBridgeError
 from kernelbridge.hosts.transport import pool
 from kernelbridge.hosts.transport.facts import HostFacts, SocketFacts
-from kernelbridge.hosts.transport.login_stage import report
+from kernelbridge.hosts.transport.login.stage import report
 from kernelbridge.hosts.transport.sftp import Sftp
 from kernelbridge.hosts.transport.stream import AnyLink, Completed, Receiver, Stream
 from tests.made_clock import StillClock

@@ -30,7 +30,7 @@ from kernelbridge.errors import (
 )
 from kernelbridge.files.project import Project
 from kernelbridge.hosts import mounts
-from kernelbridge.hosts.transport.login_stage import Hearer, LoginStage
+from kernelbridge.hosts.transport.login.stage import Hearer, LoginStage
 from kernelbridge.hosts.transport.stream import Completed
 from kernelbridge.kernel.start import preflight
 from kernelbridge.kernel.start.preflight import Candidates, Preflight
