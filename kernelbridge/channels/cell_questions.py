@@ -14,6 +14,8 @@ from kernelbridge.channels.messages import Outgoing, Request
 from kernelbridge.protocol.frames import STDIN
 
 Client = tuple[bytes, ...]
+# So much later than what is printed with it: a page that clears its output clears the field for the answer with it.
+AFTER_OUTPUT_SECONDS = 0.3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +43,8 @@ class CellQuestions:
     def __init__(self) -> None:
         # Set by ask(), cleared by its answer and by cancel().
         self._asked: _Asked | None = None
+        # When its message is due; None where it is sent.
+        self.due_at: float | None = None
         # By client, our questions that it has not answered: it may yet do so when they are over.
         self._unanswered: dict[Client, set[str]] = {}
         # Clients that the kernel itself waits for.
@@ -62,12 +66,20 @@ class CellQuestions:
         has_user = cell.is_cell and bool(cell.content.get("allow_stdin"))
         return has_user and cell.identities not in self._kernels
 
-    def ask(self, question: CellQuestion, cell: Request) -> Outgoing:
-        """Return the message that asks."""
+    def ask(self, question: CellQuestion, cell: Request, *, now: float) -> None:
+        """Ask in a cell in a moment; see due()."""
         self._asked = _Asked(question=question, cell=cell, id=uuid.uuid4().hex)
-        self._unanswered.setdefault(cell.identities, set()).add(self._asked.id)
+        self.due_at = now + AFTER_OUTPUT_SECONDS
+
+    def due(self, now: float) -> list[Outgoing]:
+        """Return the message that asks, once, when its time has come."""
+        if self._asked is None or self.due_at is None or now < self.due_at:
+            return []
+        self.due_at = None
+        asked, question = self._asked, self._asked.question
+        self._unanswered.setdefault(asked.cell.identities, set()).add(asked.id)
         content = {"prompt": question.prompt, "password": not question.echo}
-        return Outgoing(channel=STDIN, kind="input_request", content=content, parent=cell, id=self._asked.id)
+        return [Outgoing(channel=STDIN, kind="input_request", content=content, parent=asked.cell, id=asked.id)]
 
     def forget_kernel(self) -> None:
         """Note that no kernel waits for an answer any more."""
@@ -94,6 +106,6 @@ class CellQuestions:
 
     def cancel(self) -> None:
         """Ask no more."""
-        asked, self._asked = self._asked, None
+        asked, self._asked, self.due_at = self._asked, None, None
         if asked is not None:
             asked.question.answered(None)

@@ -242,7 +242,7 @@ class KernelProxy:
         self._post(self._cancel_question)
 
     def can_ask(self) -> Future[bool | None]:
-        """Return whether a user's cell that waits can ask; None where no cell waits."""
+        """Return whether a user's cell that waits can ask; None where no cell waits, and one is needed."""
         return self._poller.call(self._can_ask, of=self)
 
     def interrupt(self) -> None:
@@ -287,7 +287,8 @@ class KernelProxy:
     def _patience_ms(self) -> int:
         """Return how long the poll may sleep for this kernel: until the next thing is due by time, and no less."""
         longest_ms = _PROGRESS_MS if self._mode is Mode.WAITING else IDLE_MS
-        due = [at for at in (self._output.due_at, self._sockets.retry_at, self._interrupts.due_at) if at is not None]
+        times = (self._output.due_at, self._sockets.retry_at, self._interrupts.due_at, self._questions.due_at)
+        due = [at for at in times if at is not None]
         return max(0, min(longest_ms, math.ceil((min(due) - time.monotonic()) * 1000))) if due else longest_ms
 
     def _tick(self) -> None:
@@ -295,6 +296,7 @@ class KernelProxy:
         if self._mode is Mode.WAITING:
             self._send_own(self._waiting.show(time.monotonic() - self._waiting_since))
         self._send_own(self._interrupts.late(time.monotonic()))
+        self._send_own(self._questions.due(time.monotonic()))
         self._output.offer()
         self._sockets.retry_pending()
         for parent, (count, size_bytes) in self._sockets.take_lost().items():
@@ -379,7 +381,7 @@ class KernelProxy:
         elif question.notes:
             stream = {"name": "stderr", "text": "".join(f"{note}\n" for note in question.notes)}
             self._send_own([Outgoing(channel=frames.IOPUB, kind="stream", content=stream, parent=cell)])
-        self._send_own([self._questions.ask(question, cell)])
+        self._questions.ask(question, cell, now=time.monotonic())
 
     def _waiting_cells(self) -> list[Request]:
         """Return the users' cells that wait for the kernel, or for the link to it; where there is a link, none does."""
@@ -389,6 +391,8 @@ class KernelProxy:
 
     def _can_ask(self) -> bool | None:
         cells = self._waiting_cells()
+        if not cells and self._mode is Mode.WAITING:
+            self._send_own(self._waiting.need_cell())
         return any(map(self._questions.can_ask, cells)) if cells else None
 
     def _cancel_question(self) -> None:

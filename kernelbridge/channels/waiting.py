@@ -160,6 +160,11 @@ class Waiting:
         self._info, self._widgets, self._is_guess = without_subshells(info), widgets, False
         return self._answer_held() + self._answer_all_early()
 
+    def need_cell(self) -> list[Outgoing]:
+        """Answer all questions with what is guessed: the start needs a cell, and cells come after those."""
+        self._is_guess = False
+        return self._answer_held()
+
     def _answer_all_early(self) -> list[Outgoing]:
         return [answer for request in self.queue for answer in self._answer_early(request)]
 

@@ -153,7 +153,7 @@ else:
         try:
             # What was typed before it was asked is no answer.
             termios.tcsetattr(terminal, termios.TCSAFLUSH, quiet)
-            os.write(terminal, "".join(f"{line}\r\n" for line in question.notes).encode("utf-8", "replace"))
+            os.write(terminal, "".join(f"{line}\n" for line in question.notes).encode("utf-8", "replace"))
             os.write(terminal, question.prompt.encode("utf-8", "replace"))
             line = b""
             while not line.endswith(b"\n") and len(line) < _LONGEST_BYTES:
@@ -167,4 +167,4 @@ else:
         finally:
             termios.tcsetattr(terminal, termios.TCSADRAIN, before)
             if not question.echo:
-                os.write(terminal, b"\r\n")
+                os.write(terminal, b"\n")

@@ -47,6 +47,9 @@ class MadeHost:
     async def _look_at_gpus(self, *, max_age_seconds: float) -> GpuFacts:
         return self.facts_of_gpus
 
+    def limited(self, seconds: float) -> Any:
+        return asyncio.timeout(seconds)
+
     async def link(self, host: Host) -> Any:
         if self.login_failure is not None:
             raise self.login_failure
