@@ -277,8 +277,8 @@ class LoginRefused(KernelBridgeError, exit_code=23):
             shared = " An open connection of `ssh` (ControlPath) cannot be used." if attempt.has_control_path else ""
             return (
                 f"{host}: the login as {user} asks a person `{attempt.unanswered}`, and nobody was there to answer.",
-                "Run a cell, or a command in a terminal: it asks there. Where nobody is to be asked, use a key that is "
-                f"enough by itself, from the ssh agent, or a program named in SSH_ASKPASS.{shared}",
+                "Run a cell, or a command in a terminal, and answer there. Where nobody sits, use a key from the ssh "
+                f"agent that is enough by itself, or name a program in SSH_ASKPASS.{shared}",
             )
         if attempt.answered:
             asked = ", ".join(f"`{prompt}`" for prompt in dict.fromkeys(attempt.answered))

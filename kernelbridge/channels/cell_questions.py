@@ -31,7 +31,7 @@ class CellQuestion:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Asked:
+class _AskedCell:
     question: CellQuestion
     cell: Request
     id: str
@@ -42,7 +42,7 @@ class CellQuestions:
 
     def __init__(self) -> None:
         # Set by ask(), cleared by its answer and by cancel().
-        self._asked: _Asked | None = None
+        self._asked: _AskedCell | None = None
         # When its message is due; None where it is sent.
         self.due_at: float | None = None
         # By client, our questions that it has not answered: it may yet do so when they are over.
@@ -68,7 +68,7 @@ class CellQuestions:
 
     def ask(self, question: CellQuestion, cell: Request, *, now: float) -> None:
         """Ask in a cell in a moment; see due()."""
-        self._asked = _Asked(question=question, cell=cell, id=uuid.uuid4().hex)
+        self._asked = _AskedCell(question=question, cell=cell, id=uuid.uuid4().hex)
         self.due_at = now + AFTER_OUTPUT_SECONDS
 
     def due(self, now: float) -> list[Outgoing]:

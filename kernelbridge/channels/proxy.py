@@ -125,11 +125,9 @@ class KernelProxy:
         self._interrupts = Interrupts()
         # Requests answered here: the kernel's own messages for them are dropped.
         self._early = EarlyAnswers()
-        # The clients' cells, and the one that shows output of before, where clients cannot themselves.
-        self._cells = UserCells()
+        # The clients' cells, what one asks for a login, and the one that shows output of before, if clients cannot.
+        self._cells, self._questions = UserCells(), CellQuestions()
         self._left = LeftOutputCell() if owner.only_own else None
-        # What the user is asked in a cell, for a login.
-        self._questions = CellQuestions()
         # Whether it was logged that the kernel says what cannot be passed on.
         self._has_bad_messages = False
         # Why debugging is refused; empty where it is not.

@@ -117,6 +117,14 @@ def is_terminal() -> bool:
     return sys.stdin is not None and sys.stdin.isatty() and sys.stdout is not None and sys.stdout.isatty()
 
 
+def _has_keys() -> bool:
+    """Whether stdin is a terminal, whose keys are the command's then."""
+    # It may be closed.
+    with contextlib.suppress(ValueError):
+        return sys.stdin is not None and sys.stdin.isatty()
+    return False
+
+
 def window() -> WindowSize:
     """Return this terminal's size: its own, and not what COLUMNS and LINES said when a program above was started."""
     for descriptor in (1, 0, 2):
@@ -271,7 +279,7 @@ def joined(command: JoinedCommand, *, has_window: bool) -> Iterator[None]:
         if has_window:
             stack.enter_context(raw_keys())
             stack.enter_context(_sizes(command))
-        if sys.stdin is not None and sys.stdin.isatty():
+        if _has_keys():
             stack.enter_context(login_prompt.USE.taken())
         stack.enter_context(_signals(command))
         threading.Thread(target=_read_input, args=(command,), name="kernelbridge-input", daemon=True).start()

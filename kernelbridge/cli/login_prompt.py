@@ -70,8 +70,9 @@ USE = TerminalUse()
 class LoginPrompt:
     """Asks in the terminal that this program was started in, one question at a time."""
 
-    def __init__(self, use: TerminalUse = USE) -> None:
+    def __init__(self, use: TerminalUse = USE, *, terminal: str = TERMINAL) -> None:
         self._use = use
+        self._terminal = terminal
         self._turn = asyncio.Lock()
 
     def __repr__(self) -> str:
@@ -83,7 +84,7 @@ class LoginPrompt:
             if self._use.is_taken:
                 return None
             with self._use.paused():
-                return await _asked(question)
+                return await _asked(question, self._terminal)
 
 
 def askers(environ: Mapping[str, str]) -> Sequence[Ask]:
@@ -94,7 +95,7 @@ def askers(environ: Mapping[str, str]) -> Sequence[Ask]:
 
 if sys.platform == "win32":
 
-    async def _asked(question: Question) -> str | None:
+    async def _asked(question: Question, terminal: str) -> str | None:
         over = threading.Event()
         try:
             return await asyncio.to_thread(_read_keys, question, over)
@@ -126,9 +127,9 @@ if sys.platform == "win32":
 
 else:
 
-    async def _asked(question: Question) -> str | None:
+    async def _asked(question: Question, path: str) -> str | None:
         try:
-            terminal = os.open(TERMINAL, os.O_RDWR | os.O_NOCTTY)
+            terminal = os.open(path, os.O_RDWR | os.O_NOCTTY)
         except OSError:
             return None  # There is none: a service, or a program that another one has started.
         # Its other end is closed when nobody waits any more.

@@ -102,6 +102,64 @@ class _Cells:
         self.is_waiting = asyncio.Event()
 
 
+class _LoginAnswers:
+    """Asks in the cells of one kernel that wait what logins to its hosts need of a person."""
+
+    def __init__(self, services: KernelServices, channels: KernelProxy) -> None:
+        self._services = services
+        self._channels = channels
+        self._mailbox = LoopMailbox()
+        self._hosts: set[Host] = set()
+        self._registered = contextlib.ExitStack()
+        # One question at a time.
+        self._turn = asyncio.Lock()
+        self._is_closed = False
+
+    def __repr__(self) -> str:
+        return f"<_LoginAnswers {len(self._hosts)} hosts>"
+
+    def add(self, *hosts: Host) -> None:
+        """Ask for logins to these hosts too, from now on."""
+        for host in set(hosts) - self._hosts:
+            self._hosts.add(host)
+            self._registered.enter_context(self._services.answer_logins(host, self._ask))
+
+    def retry(self) -> None:
+        """Have logins tried again that were refused: somebody wants it."""
+        for host in self._hosts:
+            self._services.retry_login(host)
+
+    async def _ask(self, question: Question) -> str | None:
+        """Return what was typed in a cell; None where there is none that can ask, or it was put aside."""
+        async with self._turn:
+            if self._is_closed:
+                return None
+            answer: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
+            asked = CellQuestion(
+                prompt=question.prompt,
+                notes=question.notes,
+                echo=question.echo,
+                answered=lambda text: self._mailbox.post(_settle, answer, text),
+            )
+            self._channels.ask(asked)
+            try:
+                return await answer
+            except asyncio.CancelledError:
+                self._channels.cancel_question()
+                raise
+
+    def close(self) -> None:
+        """Ask nothing more."""
+        self._is_closed = True
+        self._registered.close()
+
+
+def _settle(future: asyncio.Future[str | None], result: str | None) -> None:
+    """Set the result of a future that somebody may wait for no more."""
+    if not future.done():
+        future.set_result(result)
+
+
 class Kernel:
     """One kernel. Lives on the fleet's loop; `state`, `exit_code` and `failure` may be read from any thread."""
 
@@ -135,10 +193,6 @@ class Kernel:
         self._chores: set[asyncio.Task[Any]] = set()
         # Hears of logins while there is no link; and timers, by what they feed.
         self._logins = contextlib.ExitStack()
-        # Asks in a cell what a login to these hosts needs of a person; one question at a time.
-        self._answers, self._answered_hosts = contextlib.ExitStack(), set[Host]()
-        self._asking = asyncio.Lock()
-        self._mailbox = LoopMailbox()
         self._timers: dict[type[Event], asyncio.TimerHandle] = {}
         # What a restart in a new container asks for, and the claim of a kernel that is left; set by their callers.
         self._renewed: Callable[[], LaunchRequest] = lambda: self.request
@@ -158,14 +212,15 @@ class Kernel:
         self._parting: asyncio.Task[None] | None = None
         folder, tell = services.records.folder, self.channels.tell_next_cell
         self._workspace = KernelWorkspace(data_folder=folder, link_of=self._link_of, say=self._say, tell=tell)
-        self._answer_logins(*request.hosts)
+        self._answers = _LoginAnswers(services, self.channels)
+        self._answers.add(*request.hosts)
 
     def _image_known(self, info: dict[str, Any], widgets: str | None) -> None:
         self.channels.set_kernel_info(info, widgets)
 
     def _owner(self) -> ProxyOwner:
         return ProxyOwner(
-            mailbox=self._mailbox,
+            mailbox=LoopMailbox(),
             requested=self.requested,
             shutdown_requested=self.shutdown_requested,
             widgets_learned=self.widgets_learned,
@@ -225,7 +280,7 @@ class Kernel:
 
     async def check(self) -> None:
         """Fail fast; nothing was started yet. Raises KernelBridgeError."""
-        self._retry_logins()
+        self._answers.retry()
         await self._find_hosts()
 
     async def _find_hosts(self) -> None:
@@ -251,7 +306,7 @@ class Kernel:
             except LoginRefused as exc:
                 if not exc.needs_person or not await self._can_ask(exc):
                     raise
-            self._retry_logins()
+            self._answers.retry()
 
     async def _can_ask(self, refusal: LoginRefused) -> bool:
         """Wait for a user's cell; whether it can ask."""
@@ -263,37 +318,6 @@ class Kernel:
             _LOG.info("%s waits for a cell to ask in: %s", self._log_prefix, refusal.sentence)
             self._say("the login needs you: run a cell, it asks there")
             await self._cells.is_waiting.wait()
-
-    def _retry_logins(self) -> None:
-        """Have logins tried again that were refused: somebody wants it."""
-        for host in self._answered_hosts:
-            self._services.retry_login(host)
-
-    def _answer_logins(self, *hosts: Host) -> None:
-        """Ask in a cell of this kernel what logins to these hosts need of a person."""
-        for host in set(hosts) - self._answered_hosts:
-            self._answered_hosts.add(host)
-            self._answers.enter_context(self._services.answer_logins(host, self._ask))
-
-    async def _ask(self, question: Question) -> str | None:
-        """Ask in a cell that waits; None where there is none that can, or it is put aside."""
-        async with self._asking:
-            if self._life.phase in (Phase.DETACHING, Phase.STOPPED):
-                return None
-            answer: asyncio.Future[str | None] = self._loop.create_future()
-            self.channels.ask(
-                CellQuestion(
-                    prompt=question.prompt,
-                    notes=question.notes,
-                    echo=question.echo,
-                    answered=lambda text: self._mailbox.post(_settle, answer, text),
-                )
-            )
-            try:
-                return await answer
-            except asyncio.CancelledError:
-                self.channels.cancel_question()
-                raise
 
     def retarget(self, request: LaunchRequest) -> None:
         """Stand for another kernel than it was bound for; nothing was started yet.
@@ -333,7 +357,7 @@ class Kernel:
     def come_back(self, host: Host, *, takes: bool) -> None:
         """Join the relay of a kernel that runs already, behind the waiting channels, as soon as that can be."""
         self.placement.host = host
-        self._answer_logins(host)
+        self._answers.add(host)
         self._cells.was_used = self._is_only_remembered = True
         self.channels.expect_left_output()
         self._feed(lifecycle.ComeBack(takes=takes))
@@ -341,7 +365,7 @@ class Kernel:
     def begin_claimed(self, host: Host) -> None:
         """Start in the container that was left under our claim; where that fails, start afresh."""
         self.placement.host = host
-        self._answer_logins(host)
+        self._answers.add(host)
         self._cells.was_used = True
         self.channels.expect_left_output()
         self._feed(lifecycle.Claim())
@@ -359,7 +383,7 @@ class Kernel:
         KernelOfOtherVersion where that is another's.
         """
         self._renewed = renewed
-        self._retry_logins()
+        self._answers.retry()
         is_silent = self._client is not None and self._client.is_silent
         self._feed(lifecycle.Relaunch(is_joined=self.is_joined, is_silent=is_silent, is_outdated=is_outdated))
         if self._is_in(Phase.CHECKING) and self._start is not None:
@@ -714,7 +738,7 @@ class Kernel:
         self.request, self._is_only_remembered = request, False
         self.placement.reset(request)
         self._workload = WorkloadHandle(request)
-        self._answer_logins(*request.hosts)
+        self._answers.add(*request.hosts)
         await self.asking(self._find_hosts)
         self._feed(Checked())
 
@@ -904,9 +928,3 @@ class Kernel:
     def widgets_learned(self, widgets: str) -> None:
         """Remember the image's ipywidgets version, which VS Code's probe has found."""
         self.placement.image.learn(widgets=widgets)
-
-
-def _settle(future: asyncio.Future[str | None], result: str | None) -> None:
-    """Set the result of a future that somebody may wait for no more."""
-    if not future.done():
-        future.set_result(result)

@@ -179,10 +179,8 @@ class RelayClient:
         self._timer: asyncio.TimerHandle | None = None
         # How long the clients are given before it is looked again whether they took something.
         self._patience = CONGESTED_SECONDS
-        # Set to try again at once: somebody waits.
-        self._hurry = asyncio.Event()
-        # Whether that was while one was under way; see hurry().
-        self._is_called = False
+        # Set to try again at once, since somebody waits; and whether a try under way came too soon, see hurry().
+        self._hurry, self._is_called = asyncio.Event(), False
         self._task: asyncio.Task[None] | None = None
         # Set by the relay's answer to our goodbye; and by its word that another has it now.
         self._parted = asyncio.Event()

@@ -30,7 +30,7 @@ from tests.clients.lab import lab_page
 from tests.clients.launched import launched
 from tests.clients.notebook import NAME, write_specs
 from tests.clients.server import JupyterServer
-from tests.rig.daemon import SLOW, run, wait_until
+from tests.rig.daemon import SLOW, run
 from tests.rig.laptop import Laptop
 from tests.rig.sshd import OneTimeCodes
 from tests.rig.whole import Rig
@@ -179,7 +179,7 @@ def test_a_notebook_that_nobody_sits_at_fails_at_once_and_says_what_to_do(codes:
     assert time.monotonic() - began < 30 * SLOW
     words = " ".join(str(caught.value).split())
     assert "lab: the login as kbtest asks a person `(kbtest@lab) Password:`, and nobody was there to answer." in words
-    assert "use a key that is enough by itself" in words
+    assert "use a key from the ssh agent that is enough by itself" in words
 
 
 def test_an_editors_launcher_asks_in_the_cell_and_not_in_those_that_nobody_sees(

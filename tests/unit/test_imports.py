@@ -163,7 +163,7 @@ def test_a_command_loads_only_what_it_needs(
         *("kernelbridge.cli.completion", "kernelbridge.cli.commands.setup"),
         *(("kernelbridge.cli.context",) if "config" in rooms(found) else ()),
         *(("kernelbridge.cli.commands.setup.config", "kernelbridge.cli.reference") if words == ["config"] else ()),
-        *(("kernelbridge.cli.commands.kernels",) if words == ["ps"] else ()),
+        *(("kernelbridge.cli.commands.kernels", "kernelbridge.cli.login_prompt") if words == ["ps"] else ()),
     }
 
 

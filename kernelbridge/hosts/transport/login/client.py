@@ -165,7 +165,12 @@ class LoginClient(asyncssh.SSHClient):
             answer = await self._asking.ask(question)
         if answer is None:
             self.unanswered = question.prompt.strip()
-        else:
+        return answer
+
+    async def _ask_for_host(self, question: Question) -> str | None:
+        """Ask a person what the host wants to know."""
+        answer = await self._ask(question)
+        if answer is not None:
             self.answered.append(question.prompt.strip())
         return answer
 
@@ -198,7 +203,7 @@ class LoginClient(asyncssh.SSHClient):
         answers: list[str] = []
         for prompt, echo in prompts:
             notes, self._notes = self._notes, []
-            answer = await self._ask(Question.of_host(self._hop.who, prompt, notes=notes, echo=echo))
+            answer = await self._ask_for_host(Question.of_host(self._hop.who, prompt, notes=notes, echo=echo))
             if answer is None:
                 return None
             answers.append(answer)
@@ -208,16 +213,16 @@ class LoginClient(asyncssh.SSHClient):
         """Called by asyncssh where the host takes a password."""
         if not self._may_try("password"):
             return None
-        return await self._ask(self._plain("password", self._denied("password")))
+        return await self._ask_for_host(self._plain("password", self._denied("password")))
 
     async def password_change_requested(self, prompt: str, lang: str) -> tuple[str, str]:
         """Called by asyncssh where the host wants a new password before it lets anybody in."""
         self.said = printable(" ".join(prompt.split()))[:_SAID_LENGTH]
-        old = await self._ask(self._plain("old password", prompt.splitlines()))
+        old = await self._ask_for_host(self._plain("old password", prompt.splitlines()))
         notes: list[str] = []
         for _ in range(self._hop.settings.prompts if old is not None else 0):
-            new = await self._ask(self._plain("new password", notes))
-            again = await self._ask(self._plain("new password once more"))
+            new = await self._ask_for_host(self._plain("new password", notes))
+            again = await self._ask_for_host(self._plain("new password once more"))
             if new is None or again is None or old is None:
                 break
             if new == again:

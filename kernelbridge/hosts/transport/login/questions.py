@@ -106,7 +106,7 @@ class LoginQuestions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Asked:
+class _OpenQuestion:
     """A question that somebody is being asked."""
 
     question: Question
@@ -120,7 +120,7 @@ class LoginAsking:
         # Where other logins to the same host ask too.
         self.of_host = of_host
         # Set by ask(); it stays where that is cancelled.
-        self._asked: _Asked | None = None
+        self._asked: _OpenQuestion | None = None
 
     def __repr__(self) -> str:
         return f"<LoginAsking {'open' if self.is_open else 'nothing'}>"
@@ -137,7 +137,7 @@ class LoginAsking:
         """
         if self._asked is None or self._asked.question != question:
             self.withdraw()
-            self._asked = _Asked(question=question, answer=asyncio.create_task(self.of_host.ask(question)))
+            self._asked = _OpenQuestion(question=question, answer=asyncio.create_task(self.of_host.ask(question)))
         answer = await asyncio.shield(self._asked.answer)
         self._asked = None
         return answer
