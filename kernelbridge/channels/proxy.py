@@ -612,14 +612,16 @@ class KernelProxy:
 
     def _passes(self, message: frames.Message) -> bool:
         """Whether a message of the kernel's goes on to the clients."""
-        if message.channel == frames.STDIN:
-            to = message.parts[: messages.delimiter_index(message.parts)]
-            self._questions.kernel_asks(tuple(map(bytes, to)))
         if message.channel == frames.IOPUB:
             if self._interrupts:
                 self._send_own(self._interrupts.heard(messages.parent_id(message.parts), message.parts))
             return not self._early or self._early.passes(message.parts)
         parent = messages.parent_id(message.parts)
+        if message.channel == frames.STDIN:
+            # It asks, and has not replied.
+            to = message.parts[: messages.delimiter_index(message.parts)]
+            self._questions.kernel_asks(tuple(map(bytes, to)))
+            return parent not in self._early.answered
         interrupt, answers = self._interrupts.replied(parent, message.parts, now=time.monotonic())
         if interrupt is not None:
             self._send_own(answers)

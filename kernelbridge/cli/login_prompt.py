@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from kernelbridge.hosts.transport.login.questions import Ask, Question
+from kernelbridge.hosts.transport.login.questions import Ask, LoginQuestion
 from kernelbridge.hosts.transport.openssh.askpass import Askpass
 
 if sys.platform == "win32":
@@ -78,7 +78,7 @@ class LoginPrompt:
     def __repr__(self) -> str:
         return f"<LoginPrompt {self._use!r}>"
 
-    async def ask(self, question: Question) -> str | None:
+    async def ask(self, question: LoginQuestion) -> str | None:
         """Return what was typed; None where there is no terminal, or its user gave an end of file."""
         async with self._turn:
             if self._use.is_taken:
@@ -95,14 +95,14 @@ def askers(environ: Mapping[str, str]) -> Sequence[Ask]:
 
 if sys.platform == "win32":
 
-    async def _asked(question: Question, terminal: str) -> str | None:
+    async def _asked(question: LoginQuestion, terminal: str) -> str | None:
         over = threading.Event()
         try:
             return await asyncio.to_thread(_read_keys, question, over)
         finally:
             over.set()
 
-    def _read_keys(question: Question, over: threading.Event) -> str | None:
+    def _read_keys(question: LoginQuestion, over: threading.Event) -> str | None:
         """Read a line from the console key by key, which neither a pipe nor a file can be in the way of."""
         try:
             screen = Path("CONOUT$").open("w", encoding="utf-8")  # noqa: SIM115 - closed below
@@ -127,7 +127,7 @@ if sys.platform == "win32":
 
 else:
 
-    async def _asked(question: Question, path: str) -> str | None:
+    async def _asked(question: LoginQuestion, path: str) -> str | None:
         try:
             terminal = os.open(path, os.O_RDWR | os.O_NOCTTY)
         except OSError:
@@ -145,7 +145,7 @@ else:
             os.close(end)
             os.close(terminal)
 
-    def _read_line(question: Question, terminal: int, end: int) -> str | None:
+    def _read_line(question: LoginQuestion, terminal: int, end: int) -> str | None:
         """Read a line from the terminal; None at its end, or once `end` can be read."""
         before = termios.tcgetattr(terminal)
         quiet = list(before)

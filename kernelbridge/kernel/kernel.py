@@ -11,7 +11,7 @@ import contextlib
 import logging
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path, PureWindowsPath
@@ -36,7 +36,7 @@ from kernelbridge.errors import (
 from kernelbridge.hosts.backend import Exited, Missing, Over, Workload
 from kernelbridge.hosts.forwards.port_forwards import PortForwards
 from kernelbridge.hosts.relay_query import RelayAddress, ask_status, relay_address
-from kernelbridge.hosts.transport.login.questions import Question
+from kernelbridge.hosts.transport.login.questions import LoginQuestion
 from kernelbridge.hosts.transport.login.stage import LoginStage
 from kernelbridge.hosts.transport.stream import AnyLink
 from kernelbridge.kernel import failures, lifecycle
@@ -105,7 +105,7 @@ class _Cells:
 class _LoginAnswers:
     """Asks in the cells of one kernel that wait what logins to its hosts need of a person."""
 
-    def __init__(self, services: KernelServices, channels: KernelProxy) -> None:
+    def __init__(self, services: KernelServices, channels: KernelProxy, hosts: Sequence[Host]) -> None:
         self._services = services
         self._channels = channels
         self._mailbox = LoopMailbox()
@@ -114,6 +114,7 @@ class _LoginAnswers:
         # One question at a time.
         self._turn = asyncio.Lock()
         self._is_closed = False
+        self.add(*hosts)
 
     def __repr__(self) -> str:
         return f"<_LoginAnswers {len(self._hosts)} hosts>"
@@ -129,7 +130,7 @@ class _LoginAnswers:
         for host in self._hosts:
             self._services.retry_login(host)
 
-    async def _ask(self, question: Question) -> str | None:
+    async def _ask(self, question: LoginQuestion) -> str | None:
         """Return what was typed in a cell; None where there is none that can ask, or it was put aside."""
         async with self._turn:
             if self._is_closed:
@@ -212,8 +213,7 @@ class Kernel:
         self._parting: asyncio.Task[None] | None = None
         folder, tell = services.records.folder, self.channels.tell_next_cell
         self._workspace = KernelWorkspace(data_folder=folder, link_of=self._link_of, say=self._say, tell=tell)
-        self._answers = _LoginAnswers(services, self.channels)
-        self._answers.add(*request.hosts)
+        self._answers = _LoginAnswers(services, self.channels, request.hosts)
 
     def _image_known(self, info: dict[str, Any], widgets: str | None) -> None:
         self.channels.set_kernel_info(info, widgets)

@@ -172,7 +172,7 @@ def test_a_host_that_hangs_up_while_a_person_thinks_gets_the_answer_all_the_same
 
 
 def test_a_notebook_that_nobody_sits_at_fails_at_once_and_says_what_to_do(codes: OneTimeCodes) -> None:
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(HELLO)])  # type: ignore[no-untyped-call]
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(HELLO)])
     began = time.monotonic()
     with pytest.raises(CellExecutionError) as caught:
         NotebookClient(notebook, kernel_name=NAME, timeout=60).execute()
@@ -384,7 +384,7 @@ def test_a_program_that_ssh_askpass_names_is_asked_where_there_is_no_terminal(
     rig: Rig, bridge_env: Laptop, codes: OneTimeCodes
 ) -> None:
     program, noted = askpass(bridge_env, codes.new())
-    named = {"SSH_ASKPASS": str(program), "DISPLAY": ":9"}
+    named: Any = {"SSH_ASKPASS": str(program), "DISPLAY": ":9"}
     exit_code, _, _ = Terminal(bridge_env, "ps", has_terminal=False, **named).finish()
     assert exit_code == 0
     assert noted.read_text().splitlines() == ["kbtest@lab: Cluster login", PROMPT]
@@ -396,7 +396,7 @@ def test_a_program_that_ssh_askpass_names_is_asked_where_there_is_no_terminal(
     assert "nobody was there to answer" in err
 
     program, _ = askpass(bridge_env, codes.new())
-    forced = {"SSH_ASKPASS": str(program), "SSH_ASKPASS_REQUIRE": "force"}
+    forced: Any = {"SSH_ASKPASS": str(program), "SSH_ASKPASS_REQUIRE": "force"}
     assert Terminal(bridge_env, "ps", **forced).finish()[0] == 0
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import pytest
 
 from kernelbridge.cli.login_prompt import LoginPrompt, TerminalUse, askers
-from kernelbridge.hosts.transport.login.questions import Question
+from kernelbridge.hosts.transport.login.questions import LoginQuestion
 
 if sys.platform == "win32":
     pytest.skip("Windows has other terminals", allow_module_level=True)
@@ -21,7 +21,7 @@ if sys.platform == "win32":
 import pty
 import termios
 
-CODE = Question(prompt="(ada@lab) Code: ", notes=("ada@lab: Welcome",))
+CODE = LoginQuestion(prompt="(ada@lab) Code: ", notes=("ada@lab: Welcome",))
 
 
 @dataclass
@@ -60,7 +60,7 @@ def terminal() -> Iterator[Made]:
 @pytest.mark.parametrize("echo", [False, True])
 async def test_a_line_is_the_answer_and_is_seen_only_where_it_may_be(terminal: Made, echo: bool) -> None:
     asking = asyncio.create_task(
-        LoginPrompt(terminal=terminal.path).ask(Question(prompt=CODE.prompt, notes=CODE.notes, echo=echo))
+        LoginPrompt(terminal=terminal.path).ask(LoginQuestion(prompt=CODE.prompt, notes=CODE.notes, echo=echo))
     )
     assert await terminal.shown("Code: ") == "ada@lab: Welcome\r\n(ada@lab) Code: "
     terminal.type("sesame ö\n")
@@ -89,7 +89,7 @@ async def test_a_question_that_is_given_up_leaves_the_terminal_as_it_was(termina
 async def test_hosts_that_ask_at_once_are_answered_one_by_one(terminal: Made) -> None:
     prompt = LoginPrompt(terminal=terminal.path)
     names = ("(ada@lab) Code: ", "(ada@two) Code: ")
-    both = [asyncio.create_task(prompt.ask(Question(prompt=name))) for name in names]
+    both = [asyncio.create_task(prompt.ask(LoginQuestion(prompt=name))) for name in names]
     assert names[1] not in await terminal.shown("Code: ")
     terminal.type("1\n")
     await terminal.shown(names[1])

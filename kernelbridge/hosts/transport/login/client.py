@@ -11,7 +11,7 @@ from typing import Any, cast
 import asyncssh
 
 from kernelbridge.errors import LoginAttempt, LoginRefused
-from kernelbridge.hosts.transport.login.questions import Question, current_asking
+from kernelbridge.hosts.transport.login.questions import LoginQuestion, current_asking
 from kernelbridge.hosts.transport.login.stage import report, waits_for_user
 from kernelbridge.hosts.transport.openssh.identities import Identities, Identity
 from kernelbridge.hosts.transport.ssh_config import Hop
@@ -136,7 +136,7 @@ class LoginClient(asyncssh.SSHClient):
         prompt = f"Enter passphrase for key '{identity.name}': "
         notes: tuple[str, ...] = ()
         for _ in range(self._hop.settings.prompts):
-            passphrase = await self._ask(Question(prompt=prompt, notes=notes))
+            passphrase = await self._ask(LoginQuestion(prompt=prompt, notes=notes))
             if not passphrase:  # As for ssh, to give none is to pass it over.
                 break
             try:
@@ -157,7 +157,7 @@ class LoginClient(asyncssh.SSHClient):
         self._tries[way] += 1
         return self._tries[way] <= self._hop.settings.prompts
 
-    async def _ask(self, question: Question) -> str | None:
+    async def _ask(self, question: LoginQuestion) -> str | None:
         """Ask a person, once: where nobody answers nobody is asked again."""
         if self.unanswered:
             return None
@@ -167,17 +167,17 @@ class LoginClient(asyncssh.SSHClient):
             self.unanswered = question.prompt.strip()
         return answer
 
-    async def _ask_for_host(self, question: Question) -> str | None:
+    async def _ask_for_host(self, question: LoginQuestion) -> str | None:
         """Ask a person what the host wants to know."""
         answer = await self._ask(question)
         if answer is not None:
             self.answered.append(question.prompt.strip())
         return answer
 
-    def _plain(self, what: str, notes: Sequence[str] = ()) -> Question:
+    def _plain(self, what: str, notes: Sequence[str] = ()) -> LoginQuestion:
         """Return the question for what the host has no prompt of its own for, in ssh's words."""
-        marked = Question.of_host(self._hop.who, "", notes=notes).notes
-        return Question(prompt=f"{self._hop.who}'s {what}: ", notes=marked)
+        marked = LoginQuestion.of_host(self._hop.who, "", notes=notes).notes
+        return LoginQuestion(prompt=f"{self._hop.who}'s {what}: ", notes=marked)
 
     def _denied(self, way: str) -> list[str]:
         return [_DENIED] if self._tries[way] > 1 else []
@@ -203,7 +203,7 @@ class LoginClient(asyncssh.SSHClient):
         answers: list[str] = []
         for prompt, echo in prompts:
             notes, self._notes = self._notes, []
-            answer = await self._ask_for_host(Question.of_host(self._hop.who, prompt, notes=notes, echo=echo))
+            answer = await self._ask_for_host(LoginQuestion.of_host(self._hop.who, prompt, notes=notes, echo=echo))
             if answer is None:
                 return None
             answers.append(answer)

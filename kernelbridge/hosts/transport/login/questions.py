@@ -8,9 +8,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
+from typing import Any
 
 from kernelbridge.hosts.transport.login.stage import report
 from kernelbridge.plain_text import printable
@@ -20,7 +21,7 @@ MOST_NOTES, NOTE_LENGTH = 40, 500
 
 
 @dataclass(frozen=True, kw_only=True)
-class Question:
+class LoginQuestion:
     """What a person is asked. Each line names who asks, so that no machine can pose as another."""
 
     prompt: str
@@ -30,7 +31,7 @@ class Question:
     echo: bool = False
 
     @classmethod
-    def of_host(cls, who: str, text: str, *, notes: Sequence[str] = (), echo: bool = False) -> Question:
+    def of_host(cls, who: str, text: str, *, notes: Sequence[str] = (), echo: bool = False) -> LoginQuestion:
         """Make a question of a host's own words, of which the last line is the prompt, and of what it said before."""
         lines = [line for line in text.splitlines() if line.strip()] or [""]
         said = [*notes, *lines[:-1]][-MOST_NOTES:]
@@ -39,7 +40,7 @@ class Question:
 
 
 # Asks a person: returns the answer, or None where nobody can be asked there now, or nobody wants to answer.
-Ask = Callable[[Question], Awaitable[str | None]]
+Ask = Callable[[LoginQuestion], Coroutine[Any, Any, str | None]]
 
 
 class LoginQuestions:
@@ -85,7 +86,7 @@ class LoginQuestions:
             _ASKING.reset(token)
             asking.withdraw()
 
-    async def ask(self, question: Question) -> str | None:
+    async def ask(self, question: LoginQuestion) -> str | None:
         """Ask one after the other of those who may be asked; return None where nobody answers."""
         async with self._turn:
             report(f"waiting for an answer to `{question.prompt.strip()}`", needs_user=True)
@@ -95,7 +96,7 @@ class LoginQuestions:
             finally:
                 self._asked_seconds, self._asked_since = self.asked_seconds, None
 
-    async def _ask_all(self, question: Question) -> str | None:
+    async def _ask_all(self, question: LoginQuestion) -> str | None:
         tried: list[Ask] = []
         # Somebody may begin to wait meanwhile.
         while (ask := next((one for one in [*self._waiting, *self._others] if one not in tried), None)) is not None:
@@ -109,7 +110,7 @@ class LoginQuestions:
 class _OpenQuestion:
     """A question that somebody is being asked."""
 
-    question: Question
+    question: LoginQuestion
     answer: asyncio.Task[str | None]
 
 
@@ -130,7 +131,7 @@ class LoginAsking:
         """Whether a question waits for its answer."""
         return self._asked is not None and not self._asked.answer.done()
 
-    async def ask(self, question: Question) -> str | None:
+    async def ask(self, question: LoginQuestion) -> str | None:
         """Return the answer; None where nobody could be asked, or nobody wanted to answer.
 
         A question that is open still is not asked again.

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from kernelbridge.hosts.transport.login.questions import Question
+from kernelbridge.hosts.transport.login.questions import LoginQuestion
 from kernelbridge.hosts.transport.openssh.process import ask
 
 _LOG = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ class Askpass:
             return shutil.which(named)
         return next((path for path in USUAL_PATHS if Path(path).is_file()), None)
 
-    async def ask(self, question: Question) -> str | None:
+    async def ask(self, question: LoginQuestion) -> str | None:
         """Return what the person has typed; None where there is no program, or it was closed."""
         program = self.program
         if program is None:

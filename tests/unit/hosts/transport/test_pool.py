@@ -12,7 +12,7 @@ from kernelbridge.config.schema import Host
 from kernelbridge.errors import KernelBridgeError
 from kernelbridge.hosts.transport import pool
 from kernelbridge.hosts.transport.facts import HostFacts, SocketFacts
-from kernelbridge.hosts.transport.login.questions import Question, current_asking
+from kernelbridge.hosts.transport.login.questions import LoginQuestion, current_asking
 from kernelbridge.hosts.transport.login.stage import report
 from kernelbridge.hosts.transport.sftp import Sftp
 from kernelbridge.hosts.transport.stream import AnyLink, Completed, Receiver, Stream
@@ -142,14 +142,14 @@ async def test_a_refused_login_is_not_tried_again_until_a_person_wants_it(needs_
 
 async def test_a_login_asks_those_who_wait_and_the_time_for_that_is_counted() -> None:
     async def opener(host: Host) -> FakeLink:
-        assert await current_asking().ask(Question(prompt="Code: ")) == "sesame"
+        assert await current_asking().ask(LoginQuestion(prompt="Code: ")) == "sesame"
         return FakeLink()
 
-    async def ask(question: Question) -> str | None:
+    async def ask(question: LoginQuestion) -> str | None:
         await asyncio.sleep(0.02)
         return "sesame"
 
-    async def nobody(question: Question) -> str | None:
+    async def nobody(question: LoginQuestion) -> str | None:
         raise AssertionError
 
     async with pool.Pool(opener=opener, askers=[nobody]) as links:

@@ -11,7 +11,7 @@ import asyncssh
 import pytest
 
 from kernelbridge.hosts.transport.login.client import LoginClient
-from kernelbridge.hosts.transport.login.questions import LoginQuestions, Question
+from kernelbridge.hosts.transport.login.questions import LoginQuestion, LoginQuestions
 from kernelbridge.hosts.transport.openssh.identities import Identities, Identity
 from tests.unit.hosts.transport.test_dial import hop
 
@@ -74,7 +74,7 @@ class Visit:
     def __init__(self, home: Path, *lines: str) -> None:
         self.hop = hop(home, *lines)
         self.identities = Identities()
-        self.asked: list[Question] = []
+        self.asked: list[LoginQuestion] = []
         self.pauses = 0
         self.client: LoginClient
 
@@ -82,7 +82,7 @@ class Visit:
         """Log in. Raises asyncssh.Error."""
         left = list(answers)
 
-        async def ask(question: Question) -> str | None:
+        async def ask(question: LoginQuestion) -> str | None:
             assert self._is_paused
             self.asked.append(question)
             return left.pop(0)
@@ -145,9 +145,9 @@ async def test_what_a_host_asks_is_asked_in_its_words_and_shown_as_it_says(visit
     asks = server(challenges=[CODE, ("", [("User? ", True), ("PIN: ", False)], ["ada", "2"])])
     await visit.enter(asks, "1", "ada", "2")
     assert visit.asked == [
-        Question(prompt=f"{ADA}Code: ", notes=(f"{NAME}: Welcome",)),
-        Question(prompt=f"{ADA}User? ", echo=True),
-        Question(prompt=f"{ADA}PIN: "),
+        LoginQuestion(prompt=f"{ADA}Code: ", notes=(f"{NAME}: Welcome",)),
+        LoginQuestion(prompt=f"{ADA}User? ", echo=True),
+        LoginQuestion(prompt=f"{ADA}PIN: "),
     ]
 
 
@@ -174,8 +174,8 @@ async def test_where_nobody_answers_nothing_else_is_asked_and_the_refusal_says_s
 async def test_a_password_is_asked_for_as_ssh_does(visit: Visit) -> None:
     await visit.enter(server(password="sesame"), "wrong", "sesame")
     assert visit.asked == [
-        Question(prompt="ada@lab's password: "),
-        Question(prompt="ada@lab's password: ", notes=(f"{NAME}: Permission denied, please try again.",)),
+        LoginQuestion(prompt="ada@lab's password: "),
+        LoginQuestion(prompt="ada@lab's password: ", notes=(f"{NAME}: Permission denied, please try again.",)),
     ]
 
 
@@ -236,8 +236,8 @@ async def test_a_passphrase_is_asked_for_only_once_the_host_has_taken_the_public
     await visit.enter(server(takes_key=True), "wrong", "sesame")
     prompt = "Enter passphrase for key '~/.ssh/good': "
     assert visit.asked == [
-        Question(prompt=prompt),
-        Question(prompt=prompt, notes=("Wrong passphrase, please try again.",)),
+        LoginQuestion(prompt=prompt),
+        LoginQuestion(prompt=prompt, notes=("Wrong passphrase, please try again.",)),
     ]
     assert visit.client.accepted == "~/.ssh/good"
 

@@ -4,35 +4,35 @@ from __future__ import annotations
 
 import asyncio
 
-from kernelbridge.hosts.transport.login.questions import LoginAsking, LoginQuestions, Question, current_asking
+from kernelbridge.hosts.transport.login.questions import LoginAsking, LoginQuestion, LoginQuestions, current_asking
 
-CODE = Question(prompt="(ada@lab) Code: ")
-OTHER = Question(prompt="(ada@lab) Other: ")
+CODE = LoginQuestion(prompt="(ada@lab) Code: ")
+OTHER = LoginQuestion(prompt="(ada@lab) Other: ")
 
 
 class Person:
     """Somebody who can be asked: answers when the test says so."""
 
     def __init__(self, answer: str | None = None) -> None:
-        self.asked: list[Question] = []
+        self.asked: list[LoginQuestion] = []
         self.given: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
         if answer is not None:
             self.given.set_result(answer)
 
-    async def ask(self, question: Question) -> str | None:
+    async def ask(self, question: LoginQuestion) -> str | None:
         self.asked.append(question)
         return await asyncio.shield(self.given)
 
 
 def test_each_line_of_a_hosts_words_names_the_host_and_none_moves_the_cursor() -> None:
     words = "Duo login\r\n\r\n 1. Push\n\x1b[2Jroot@other: give it\nPasscode: "
-    assert Question.of_host("ada@lab", words, notes=["Welcome"], echo=True) == Question(
+    assert LoginQuestion.of_host("ada@lab", words, notes=["Welcome"], echo=True) == LoginQuestion(
         prompt="(ada@lab) Passcode: ",
         notes=("ada@lab: Welcome", "ada@lab: Duo login", "ada@lab:  1. Push", "ada@lab: ?[2Jroot@other: give it"),
         echo=True,
     )
-    assert Question.of_host("ada@lab", "") == Question(prompt="(ada@lab) ")
-    flood = Question.of_host("ada@lab", "\n".join("x" * 10_000 for _ in range(1000)))
+    assert LoginQuestion.of_host("ada@lab", "") == LoginQuestion(prompt="(ada@lab) ")
+    flood = LoginQuestion.of_host("ada@lab", "\n".join("x" * 10_000 for _ in range(1000)))
     assert len(flood.notes) == 40
     assert max(map(len, (flood.prompt, *flood.notes))) < 600
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from kernelbridge.hosts.transport.login.questions import Question
+from kernelbridge.hosts.transport.login.questions import LoginQuestion
 from kernelbridge.hosts.transport.openssh.askpass import Askpass
 
-QUESTION = Question(prompt="(ada@lab) Code: ", notes=("ada@lab: Welcome",))
+QUESTION = LoginQuestion(prompt="(ada@lab) Code: ", notes=("ada@lab: Welcome",))
 
 
 @pytest.fixture

@@ -130,7 +130,7 @@ async def test_a_certificate_comes_first_with_whichever_key_it_is_for(home: Path
     async with agent(tmp_path / "agent", "three") as path:
         found = await collect(home, *lines, *more, environ={"SSH_AUTH_SOCK": path})
     assert [one.name for one in found.found] == ["~/.ssh/three-cert.pub", "~/.ssh/one-cert.pub", "~/.ssh/one"]
-    assert [one.pair.has_cert for one in found.found] == [True, True, False]
+    assert [one.pair is not None and one.pair.has_cert for one in found.found] == [True, True, False]
     assert found.skipped == ["~/.ssh/gone-cert.pub (not there)", "~/.ssh/odd-cert.pub (not a certificate)"]
     alone = await collect(home, *lines)
     assert "~/.ssh/three-cert.pub (its private key is not here)" in alone.skipped
