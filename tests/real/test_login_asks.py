@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import logging
 import os
 import pty
 import select
@@ -86,7 +87,23 @@ def run_asked(client: Client, code: str) -> Cell:
 # -- in the notebook
 
 
-def test_a_cell_asks_for_the_code_and_then_runs(rig: Rig, codes: OneTimeCodes) -> None:
+def places(laptop: Laptop, rig: Rig) -> Iterator[tuple[str, str]]:
+    """All where an answer could be kept: files of this user and of the host, and command lines."""
+    for folder in (laptop.home, rig.lab.path):
+        for path in folder.rglob("*"):
+            with contextlib.suppress(OSError):
+                if path.is_file() and path.stat().st_size < 10_000_000:
+                    yield str(path), path.read_bytes().decode("latin-1")
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            yield f"process {process.pid}", " ".join(process.cmdline())
+
+
+def test_a_cell_asks_for_the_code_and_then_runs_and_the_answer_is_nowhere(
+    rig: Rig, bridge_env: Laptop, codes: OneTimeCodes, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    logging.getLogger("asyncssh").setLevel(logging.DEBUG)
     with kernel() as (_, client):
         time.sleep(1)
         before = rig.sshd.connections
@@ -94,14 +111,21 @@ def test_a_cell_asks_for_the_code_and_then_runs(rig: Rig, codes: OneTimeCodes) -
         assert asked(client) == {"prompt": PROMPT, "password": True, "cell": request}
         client.kernel.input("wrong")
         assert asked(client) == {"prompt": PROMPT, "password": True, "cell": request}
-        client.kernel.input(codes.new())
+        code = codes.new()
+        assert [name for name, text in places(bridge_env, rig) if code in text] == [str(codes.path)]
+        client.kernel.input(code)
         cell = client.finish(request)
         assert cell.text == "hello from 42\n"
         shown = [one["content"]["text"] for one in cell.of("stream")]
         assert "kbtest@lab: Cluster login\n" in "".join(shown)
         assert "kbtest@lab: Permission denied, please try again.\n" in "".join(shown)
         assert rig.sshd.connections == before + 1
-        assert client.run(HELLO).text == "hello from 42\n"
+        history = client.run("%history -g").text
+        assert "hello from" in history
+        assert code not in history
+        assert [name for name, text in places(bridge_env, rig) if code in text] == []
+    assert "[lab] logged in as kbtest" in caplog.text
+    assert code not in caplog.text
 
 
 def test_an_interrupt_ends_the_question_and_the_cell_and_the_next_cell_asks_again(
@@ -153,22 +177,26 @@ def test_after_a_cut_nothing_is_tried_until_a_cell_is_run_which_asks(rig: Rig, c
 def test_two_kernels_that_wait_for_one_login_ask_once(rig: Rig, codes: OneTimeCodes) -> None:
     with kernel() as (_, first), kernel() as (_, second):
         requests = [client.send(HELLO, allow_stdin=True) for client in (first, second)]
-        clients = [client for client in (first, second) if is_asked(client, seconds=5 * SLOW)]
-        assert len(clients) == 1
-        clients[0].kernel.input(codes.new())
+        asking: list[Client] = []
+        limit = time.monotonic() + 30 * SLOW
+        while not asking and time.monotonic() < limit:
+            asking = [client for client in (first, second) if is_asked(client, seconds=0.3)]
+        assert not any(is_asked(client) for client in (first, second))
+        [one] = asking
+        one.kernel.input(codes.new())
         for client, request in zip((first, second), requests, strict=True):
             assert client.finish(request).text == "hello from 42\n"
 
 
 def test_a_host_that_hangs_up_while_a_person_thinks_gets_the_answer_all_the_same(rig: Rig, bridge_env: Laptop) -> None:
     write_specs(bridge_env)
-    with rig.sshd.asking("LoginGraceTime 3") as codes, kernel() as (_, client):
+    with rig.sshd.asking("LoginGraceTime 2") as codes, kernel() as (_, client):
         request = client.send(HELLO, allow_stdin=True)
         asked(client)
-        time.sleep(6)
+        time.sleep(4)
         client.kernel.input(codes.new())
         assert client.finish(request).text == "hello from 42\n"
-        assert not is_asked(client)
+        assert not is_asked(client, seconds=0.1)
 
 
 def test_a_notebook_that_nobody_sits_at_fails_at_once_and_says_what_to_do(codes: OneTimeCodes) -> None:
@@ -276,8 +304,11 @@ class Terminal:
 def test_a_command_asks_in_the_terminal_wherever_its_input_and_output_go(
     rig: Rig, bridge_env: Laptop, codes: OneTimeCodes
 ) -> None:
+    # The time that a person takes is not the login's.
+    bridge_env.write_environment(rig.image, host={"login_seconds": 4})
     terminal = Terminal(bridge_env, "ps", "--json")
     terminal.expect(f"kbtest@lab: Cluster login\r\n{PROMPT}")
+    time.sleep(5)
     terminal.type("wrong\n")
     terminal.expect("Permission denied")
     terminal.expect(PROMPT)
@@ -286,15 +317,6 @@ def test_a_command_asks_in_the_terminal_wherever_its_input_and_output_go(
     exit_code, out, err = terminal.finish()
     assert (exit_code, json.loads(out)["kernels"]) == (0, [])
     assert code not in terminal.shown + out + err
-
-
-def test_the_time_that_a_person_takes_is_not_the_logins(rig: Rig, bridge_env: Laptop, codes: OneTimeCodes) -> None:
-    bridge_env.write_environment(rig.image, host={"login_seconds": 4})
-    terminal = Terminal(bridge_env, "ps", "--json")
-    terminal.expect(PROMPT)
-    time.sleep(6)
-    terminal.type(f"{codes.new()}\n")
-    assert terminal.finish()[0] == 0
 
 
 def test_ctrl_c_at_the_question_ends_the_command_and_the_terminal_echoes_again(
@@ -394,35 +416,3 @@ def test_a_program_that_ssh_askpass_names_is_asked_where_there_is_no_terminal(
     exit_code, _, err = never.finish()
     assert (exit_code, rig.sshd.connections) == (23, before + 1)
     assert "nobody was there to answer" in err
-
-    program, _ = askpass(bridge_env, codes.new())
-    forced: Any = {"SSH_ASKPASS": str(program), "SSH_ASKPASS_REQUIRE": "force"}
-    assert Terminal(bridge_env, "ps", **forced).finish()[0] == 0
-
-
-# -- the answer
-
-
-def places(laptop: Laptop, rig: Rig) -> Iterator[tuple[str, str]]:
-    """All where an answer could be kept: files of this user and of the host, and command lines."""
-    for folder in (laptop.home, rig.lab.path):
-        for path in folder.rglob("*"):
-            with contextlib.suppress(OSError):
-                if path.is_file() and path.name not in ("codes",) and path.stat().st_size < 10_000_000:
-                    yield str(path), path.read_bytes().decode("latin-1")
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error):
-            yield f"process {process.pid}", " ".join(process.cmdline())
-
-
-def test_the_answer_is_in_no_file_log_record_journal_history_or_command_line(
-    rig: Rig, bridge_env: Laptop, codes: OneTimeCodes
-) -> None:
-    code, log = codes.new(), bridge_env.home / "debug.log"
-    with kernel() as (_, client), log.open("w"):
-        assert run_asked(client, code).text == "hello from 42\n"
-        history = client.run("%history -g")
-        assert "hello from" in history.text
-        assert code not in history.text
-        left = [name for name, text in places(bridge_env, rig) if code in text]
-        assert left == []

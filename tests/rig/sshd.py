@@ -257,12 +257,12 @@ class OneTimeCodes:
     """Codes for PAM, each of which lets somebody in once."""
 
     def __init__(self, folder: Path) -> None:
-        self._codes = folder / "codes"
-        self._codes.write_text("")
-        self._codes.chmod(0o600)
+        self.path = folder / "codes"
+        self.path.write_text("")
+        self.path.chmod(0o600)
         self.check = folder / "check-code"
         self.check.write_text(
-            f'#!/bin/sh\nread -r code\ngrep -qx "$code" {self._codes} && sed -i "/^$code$/d" {self._codes}\n'
+            f'#!/bin/sh\nread -r code\ngrep -qx "$code" {self.path} && sed -i "/^$code$/d" {self.path}\n'
         )
         self.check.chmod(0o755)
         self.first_words, self.last_words = folder / "first-words", folder / "last-words"
@@ -272,7 +272,7 @@ class OneTimeCodes:
     def new(self) -> str:
         """A code that nobody has used."""
         code = f"kbcode{secrets.token_hex(8)}"
-        with self._codes.open("a") as file:
+        with self.path.open("a") as file:
             file.write(f"{code}\n")
         return code
 
