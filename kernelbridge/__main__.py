@@ -23,13 +23,15 @@ LOADING_SECONDS = 2.0
 
 def _open_fleet(config: Config, hosts: Sequence[Host]) -> Fleet:
     # Here and not above: only some commands ask a host.
+    from kernelbridge.cli import login_prompt
     from kernelbridge.fleet.logins_ahead import log_in_ahead
 
-    logins = log_in_ahead(hosts)
+    askers = login_prompt.askers(os.environ)
+    logins = log_in_ahead(hosts, askers)
     # After that: it is loaded while the hosts answer.
     from kernelbridge.fleet.fleet import Fleet
 
-    return Fleet(config, logins=logins)
+    return Fleet(config, logins=logins, askers=askers)
 
 
 def main() -> int:

@@ -243,10 +243,16 @@ class LoginAttempt:
     # The names of the keys that were offered, and of those that were not, each with its reason.
     offered: tuple[str, ...] = ()
     skipped: tuple[str, ...] = ()
-    # The key that the host took, and what it wanted or said after that.
+    # The key that the host took, and what it wanted after that.
     accepted: str = ""
     wanted: tuple[str, ...] = ()
+    # What a person has answered, by its prompts; and the prompt that nobody answered.
+    answered: tuple[str, ...] = ()
+    unanswered: str = ""
+    # What the host said after a key was accepted or an answer given.
     said: str = ""
+    # The ssh config says that nobody is to be asked.
+    is_batch: bool = False
     # The host hung up after too many keys.
     is_flooded: bool = False
     # The config has a ControlPath, over which `ssh` may come in.
@@ -260,33 +266,64 @@ class LoginAttempt:
 
 
 class LoginRefused(KernelBridgeError, exit_code=23):
-    """sshd accepts none of our keys for this user, or wants more than a key."""
+    """sshd accepts none of our keys for this user, or what it asked for was not given."""
 
     def __init__(self, *, host: str, user: str, attempt: LoginAttempt | None = None) -> None:
         # The key that the host took all the same, and whether it then wanted a second factor.
         self.accepted_key = attempt.accepted if attempt else ""
-        self.wants_more = bool(attempt and attempt.accepted and attempt.wanted)
+        self.wants_more = bool(attempt and attempt.accepted and (attempt.wanted or attempt.unanswered))
+        # Whether it needs a person who can be asked, and was not there.
+        self.needs_person = bool(attempt and attempt.unanswered)
         sentence = f"{host}: the login as {user} was refused."
         remedy = "Try it with `ssh`; load your key into the ssh agent, or name it as IdentityFile in ~/.ssh/config."
-        if attempt is None:
-            super().__init__(sentence, remedy)
-            return
-        sentence = f"{host}: the login as {user} was refused ({attempt.keys})."
+        if attempt is not None:
+            sentence, remedy = self._explained(host, user, attempt, remedy)
+        super().__init__(sentence, remedy)
+
+    @staticmethod
+    def _explained(host: str, user: str, attempt: LoginAttempt, remedy: str) -> tuple[str, str]:
+        """Return the sentence and the remedy for what was tried."""
+        said = f': "{attempt.said}"' if attempt.said else ""
+        if attempt.unanswered:
+            shared = " An open connection of `ssh` (ControlPath) cannot be used." if attempt.has_control_path else ""
+            return (
+                f"{host}: the login as {user} asks a person `{attempt.unanswered}`, and nobody was there to answer.",
+                "Run a cell, or a command in a terminal, and answer there. Where nobody sits, use a key from the ssh "
+                f"agent that is enough by itself, or name a program in SSH_ASKPASS.{shared}",
+            )
+        if attempt.answered:
+            asked = ", ".join(f"`{prompt}`" for prompt in dict.fromkeys(attempt.answered))
+            if said:
+                return (
+                    f"{host}: the login as {user} was refused after an answer to {asked}, and the host said{said}.",
+                    "Do what it says, in a terminal with `ssh`, or ask the host's owner about the account.",
+                )
+            return (
+                f"{host}: the login as {user} was refused: the host did not accept the answer to {asked}.",
+                "Try again in a moment with the right one; hosts lock those out who fail often.",
+            )
         if attempt.accepted and attempt.wanted:
             wanted = " or ".join(attempt.wanted)
-            sentence = f"{host}: the key {attempt.accepted} was accepted for {user}, but the host wants {wanted} too."
-            remedy = "kernelbridge logs in with keys alone: ask the host's owner for `AuthenticationMethods publickey`."
+            remedy = "Ask the host's owner which logins it takes."
+            if attempt.is_batch:
+                remedy = "Nobody is asked for it, because the ssh config has `BatchMode yes` for this host."
             if attempt.has_control_path:
-                remedy += " It cannot share an open connection of `ssh` (ControlPath)."
-        elif attempt.accepted and attempt.said:
-            sentence = (
-                f'{host}: the key {attempt.accepted} was accepted for {user}, then the host refused: "{attempt.said}".'
+                remedy += " kernelbridge cannot share an open connection of `ssh` (ControlPath)."
+            return (
+                f"{host}: the key {attempt.accepted} was accepted for {user}, but the host wants {wanted} too{said}.",
+                remedy,
             )
-            remedy = "Ask the host's owner about the account."
-        elif attempt.is_flooded:
-            sentence = f"{host}: the login as {user} was refused after too many keys ({attempt.keys})."
-            remedy = "Set the right IdentityFile and `IdentitiesOnly yes` for this host in ~/.ssh/config."
-        super().__init__(sentence, remedy)
+        if attempt.accepted and attempt.said:
+            return (
+                f"{host}: the key {attempt.accepted} was accepted for {user}, then the host refused{said}.",
+                "Ask the host's owner about the account.",
+            )
+        if attempt.is_flooded:
+            return (
+                f"{host}: the login as {user} was refused after too many keys ({attempt.keys}).",
+                "Set the right IdentityFile and `IdentitiesOnly yes` for this host in ~/.ssh/config.",
+            )
+        return f"{host}: the login as {user} was refused ({attempt.keys}).", remedy
 
 
 class HostKeyUnknown(KernelBridgeError, exit_code=24):

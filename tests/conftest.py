@@ -29,6 +29,7 @@ LONGEST = (
     "test_services",
     "test_secrets",
     "test_lab_browser",
+    "test_login_asks",
     "test_journal",
     "test_security",
     "test_cuts_stopped",

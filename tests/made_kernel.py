@@ -29,12 +29,15 @@ class MadeKernel:
         self._events: list[Message | ShutdownIntent | str] = []
         # What was told of cells.
         self.cells: list[CellAsked] = []
+        # One for each user's cell that came while there was no kernel for it.
+        self.waiting: list[bool] = []
         self.owner = ProxyOwner(
             mailbox=self._mailbox,
             requested=self._requested,
             shutdown_requested=self._events.append,
             widgets_learned=self._events.append,
             cell_asked=self.cells.append,
+            cell_waits=lambda: self.waiting.append(True),
         )
 
     def close(self) -> None:

@@ -28,7 +28,7 @@ def request(
 
 
 def execute(code: str = "1", **facts: Any) -> Request:
-    options = {name: facts.pop(name) for name in ("silent", "store_history") if name in facts}
+    options = {name: facts.pop(name) for name in ("silent", "store_history", "allow_stdin") if name in facts}
     return request("execute_request", {"code": code, "silent": False, **options}, **facts)
 
 

@@ -83,6 +83,11 @@ class Request:
         return self._object(5)
 
     @property
+    def parent_header(self) -> dict[str, Any]:
+        """The parent header, like the content."""
+        return self._object(3)
+
+    @property
     def metadata(self) -> dict[str, Any]:
         """The metadata, like the content."""
         return self._object(4)
@@ -108,6 +113,8 @@ class Outgoing:
     kind: str
     content: Mapping[str, Any]
     parent: Request | None
+    # Where its answer is to be known by it; else each message gets a new one.
+    id: str = ""
 
 
 def parse(channel: int, parts: Sequence[bytes], signer: Signer) -> Request:
@@ -204,7 +211,7 @@ def build(message: Outgoing, session: str) -> list[Buffer]:
     Beside a foreign session id JupyterLab and VS Code drop status, comm and debug events (architecture.md, waiting).
     """
     header = {
-        "msg_id": uuid.uuid4().hex,
+        "msg_id": message.id or uuid.uuid4().hex,
         "session": session,
         "username": "kernel",
         "date": datetime.now(UTC).isoformat().replace("+00:00", "Z"),

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple, TypeVarTuple
 import zmq
 
 from kernelbridge.channels import interrupts, messages
+from kernelbridge.channels.cell_questions import CellQuestion, CellQuestions
 from kernelbridge.channels.debug_paths import DebugPaths
 from kernelbridge.channels.endpoints import Endpoints
 from kernelbridge.channels.interrupts import Interrupts
@@ -76,6 +77,8 @@ class ProxyOwner:
     widgets_learned: Callable[[str], None]
     # A client runs a cell, its own or a user's, and says of which notebook (a path, or empty).
     cell_asked: Callable[[CellAsked], None]
+    # A user's cell waits for the kernel, or for the link to it.
+    cell_waits: Callable[[], None] = lambda: None
     # Whether the clients drop what answers none of their own requests: VS Code does, whose own kernels these are.
     only_own: bool = False
     # How files here are called over there; None where they are called the same, or are not there.
@@ -122,8 +125,8 @@ class KernelProxy:
         self._interrupts = Interrupts()
         # Requests answered here: the kernel's own messages for them are dropped.
         self._early = EarlyAnswers()
-        # The clients' cells, and the one that shows output of before, where clients cannot themselves.
-        self._cells = UserCells()
+        # The clients' cells, what one asks for a login, and the one that shows output of before, if clients cannot.
+        self._cells, self._questions = UserCells(), CellQuestions()
         self._left = LeftOutputCell() if owner.only_own else None
         # Whether it was logged that the kernel says what cannot be passed on.
         self._has_bad_messages = False
@@ -228,6 +231,18 @@ class KernelProxy:
         """Say in the cell that runs why nothing happens, once; without a text it is over, and may be said again."""
         self._post(self._explain_wait, text)
 
+    def ask(self, question: CellQuestion) -> None:
+        """Ask the user in a cell that waits; `question.answered` is called on the ZMQ thread, at once if none can."""
+        self._post(self._ask, question)
+
+    def cancel_question(self) -> None:
+        """Ask no more what a cell asks."""
+        self._post(self._cancel_question)
+
+    def can_ask(self) -> Future[bool | None]:
+        """Return whether a user's cell that waits can ask; None where no cell waits, and one is needed."""
+        return self._poller.call(self._can_ask, of=self)
+
     def interrupt(self) -> None:
         """Interrupt the cell that runs, or those that wait for the kernel."""
         self._post(self._interrupt_own)
@@ -270,7 +285,8 @@ class KernelProxy:
     def _patience_ms(self) -> int:
         """Return how long the poll may sleep for this kernel: until the next thing is due by time, and no less."""
         longest_ms = _PROGRESS_MS if self._mode is Mode.WAITING else IDLE_MS
-        due = [at for at in (self._output.due_at, self._sockets.retry_at, self._interrupts.due_at) if at is not None]
+        times = (self._output.due_at, self._sockets.retry_at, self._interrupts.due_at, self._questions.due_at)
+        due = [at for at in times if at is not None]
         return max(0, min(longest_ms, math.ceil((min(due) - time.monotonic()) * 1000))) if due else longest_ms
 
     def _tick(self) -> None:
@@ -278,6 +294,7 @@ class KernelProxy:
         if self._mode is Mode.WAITING:
             self._send_own(self._waiting.show(time.monotonic() - self._waiting_since))
         self._send_own(self._interrupts.late(time.monotonic()))
+        self._send_own(self._questions.due(time.monotonic()))
         self._output.offer()
         self._sockets.retry_pending()
         for parent, (count, size_bytes) in self._sockets.take_lost().items():
@@ -326,14 +343,13 @@ class KernelProxy:
 
     def _receive(self, request: Request) -> list[Packed]:
         """Answer a request here, keep it, or return it packed for the kernel."""
+        if self._is_answer(request):
+            return []
         if request.kind == "execute_request" and self._cells.note(request):
             self._owner.mailbox.post(self._owner.cell_asked, self._cells.asked)
         match self._mode:
             case Mode.WAITING:
-                answers, intent = self._waiting.receive(request)
-                self._send_own(answers)
-                if intent is not None:
-                    self._shutdown_requested(intent)
+                self._receive_waiting(request)
                 return []
             case Mode.ENDED:
                 self._answer_failed(request)
@@ -353,8 +369,56 @@ class KernelProxy:
             request = self._owner.paths.rewritten(request)
         return [*self._asked_for_left(request), self._pack(request)]
 
+    def _ask(self, question: CellQuestion) -> None:
+        cell = next(filter(self._questions.can_ask, self._waiting_cells()), None)
+        if cell is None or self._questions.cell is not None:
+            question.answered(None)
+            return
+        if self._mode is Mode.WAITING:
+            self._send_own(self._waiting.ask_in(cell, question.notes))
+        elif question.notes:
+            stream = {"name": "stderr", "text": "".join(f"{note}\n" for note in question.notes)}
+            self._send_own([Outgoing(channel=frames.IOPUB, kind="stream", content=stream, parent=cell)])
+        self._questions.ask(question, cell, now=time.monotonic())
+
+    def _waiting_cells(self) -> list[Request]:
+        """Return the users' cells that wait for the kernel, or for the link to it; where there is a link, none does."""
+        if self._mode is Mode.WAITING:
+            return self._waiting.cells
+        return [one for one in self._outstanding.values() if one.is_cell] if self._mode is Mode.LOST else []
+
+    def _can_ask(self) -> bool | None:
+        cells = self._waiting_cells()
+        if not cells and self._mode is Mode.WAITING:
+            self._send_own(self._waiting.need_cell())
+        return any(map(self._questions.can_ask, cells)) if cells else None
+
+    def _cancel_question(self) -> None:
+        self._questions.cancel()
+        self._waiting.asked()
+
+    def _is_answer(self, request: Request) -> bool:
+        """Whether a message answers a question of ours: then it goes no further."""
+        if request.channel != frames.STDIN or not self._questions.takes(request):
+            return False
+        if self._questions.cell is None:
+            self._waiting.asked()
+        return True
+
+    def _receive_waiting(self, request: Request) -> None:
+        """Answer a request while there is no kernel, or keep it."""
+        answers, intent = self._waiting.receive(request)
+        if self._questions.cell not in self._waiting.queue:
+            self._cancel_question()  # The cell is over: interrupted, or no kernel is wanted any more.
+        self._send_own(answers)
+        if request in self._waiting.cells:
+            self._owner.mailbox.post(self._owner.cell_waits)
+        if intent is not None:
+            self._shutdown_requested(intent)
+
     def _interrupt(self, request: Request) -> list[Packed]:
         """Pass an interrupt on, named for the cell that runs; with the link lost it is answered here."""
+        self._cancel_question()
         cell = self._running_cell()
         if cell is None and self._mode is Mode.LOST:
             self._send_own(interrupts.done(request))
@@ -382,6 +446,7 @@ class KernelProxy:
         request = interrupts.own(uuid.uuid4().hex)
         match self._mode:
             case Mode.WAITING:
+                self._cancel_question()
                 self._send_own(self._waiting.interrupt())
             case Mode.OPEN | Mode.LOST:
                 self._early.answered.add(request.id)
@@ -392,6 +457,8 @@ class KernelProxy:
             self._early.expect(request)
             if request.id not in self._early.answered:
                 self._outstanding[request.id] = request
+            if self._mode is Mode.LOST and request.is_cell:
+                self._owner.mailbox.post(self._owner.cell_waits)
         if text := self._cells.take_news(request):
             self._tell_news(request, text)
         packed = frames.pack(frames.Message(request.channel, self._launch, request.parts))
@@ -550,6 +617,11 @@ class KernelProxy:
                 self._send_own(self._interrupts.heard(messages.parent_id(message.parts), message.parts))
             return not self._early or self._early.passes(message.parts)
         parent = messages.parent_id(message.parts)
+        if message.channel == frames.STDIN:
+            # It asks, and has not replied.
+            to = message.parts[: messages.delimiter_index(message.parts)]
+            self._questions.kernel_asks(tuple(map(bytes, to)))
+            return parent not in self._early.answered
         interrupt, answers = self._interrupts.replied(parent, message.parts, now=time.monotonic())
         if interrupt is not None:
             self._send_own(answers)
@@ -588,6 +660,8 @@ class KernelProxy:
             self._send_own(failure_answers(list(self._outstanding.values()), error))
         self._send_own(self._interrupts.end())
         self._outstanding.clear()
+        self._cancel_question()
+        self._questions.forget_kernel()
         self._early.had_busy = ""
         self._failure = self.end_heard_at = None
         if self._mode is not Mode.WAITING:
@@ -599,6 +673,7 @@ class KernelProxy:
     def _enter_open(self, launch: int, info: dict[str, Any], refuse_debug: str) -> None:
         self._launch, self._refuse_debug = launch, refuse_debug
         self._info, self._is_guess = info, False
+        self._cancel_question()
         answers, queue, self._early.had_busy = self._waiting.release()
         self._early.answered = self._waiting.answered
         self._mode = Mode.OPEN
@@ -626,11 +701,13 @@ class KernelProxy:
     def _enter_restored(self) -> None:
         if self._mode is Mode.LOST:
             self._mode = Mode.OPEN
+            self._cancel_question()
             self._explain_wait("")
 
     def _enter_failed(self, error: KernelBridgeError) -> None:
         if self._mode is Mode.ENDED:
             return
+        self._cancel_question()
         waited = self._waiting.unanswered if self._mode is Mode.WAITING else []
         outstanding, self._outstanding = list(self._outstanding.values()), {}
         answers = self._waiting.fail(error) if self._mode is Mode.WAITING else []
@@ -639,6 +716,7 @@ class KernelProxy:
         self._note_end_heard([*waited, *outstanding])
 
     def _close(self) -> None:
+        self._cancel_question()
         self._poller.remove(self._polled)
         self._sockets.close()
         self.endpoints.remove()

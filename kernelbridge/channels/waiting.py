@@ -7,7 +7,7 @@ order (architecture.md, waiting).
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kernelbridge.channels import interrupts, messages, vscode
@@ -93,6 +93,8 @@ class Waiting:
         self._progress = ""
         self._progress_cell: Request | None = None
         self._shown = ""
+        # Whether the cell asks its user something; set by ask_in, cleared by asked.
+        self._is_asking = False
 
     def __repr__(self) -> str:
         return f"<Waiting {len(self.queue)} queued, {self._progress!r}>"
@@ -158,6 +160,11 @@ class Waiting:
         self._info, self._widgets, self._is_guess = without_subshells(info), widgets, False
         return self._answer_held() + self._answer_all_early()
 
+    def need_cell(self) -> list[Outgoing]:
+        """Answer all questions with what is guessed: the start needs a cell, and cells come after those."""
+        self._is_guess = False
+        return self._answer_held()
+
     def _answer_all_early(self) -> list[Outgoing]:
         return [answer for request in self.queue for answer in self._answer_early(request)]
 
@@ -193,7 +200,7 @@ class Waiting:
 
         From then on VS Code's start-up cells are answered without knowing the image, so that such a cell comes.
         """
-        if waited_seconds < QUIET_SECONDS:
+        if waited_seconds < QUIET_SECONDS or self._is_asking:
             return []
         answers: list[Outgoing] = []
         if self._is_quiet:
@@ -221,6 +228,30 @@ class Waiting:
         stream = {"name": "stdout", "text": text}
         answers.append(Outgoing(channel=IOPUB, kind="stream", content=stream, parent=self._progress_cell))
         return answers
+
+    @property
+    def cells(self) -> list[Request]:
+        """The cells that wait whose output a user sees."""
+        return [request for request in self.queue if self._shows_output(request)]
+
+    def ask_in(self, cell: Request, notes: Sequence[str]) -> list[Outgoing]:
+        """Print in a cell what its user is told with a question; progress is shown again once it is `asked`."""
+        answers: list[Outgoing] = []
+        if self._progress_cell is not cell:
+            answers += [*self._clear_progress(), messages.status("busy", cell)]
+            self._progress_cell = cell
+        elif self._shown:
+            answers.append(Outgoing(channel=IOPUB, kind="clear_output", content={"wait": True}, parent=cell))
+        self._is_asking = True
+        self._shown = "".join(f"{note}\n" for note in notes)
+        if self._shown:
+            stream = {"name": "stdout", "text": self._shown}
+            answers.append(Outgoing(channel=IOPUB, kind="stream", content=stream, parent=cell))
+        return answers
+
+    def asked(self) -> None:
+        """Note that the question is answered, or put aside."""
+        self._is_asking = False
 
     def _shows_output(self, request: Request) -> bool:
         """Whether a user sees the output of a request: a cell, but none of VS Code's own."""

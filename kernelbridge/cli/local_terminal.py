@@ -16,6 +16,7 @@ from concurrent.futures import Future
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Protocol
 
+from kernelbridge.cli import login_prompt
 from kernelbridge.cli.context import LOOK_SECONDS
 from kernelbridge.cli.output import is_reader_gone
 from kernelbridge.errors import KernelBridgeError
@@ -114,6 +115,14 @@ async def _called(function: Callable[[], None]) -> None:
 def is_terminal() -> bool:
     """Whether somebody sits here: stdin and stdout are a terminal."""
     return sys.stdin is not None and sys.stdin.isatty() and sys.stdout is not None and sys.stdout.isatty()
+
+
+def _has_keys() -> bool:
+    """Whether stdin is a terminal, whose keys are the command's then."""
+    # It may be closed.
+    with contextlib.suppress(ValueError):
+        return sys.stdin is not None and sys.stdin.isatty()
+    return False
 
 
 def window() -> WindowSize:
@@ -270,6 +279,8 @@ def joined(command: JoinedCommand, *, has_window: bool) -> Iterator[None]:
         if has_window:
             stack.enter_context(raw_keys())
             stack.enter_context(_sizes(command))
+        if _has_keys():
+            stack.enter_context(login_prompt.USE.taken())
         stack.enter_context(_signals(command))
         threading.Thread(target=_read_input, args=(command,), name="kernelbridge-input", daemon=True).start()
         yield

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import typer
 
+from kernelbridge.cli import login_prompt
 from kernelbridge.cli.context import CliContext
 from kernelbridge.cli.status_line import News, status_line
 from kernelbridge.config.schema import Config
@@ -49,8 +50,9 @@ def options_of(words: Sequence[str]) -> NotebookOptions:
 
 def run(context: CliContext, loaded: Config, environment: str, words: Sequence[str]) -> None:
     """Run a notebook to its end. Raises KernelBridgeError."""
-    from kernelbridge.jupyter import notebook_run  # loads nbclient
+    from kernelbridge.jupyter import notebook_run, shared_fleets  # loads nbclient
 
+    shared_fleets.ask_by(login_prompt.askers(context.environ))
     loaded.environment(environment)
     options, source = options_of(words), Path(words[0])
     values = [(name, notebook_run.value_of(value)) for name, value in options.parameters]

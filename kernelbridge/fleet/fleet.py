@@ -23,7 +23,7 @@ from kernelbridge.channels.endpoints import Endpoints
 from kernelbridge.channels.rate_limit import Limits
 from kernelbridge.config.load import display_names
 from kernelbridge.config.schema import LOCAL, Config, Host
-from kernelbridge.errors import KernelBridgeError, KernelNotFound
+from kernelbridge.errors import KernelBridgeError, KernelNotFound, LoginRefused
 from kernelbridge.files.git_checkout import paths_of
 from kernelbridge.files.project import Checkout, Project, find_project
 from kernelbridge.fleet import images, left_kernels, open_files
@@ -42,6 +42,7 @@ from kernelbridge.hosts.relay_query import RelayAddress
 from kernelbridge.hosts.transport import host_keys
 from kernelbridge.hosts.transport.host_keys import HostKey
 from kernelbridge.hosts.transport.lazy import fetch_host_key
+from kernelbridge.hosts.transport.login.questions import Ask
 from kernelbridge.hosts.transport.retry import delays
 from kernelbridge.hosts.transport.stream import AnyLink
 from kernelbridge.kernel.process_mark import own_mark, owner_has_ended, owner_text
@@ -90,10 +91,12 @@ class Fleet:
         folder: Path | None = None,
         limits: Limits | None = None,
         logins: LoginsAhead | None = None,
+        askers: Sequence[Ask] = (),
     ) -> None:
         """`folder` keeps this machine's records; it stands in Jupyter's data folder where none is named.
 
-        `limits` is what Jupyter Server lets through to its pages. `logins` have begun already.
+        `limits` is what Jupyter Server lets through to its pages. `logins` have begun already. `askers` ask a person
+        what a login needs, where no cell waits that could.
         """
         self.records = Records(folder or default_folder())
         # What runs on this machine's own engine by `--host local` is to be found again.
@@ -112,7 +115,7 @@ class Fleet:
         self._poller: ZmqPoller | None = None
         # asyncssh needs a loop that never stands still; blocking clients stop theirs between calls (decisions.md, 1).
         self._loop = logins.loop if logins else LoopThread(LOOP_NAME)
-        self._backends = logins.backends if logins else BackendPool()
+        self._backends = logins.backends if logins else BackendPool(askers=askers)
         self._backends.opened = lambda host: self._spawn(self._tidy(host))
         self._finder = KernelFinder(self.records, self._backends.backend, self._backends.rest)
 
@@ -126,8 +129,25 @@ class Fleet:
         return self._loop.submit(coro)
 
     def run(self, coro: Coroutine[Any, Any, _T], seconds: float | None = None) -> _T:
-        """Run a coroutine of this fleet to its end; not to be called on its loop."""
-        return self._loop.run(coro, seconds)
+        """Run a coroutine of this fleet to its end; not to be called on its loop.
+
+        Raises TimeoutError after so many seconds, beside those in which a person is asked for a login.
+        """
+        if seconds is None:
+            return self._loop.run(coro)
+        running = self.submit(coro)
+        ends_at = time.monotonic() + seconds - self.asked_seconds
+        while (left := ends_at + self.asked_seconds - time.monotonic()) > 0:
+            with contextlib.suppress(TimeoutError):
+                return running.result(left)
+            if running.done():
+                break
+        return running.result(0)
+
+    @property
+    def asked_seconds(self) -> float:
+        """How long people were asked so far for what logins need: no time limit is for that."""
+        return self._backends.asked_seconds
 
     def close(self) -> None:
         """Close links and channels and end the thread. Kernels that were not stopped live on. Safe to call twice."""
@@ -214,6 +234,8 @@ class Fleet:
             backend=self._backends.backend,
             rest=self._backends.rest,
             watch_login=self._backends.watch_login,
+            answer_logins=self._backends.answer_logins,
+            retry_login=self._backends.retry_login,
             observe=self._notify,
         )
 
@@ -228,13 +250,23 @@ class Fleet:
         kernel = await self.bind(request, endpoints)
         try:
             await kernel.check()
+        except LoginRefused as exc:
+            if not exc.needs_person:
+                await self._give_up(kernel, exc)
+                raise
+            # No cell is there yet that could ask: the first one will.
+            kernel.check_and_begin()
         except BaseException as exc:
-            if isinstance(exc, KernelBridgeError):
-                _LOG.warning("[%s k=%s] not started: %s", kernel.host.name, request.kernel_id[:4], exc.logged)
-            await self.stop(kernel)
+            await self._give_up(kernel, exc)
             raise
-        kernel.begin()
+        else:
+            kernel.begin()
         return kernel
+
+    async def _give_up(self, kernel: Kernel, error: BaseException) -> None:
+        if isinstance(error, KernelBridgeError):
+            _LOG.warning("[%s k=%s] not started: %s", kernel.host.name, kernel.request.kernel_id[:4], error.logged)
+        await self.stop(kernel)
 
     async def attach(
         self, request: LaunchRequest, endpoints: Endpoints, *, host: str = "", take: bool = False
@@ -360,7 +392,7 @@ class Fleet:
             return False
         (record,) = found
         try:
-            state = await self._finder.free_state(self.config, record)
+            state = await kernel.asking(lambda: self._finder.free_state(self.config, record))
         except KernelBridgeError as exc:
             # It is gone, or its host is out of reach: a start will tell.
             _LOG.info("[%s k=%s] not taken up: %s", record.host, record.kernel_id[:4], exc)
@@ -521,7 +553,9 @@ class Fleet:
 
     async def host_key(self, host_name: str) -> HostKey:
         """Return the key that a host shows, and what known_hosts says of it. Raises KernelBridgeError."""
-        return await fetch_host_key(self.config.host(host_name))
+        host = self.config.host(host_name)
+        with self._backends.for_login(host):
+            return await fetch_host_key(host)
 
     async def trust(self, host_name: str, key: HostKey) -> str:
         """Write a host's key to known_hosts, and return the line."""

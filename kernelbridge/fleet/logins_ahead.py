@@ -9,6 +9,7 @@ from kernelbridge.config.schema import Host
 from kernelbridge.fleet.loop import LOOP_NAME, LoopThread
 from kernelbridge.hosts.pool import BackendPool
 from kernelbridge.hosts.transport.lazy import load_ssh, loaded
+from kernelbridge.hosts.transport.login.questions import Ask
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,12 +20,12 @@ class LoginsAhead:
     backends: BackendPool
 
 
-def log_in_ahead(hosts: Sequence[Host]) -> LoginsAhead | None:
-    """Begin to log in to all of them that need it; None where none does."""
+def log_in_ahead(hosts: Sequence[Host], askers: Sequence[Ask] = ()) -> LoginsAhead | None:
+    """Begin to log in to all of them that need it, asking a person where that must be; None where none does."""
     far = [host for host in hosts if not host.is_local]
     if not far:
         return None
-    logins = LoginsAhead(loop=LoopThread(LOOP_NAME), backends=BackendPool())
+    logins = LoginsAhead(loop=LoopThread(LOOP_NAME), backends=BackendPool(askers=askers))
     for host in far:
         logins.loop.run(logins.backends.begin(host))
     # What else is loaded now would only keep asyncssh waiting, and with it the hosts.

@@ -6,13 +6,15 @@ docker-py is loaded with the first engine, while the login to its host is under 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
 from kernelbridge.config.schema import Host
 from kernelbridge.hosts.transport.lazy import load_ssh, loaded, open_any
-from kernelbridge.hosts.transport.login_stage import Hearer
+from kernelbridge.hosts.transport.login.questions import Ask
+from kernelbridge.hosts.transport.login.stage import Hearer
 from kernelbridge.hosts.transport.pool import Pool
 from kernelbridge.hosts.transport.stream import AnyLink
 
@@ -25,6 +27,8 @@ OpenEngine = Callable[[AnyLink, Host, "Answered | None"], Awaitable["Engine"]]
 # Opens a link, and calls the second where its host has not told its facts yet: see open_any().
 OpenAny = Callable[[Host, Callable[[AnyLink], None] | None], Awaitable[AnyLink]]
 AskAhead = Callable[[AnyLink, Host], Awaitable["Answered | None"]]
+# How often a limit is looked at while it runs.
+EXTEND_SECONDS = 1.0
 
 
 def load_docker() -> OpenEngine:
@@ -48,15 +52,19 @@ class BackendPool:
         self,
         *,
         opened: Callable[[Host], None] = lambda host: None,
+        askers: Sequence[Ask] = (),
         links: Pool | None = None,
         open_link: OpenAny = open_any,
         load_engine: Callable[[], OpenEngine] = load_docker,
         load_ask_ahead: Callable[[], AskAhead] = load_ask_ahead,
     ) -> None:
-        """`opened` is called with each host whose backend is there, or there again over a new link."""
+        """`opened` is called with each host whose backend is there, or there again over a new link.
+
+        `askers` ask a person what a login needs, where nobody who waits for it can.
+        """
         # Replaced by whoever takes the pool over.
         self.opened = opened
-        self._links = links or Pool(opener=self._log_in)
+        self._links = links or Pool(opener=self._log_in, askers=askers)
         self._open_link = open_link
         self._load_engine = load_engine
         self._load_ask_ahead = load_ask_ahead
@@ -142,6 +150,42 @@ class BackendPool:
     def logins(self) -> dict[str, str]:
         """Return what the logins under way are doing, by host; may be called from any thread."""
         return self._links.logins()
+
+    def answer_logins(self, host: Host, ask: Ask) -> AbstractContextManager[None]:
+        """Ask there what a login to the host needs of a person, while the block runs."""
+        return self._links.questions(host.name).answered_by(ask)
+
+    def for_login(self, host: Host) -> AbstractContextManager[None]:
+        """Have what logs in by itself in the block ask where other logins to the host do."""
+        return self._links.questions(host.name).for_login()
+
+    def retry_login(self, host: Host) -> None:
+        """Try a login again that was refused, as soon as somebody needs the link."""
+        self._links.retry_login(host.name)
+
+    @property
+    def asked_seconds(self) -> float:
+        """How long people were asked so far for what logins need."""
+        return self._links.asked_seconds
+
+    @contextlib.asynccontextmanager
+    async def limited(self, seconds: float) -> AsyncIterator[None]:
+        """Give the block so many seconds, beside those in which a person is asked. Raises TimeoutError."""
+        clock = asyncio.get_running_loop().time
+        ends_at, asked_before = clock() + seconds, self.asked_seconds
+
+        async def extend() -> None:
+            while True:
+                await asyncio.sleep(min(EXTEND_SECONDS, seconds / 4))
+                if not timeout.expired():
+                    timeout.reschedule(ends_at + self.asked_seconds - asked_before)
+
+        async with asyncio.timeout_at(ends_at) as timeout:
+            extending = asyncio.create_task(extend())
+            try:
+                yield
+            finally:
+                extending.cancel()
 
     async def rest(self, seconds: float) -> None:
         """Wait, but not beyond a sleep of this machine."""

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from kernelbridge.channels.rate_limit import Limits
 from kernelbridge.config import load as configs
 from kernelbridge.fleet.fleet import Fleet
 from kernelbridge.hosts.progress import WorkProgress
+from kernelbridge.hosts.transport.login.questions import Ask
+from kernelbridge.hosts.transport.openssh.askpass import Askpass
 from kernelbridge.kernel.request import Observer
 from kernelbridge.kernel.state import KernelState
 
@@ -21,6 +24,8 @@ _LOCK = threading.Lock()
 _FLEETS: dict[Path, Fleet] = {}
 # Told of every kernel of every fleet of this process, those to come too.
 _OBSERVERS: list[Observer] = []
+# Who asks a person what a login needs, where no cell can; empty: the program that SSH_ASKPASS names.
+_ASKERS: list[Ask] = []
 # What Jupyter Server lets through to its pages; empty in other programs.
 _LIMITS: list[Limits] = []
 
@@ -33,11 +38,16 @@ def fleet_of(path: Path) -> Fleet:
         if fleet is None:
             if not _EXIT.is_alive():
                 _EXIT.start()
-            fleet = _FLEETS[path] = Fleet(config)
+            fleet = _FLEETS[path] = Fleet(config, askers=_ASKERS or [Askpass(os.environ).ask])
             fleet.observe(_tell)
         fleet.config = config
         fleet.limits = _LIMITS[0] if _LIMITS else None
         return fleet
+
+
+def ask_by(askers: Sequence[Ask]) -> None:
+    """Have the fleets to come ask so what logins need, where no cell can: a command has a terminal."""
+    _ASKERS[:] = askers
 
 
 def limit(limits: Limits) -> None:

@@ -34,6 +34,7 @@ from kernelbridge.errors import (
 from kernelbridge.fleet import log_files
 from kernelbridge.fleet.fleet import Fleet
 from kernelbridge.fleet.left_kernels import is_restart
+from kernelbridge.hosts.transport.openssh.askpass import Askpass
 from kernelbridge.jupyter import running_kernelspecs
 from kernelbridge.jupyter.running_kernelspecs import KERNEL_VARIABLE
 from kernelbridge.kernel.kernel import Kernel
@@ -116,7 +117,7 @@ def _serve(connection_file: Path, environ: Mapping[str, str], parent: ParentWatc
     path = configs.find_path(environ)
     if not name:
         raise UnknownEnvironment(name=name, path=str(path))
-    fleet = Fleet(configs.load(path))
+    fleet = Fleet(configs.load(path), askers=[Askpass(environ).ask])
     try:
         try:
             held = _begun(fleet, name, given, environ, connection_file)

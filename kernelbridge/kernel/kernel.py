@@ -11,12 +11,13 @@ import contextlib
 import logging
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path, PureWindowsPath
 from typing import Any, TypeVar, assert_never
 
+from kernelbridge.channels.cell_questions import CellQuestion
 from kernelbridge.channels.endpoints import Endpoints
 from kernelbridge.channels.proxy import KernelProxy, ProxyOwner
 from kernelbridge.channels.user_cells import CellAsked
@@ -28,6 +29,7 @@ from kernelbridge.errors import (
     KernelHeld,
     KernelOfOtherVersion,
     KernelTaken,
+    LoginRefused,
     StartCancelled,
     StartTimeout,
 )
@@ -35,7 +37,8 @@ from kernelbridge.hosts.backend import Exited, Missing, Over, Workload
 from kernelbridge.hosts.forwards.port_forwards import PortForwards
 from kernelbridge.hosts.progress import WorkProgress
 from kernelbridge.hosts.relay_query import RelayAddress, ask_status, relay_address
-from kernelbridge.hosts.transport.login_stage import LoginStage
+from kernelbridge.hosts.transport.login.questions import LoginQuestion
+from kernelbridge.hosts.transport.login.stage import LoginStage
 from kernelbridge.hosts.transport.retry import is_transient
 from kernelbridge.hosts.transport.stream import AnyLink
 from kernelbridge.kernel import failures, lifecycle
@@ -98,6 +101,67 @@ class _Cells:
         # What clients have said; and set with that, and by a user's cell that does not say its notebook.
         self.asked = CellAsked()
         self.is_heard = asyncio.Event()
+        # Set when a user's cell comes that has to wait.
+        self.is_waiting = asyncio.Event()
+
+
+class _LoginAnswers:
+    """Asks in the cells of one kernel that wait what logins to its hosts need of a person."""
+
+    def __init__(self, services: KernelServices, channels: KernelProxy, hosts: Sequence[Host]) -> None:
+        self._services = services
+        self._channels = channels
+        self._mailbox = LoopMailbox()
+        self._hosts: set[Host] = set()
+        self._registered = contextlib.ExitStack()
+        # One question at a time.
+        self._turn = asyncio.Lock()
+        self._is_closed = False
+        self.add(*hosts)
+
+    def __repr__(self) -> str:
+        return f"<_LoginAnswers {len(self._hosts)} hosts>"
+
+    def add(self, *hosts: Host) -> None:
+        """Ask for logins to these hosts too, from now on."""
+        for host in set(hosts) - self._hosts:
+            self._hosts.add(host)
+            self._registered.enter_context(self._services.answer_logins(host, self._ask))
+
+    def retry(self) -> None:
+        """Have logins tried again that were refused: somebody wants it."""
+        for host in self._hosts:
+            self._services.retry_login(host)
+
+    async def _ask(self, question: LoginQuestion) -> str | None:
+        """Return what was typed in a cell; None where there is none that can ask, or it was put aside."""
+        async with self._turn:
+            if self._is_closed:
+                return None
+            answer: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
+            asked = CellQuestion(
+                prompt=question.prompt,
+                notes=question.notes,
+                echo=question.echo,
+                answered=lambda text: self._mailbox.post(_settle, answer, text),
+            )
+            self._channels.ask(asked)
+            try:
+                return await answer
+            except asyncio.CancelledError:
+                self._channels.cancel_question()
+                raise
+
+    def close(self) -> None:
+        """Ask nothing more."""
+        self._is_closed = True
+        self._registered.close()
+
+
+def _settle(future: asyncio.Future[str | None], result: str | None) -> None:
+    """Set the result of a future that somebody may wait for no more."""
+    if not future.done():
+        future.set_result(result)
 
 
 class Kernel:
@@ -153,6 +217,7 @@ class Kernel:
         self._parting: asyncio.Task[None] | None = None
         folder, tell = services.records.folder, self.channels.tell_next_cell
         self._workspace = KernelWorkspace(data_folder=folder, link_of=self._link_of, say=self._say, tell=tell)
+        self._answers = _LoginAnswers(services, self.channels, request.hosts)
 
     def _image_known(self, info: dict[str, Any], widgets: str | None) -> None:
         self.channels.set_kernel_info(info, widgets)
@@ -164,6 +229,7 @@ class Kernel:
             shutdown_requested=self.shutdown_requested,
             widgets_learned=self.widgets_learned,
             cell_asked=self.cell_asked,
+            cell_waits=self.cell_waits,
             only_own=self.request.only_own,
             paths=debug_paths(self.request.project),
         )
@@ -218,6 +284,10 @@ class Kernel:
 
     async def check(self) -> None:
         """Fail fast; nothing was started yet. Raises KernelBridgeError."""
+        self._answers.retry()
+        await self._find_hosts()
+
+    async def _find_hosts(self) -> None:
         services = self._services
         preflight = Preflight(
             self.request,
@@ -228,6 +298,30 @@ class Kernel:
             say=lambda host, text: self._say(text, host=host),
         )
         self.placement.set_candidates(await preflight.find_hosts())
+
+    async def asking(self, work: Callable[[], Awaitable[_T]]) -> _T:
+        """Return what some work brings; where a login for it needs a person, once a cell has come that can ask one.
+
+        Raises: as the work. LoginRefused where a cell has come that cannot ask anybody.
+        """
+        while True:
+            try:
+                return await work()
+            except LoginRefused as exc:
+                if not exc.needs_person or not await self._can_ask(exc):
+                    raise
+            self._answers.retry()
+
+    async def _can_ask(self, refusal: LoginRefused) -> bool:
+        """Wait for a user's cell; whether it can ask."""
+        while True:
+            self._cells.is_waiting.clear()
+            can_ask = await asyncio.wrap_future(self.channels.can_ask())
+            if can_ask is not None:
+                return can_ask
+            _LOG.info("%s waits for a cell to ask in: %s", self._log_prefix, refusal.sentence)
+            self._say("the login needs you: run a cell, it asks there")
+            await self._cells.is_waiting.wait()
 
     def retarget(self, request: LaunchRequest) -> None:
         """Stand for another kernel than it was bound for; nothing was started yet.
@@ -267,6 +361,7 @@ class Kernel:
     def come_back(self, host: Host, *, takes: bool) -> None:
         """Join the relay of a kernel that runs already, behind the waiting channels, as soon as that can be."""
         self.placement.host = host
+        self._answers.add(host)
         self._cells.was_used = self._is_only_remembered = True
         self.channels.expect_left_output()
         self._feed(lifecycle.ComeBack(takes=takes))
@@ -274,6 +369,7 @@ class Kernel:
     def begin_claimed(self, host: Host) -> None:
         """Start in the container that was left under our claim; where that fails, start afresh."""
         self.placement.host = host
+        self._answers.add(host)
         self._cells.was_used = True
         self.channels.expect_left_output()
         self._feed(lifecycle.Claim())
@@ -291,6 +387,7 @@ class Kernel:
         KernelOfOtherVersion where that is another's.
         """
         self._renewed = renewed
+        self._answers.retry()
         is_silent = self._client is not None and self._client.is_silent
         self._feed(lifecycle.Relaunch(is_joined=self.is_joined, is_silent=is_silent, is_outdated=is_outdated))
         if self._is_in(Phase.CHECKING) and self._start is not None:
@@ -409,6 +506,7 @@ class Kernel:
             case lifecycle.CloseChannels():
                 self.forwards.close()
                 self._logins.close()
+                self._answers.close()
                 self.channels.close()
                 self._parting = self._spawn(self._workspace.aclose(finishes=True))
             case _:
@@ -446,7 +544,7 @@ class Kernel:
                 self._begin(partial(self._check_again, self.request))
             case lifecycle.JoinClaimed():
                 self._watch_logins()
-                self._begin(self._make_client(claim=self.request.claim).join)
+                self._begin(partial(self.asking, self._make_client(claim=self.request.claim).join))
             case lifecycle.JoinRelay(takes=takes):
                 self._watch_logins()
                 self._make_client(takes=takes).keep_joining()
@@ -659,7 +757,8 @@ class Kernel:
         self.request, self._is_only_remembered, self._has_kept_log = request, False, False
         self.placement.reset(request)
         self._workload = WorkloadHandle(request)
-        await self.check()
+        self._answers.add(*request.hosts)
+        await self.asking(self._find_hosts)
         self._feed(Checked())
 
     def _order_launch(self, number: int) -> None:
@@ -845,6 +944,13 @@ class Kernel:
             self.placement.request = self.request
             self.placement.record_notebook()
         self._cells.is_heard.set()
+
+    def cell_waits(self) -> None:
+        """Take in that a user's cell waits: whoever has run it can be asked, and wants the link."""
+        self._cells.is_waiting.set()
+        if self._client is not None and not self._client.is_joined:
+            self._services.retry_login(self.host)
+            self._client.hurry()
 
     def widgets_learned(self, widgets: str) -> None:
         """Remember the image's ipywidgets version, which VS Code's probe has found."""

@@ -179,8 +179,8 @@ class RelayClient:
         self._timer: asyncio.TimerHandle | None = None
         # How long the clients are given before it is looked again whether they took something.
         self._patience = CONGESTED_SECONDS
-        # Set to try again at once: somebody waits.
-        self._hurry = asyncio.Event()
+        # Set to try again at once, since somebody waits; and whether a try under way came too soon, see hurry().
+        self._hurry, self._is_called = asyncio.Event(), False
         self._task: asyncio.Task[None] | None = None
         # Set by the relay's answer to our goodbye; and by its word that another has it now.
         self._parted = asyncio.Event()
@@ -259,6 +259,11 @@ class RelayClient:
         if self._stream is None:
             self._hurry.set()
         self._flush()
+
+    def hurry(self) -> None:
+        """Try again at once to join, where that is not so: something has changed, also for a try under way."""
+        self._is_called = True
+        self._hurry.set()
 
     def command(self, order: dict[str, Any]) -> None:
         """Send an order to the relay itself."""
@@ -552,6 +557,7 @@ class RelayClient:
         silent_since: float | None = None
         for delay in self._pauses():
             rest_seconds, began_at = delay, clock()
+            self._is_called = False
             try:
                 state = await (await self._address.workload()).state()
                 if isinstance(state, Exited | Missing | Over):
@@ -606,6 +612,8 @@ class RelayClient:
 
     async def _rest(self, seconds: float) -> None:
         """Wait; not beyond a new request, nor beyond a sleep of this machine."""
+        if self._is_called:
+            return
         self._hurry.clear()
         waits = [asyncio.ensure_future(self._address.rest(seconds)), asyncio.ensure_future(self._hurry.wait())]
         try:

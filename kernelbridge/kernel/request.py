@@ -17,7 +17,8 @@ from kernelbridge.hosts import bootstrap
 from kernelbridge.hosts.backend import Backend
 from kernelbridge.hosts.labels import Labels
 from kernelbridge.hosts.progress import WorkProgress
-from kernelbridge.hosts.transport.login_stage import Hearer
+from kernelbridge.hosts.transport.login.questions import Ask
+from kernelbridge.hosts.transport.login.stage import Hearer
 from kernelbridge.kernel.process_mark import ProcessMark
 from kernelbridge.kernel.records import Records
 from kernelbridge.kernel.start.kept_logs import KEPT_LOGS_FOLDER, KeptLogs
@@ -105,6 +106,15 @@ async def deadline(seconds: float, host: str, what: str, remedy: str = "") -> As
 WatchLogin = Callable[[Host, Hearer], contextlib.AbstractContextManager[None]]
 
 
+# Asks somewhere what a login to a host needs of a person, for as long as a block runs.
+AnswerLogins = Callable[[Host, Ask], contextlib.AbstractContextManager[None]]
+
+
+def unasked(host: Host, ask: Ask) -> contextlib.AbstractContextManager[None]:
+    """Ask nowhere: there is no login that needs a person."""
+    return contextlib.nullcontext()
+
+
 def unwatched(host: Host, hearer: Hearer) -> contextlib.AbstractContextManager[None]:
     """Watch nothing: there is no login whose stages could be told."""
     return contextlib.nullcontext()
@@ -133,6 +143,9 @@ class KernelServices:
     rest: Callable[[float], Coroutine[Any, Any, None]]
     # Has somebody called with what a login to a host is doing, for as long as a block runs.
     watch_login: WatchLogin = unwatched
+    # Has a login ask somewhere; and has one be tried again that was refused.
+    answer_logins: AnswerLogins = unasked
+    retry_login: Callable[[Host], None] = lambda host: None
     # Told of every state and of all progress: (kernel id, state, what is done or why it is so).
     observe: Observer
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import subprocess
 import time
@@ -190,6 +191,38 @@ class SshRig:
             yield
 
     @contextmanager
+    def asking(self, *lines: str, account: str = "permit") -> Iterator[OneTimeCodes]:
+        """The server asks for a one-time code after the key, by PAM; `lines` go in front of its configuration.
+
+        `account`: whether PAM lets the account in then, `permit` or `deny` with a word to its user.
+        """
+        codes = OneTimeCodes(self.folder)
+        service = self.folder / "pam-service"
+        echo = f"account required pam_echo.so file={codes.last_words}\n" if account == "deny" else ""
+        service.write_text(
+            f"auth optional pam_echo.so file={codes.first_words}\n"
+            f"auth required pam_exec.so quiet expose_authtok {codes.check}\nauth required pam_permit.so\n"
+            f"{echo}account required pam_{account}.so\nsession required pam_permit.so\n"
+        )
+        service.chmod(0o644)
+        # sshd asks PAM for the service of its own name.
+        self.lab.run(["mount", "--bind", str(service), "/etc/pam.d/sshd"])
+        asks = ["UsePAM yes", "KbdInteractiveAuthentication yes", "LogLevel VERBOSE"]
+        if not any(line.startswith("AuthenticationMethods") for line in lines):
+            asks.append("AuthenticationMethods publickey,keyboard-interactive")
+        try:
+            with self.configured(*lines, *asks):
+                yield codes
+        finally:
+            self.lab.run(["umount", "/etc/pam.d/sshd"])
+
+    @property
+    def connections(self) -> int:
+        """How many connections have come from here, while `asking` has it say so."""
+        text = (self.lab.log_folder / "sshd.log").read_text(errors="replace")
+        return text.count(f"Connection from {self.lab.gateway} ")
+
+    @contextmanager
     def certified(self, authority: Path, *, name: str) -> Iterator[None]:
         """The server shows its key with a certificate for a name, signed with the authority's private key."""
         public = self._host_key.with_suffix(".pub")
@@ -218,6 +251,30 @@ class SshRig:
         """Stop listening and end every connection. Safe to call twice."""
         self.stop()
         self.kill_connections()
+
+
+class OneTimeCodes:
+    """Codes for PAM, each of which lets somebody in once."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "codes"
+        self.path.write_text("")
+        self.path.chmod(0o600)
+        self.check = folder / "check-code"
+        self.check.write_text(
+            f'#!/bin/sh\nread -r code\ngrep -qx "$code" {self.path} && sed -i "/^$code$/d" {self.path}\n'
+        )
+        self.check.chmod(0o755)
+        self.first_words, self.last_words = folder / "first-words", folder / "last-words"
+        self.first_words.write_text("Cluster login\n")
+        self.last_words.write_text("Your account has expired, see the desk\n")
+
+    def new(self) -> str:
+        """A code that nobody has used."""
+        code = f"kbcode{secrets.token_hex(8)}"
+        with self.path.open("a") as file:
+            file.write(f"{code}\n")
+        return code
 
 
 def make_key(path: Path) -> None:

@@ -195,8 +195,39 @@ TABLE: list[tuple[KernelBridgeError, int, str, str]] = [
         ),
         23,
         "lab: the key a was accepted for ada, but the host wants password or hostbased too.",
-        "kernelbridge logs in with keys alone: ask the host's owner for `AuthenticationMethods publickey`. "
-        "It cannot share an open connection of `ssh` (ControlPath).",
+        "Ask the host's owner which logins it takes. "
+        "kernelbridge cannot share an open connection of `ssh` (ControlPath).",
+    ),
+    (
+        LoginRefused(
+            host="lab", user="ada", attempt=LoginAttempt(accepted="a", wanted=("keyboard-interactive",), is_batch=True)
+        ),
+        23,
+        "lab: the key a was accepted for ada, but the host wants keyboard-interactive too.",
+        "Nobody is asked for it, because the ssh config has `BatchMode yes` for this host.",
+    ),
+    (
+        LoginRefused(host="lab", user="ada", attempt=LoginAttempt(unanswered="(ada@lab) Code:", has_control_path=True)),
+        23,
+        "lab: the login as ada asks a person `(ada@lab) Code:`, and nobody was there to answer.",
+        "Run a cell, or a command in a terminal, and answer there. Where nobody sits, use a key from the ssh agent "
+        "that is enough by itself, or name a program in SSH_ASKPASS. An open connection of `ssh` (ControlPath) cannot "
+        "be used.",
+    ),
+    (
+        LoginRefused(host="lab", user="ada", attempt=LoginAttempt(answered=("(ada@lab) Code:",) * 3)),
+        23,
+        "lab: the login as ada was refused: the host did not accept the answer to `(ada@lab) Code:`.",
+        "Try again in a moment with the right one; hosts lock those out who fail often.",
+    ),
+    (
+        LoginRefused(
+            host="lab", user="ada", attempt=LoginAttempt(answered=("(ada@lab) Code:",), said="Your account has expired")
+        ),
+        23,
+        'lab: the login as ada was refused after an answer to `(ada@lab) Code:`, and the host said: "Your account has '
+        'expired".',
+        "Do what it says, in a terminal with `ssh`, or ask the host's owner about the account.",
     ),
     (
         LoginRefused(host="lab", user="ada", attempt=LoginAttempt(accepted="a", said="Your account has expired")),

@@ -176,7 +176,12 @@ def test_a_command_loads_only_what_it_needs(
         *(("kernelbridge.cli.context",) if "config" in rooms(found) else ()),
         *(("kernelbridge.cli.commands.setup.config", "kernelbridge.cli.reference") if words == ["config"] else ()),
         *(
-            ("kernelbridge.cli.commands.kernels", "kernelbridge.cli.filters", "kernelbridge.cli.status_line")
+            (
+                "kernelbridge.cli.commands.kernels",
+                "kernelbridge.cli.filters",
+                "kernelbridge.cli.login_prompt",
+                "kernelbridge.cli.status_line",
+            )
             if words == ["ps"]
             else ()
         ),

@@ -23,7 +23,7 @@ from jupyter_core.paths import jupyter_runtime_dir
 
 from kernelbridge.atomic_files import write_whole
 from kernelbridge.channels import endpoints
-from kernelbridge.cli import completion
+from kernelbridge.cli import completion, login_prompt
 from kernelbridge.cli.commands import kernels, run
 from kernelbridge.cli.context import CliContext, moment, until_told_to_leave
 from kernelbridge.cli.status_line import status_line
@@ -233,7 +233,9 @@ def _run_console(path: Path, *words: str, on_interrupt: Callable[[], None] = lam
     try:
         console = subprocess.Popen([sys.executable, "-m", CONSOLE, "--existing", str(path), *words])  # noqa: S603
         try:
-            console.wait()
+            # What a login needs meanwhile is asked in its cell.
+            with login_prompt.USE.taken():
+                console.wait()
         finally:
             if console.poll() is None:
                 console.terminate()

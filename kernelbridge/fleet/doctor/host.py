@@ -76,7 +76,13 @@ class HostDoctor:
 
     async def examine(self) -> None:
         """Look at all links. Broken ones are told, not raised."""
-        way = WayExaminer(self._host, self._examiner, link=self._backends.link, watch_login=self._backends.watch_login)
+        way = WayExaminer(
+            self._host,
+            self._examiner,
+            link=self._backends.link,
+            watch_login=self._backends.watch_login,
+            limited=self._backends.limited,
+        )
         link, broken = await way.log_in()
         if link is None:
             rest = [name for name in self._behind_login if name is not broken]

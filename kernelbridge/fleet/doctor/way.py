@@ -7,6 +7,7 @@ import contextlib
 import socket
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -25,7 +26,7 @@ from kernelbridge.errors import (
 )
 from kernelbridge.fleet.doctor.finding import Examiner, Finding, LinkName, LinkState
 from kernelbridge.hosts.transport.dial import translated
-from kernelbridge.hosts.transport.login_stage import ASKS_FACTS
+from kernelbridge.hosts.transport.login.stage import ASKS_FACTS
 from kernelbridge.hosts.transport.ssh_config import Hop, plan_way
 from kernelbridge.hosts.transport.stream import AnyLink
 from kernelbridge.kernel.request import WatchLogin
@@ -50,6 +51,10 @@ class _Attempt:
     error: KernelBridgeError | None
     stages: Sequence[str]
     seconds: float
+
+
+# Gives a block so many seconds.
+Limited = Callable[[float], AbstractAsyncContextManager[None]]
 
 
 def broken_link(error: KernelBridgeError, *, last_stage: str, is_direct: bool) -> LinkName:
@@ -80,13 +85,20 @@ class WayExaminer:
     """The links from here to a login on a host."""
 
     def __init__(
-        self, host: Host, examiner: Examiner, *, link: Callable[[Host], Awaitable[AnyLink]], watch_login: WatchLogin
+        self,
+        host: Host,
+        examiner: Examiner,
+        *,
+        link: Callable[[Host], Awaitable[AnyLink]],
+        watch_login: WatchLogin,
+        limited: Limited,
     ) -> None:
-        """`link` logs in."""
+        """`link` logs in; `limited` gives a block so many seconds, beside those in which a person is asked."""
         self._host = host
         self._examiner = examiner
         self._link = link
         self._watch_login = watch_login
+        self._limited = limited
 
     def __repr__(self) -> str:
         return f"<WayExaminer to {self._host.name}>"
@@ -139,7 +151,7 @@ class WayExaminer:
         error: KernelBridgeError | None = None
         try:
             with self._watch_login(self._host, lambda stage: stages.append(stage.text)):
-                async with asyncio.timeout(MOST_LOGIN_SECONDS):
+                async with self._limited(MOST_LOGIN_SECONDS):
                     link = await self._link(self._host)
         except TimeoutError:
             error = StartTimeout(

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import copy
 import errno
 import os
 import re
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,20 +20,20 @@ from kernelbridge.errors import (
     HostRefused,
     HostUnreachable,
     KernelBridgeError,
-    LoginAttempt,
     LoginRefused,
     SshConfigInvalid,
     SshFailed,
 )
 from kernelbridge.hosts.transport.host_keys import HostKey
-from kernelbridge.hosts.transport.login_stage import report, waits_for_user
+from kernelbridge.hosts.transport.login.client import LoginClient
+from kernelbridge.hosts.transport.login.questions import current_asking
+from kernelbridge.hosts.transport.login.stage import report, waits_for_user
 from kernelbridge.hosts.transport.openssh.address import Address
 from kernelbridge.hosts.transport.openssh.head_start import HeadStart
-from kernelbridge.hosts.transport.openssh.identities import Identities, Identity, collect_identities
+from kernelbridge.hosts.transport.openssh.identities import Identities, collect_identities
 from kernelbridge.hosts.transport.openssh.proxy_command import ProxyCommand, start_proxy
 from kernelbridge.hosts.transport.openssh.query import SSH_QUERY_SECONDS
 from kernelbridge.hosts.transport.ssh_config import Hop, plan, plan_way
-from kernelbridge.plain_text import printable
 
 # How it ends where the host has no key of a kind that was asked for, depending on which side finds out first.
 _NO_COMMON_KEY = (asyncssh.KeyExchangeFailed, asyncssh.ConnectionLost, ConnectionResetError)
@@ -49,109 +48,8 @@ LOGIN_SECONDS = 20.0
 _KEY_OPTIONS = ("host", "port", "config", "family", "local_addr", "kex_algs", "server_host_key_algs")
 
 
-class _Guard(asyncssh.SSHClient):
-    """Gives the keys one by one and notes what the host answers; keeps a host key that is not known; never prompts."""
-
-    def __init__(self, hop: Hop, identities: Identities, way: _Way) -> None:
-        self._hop = hop
-        self._identities = identities
-        self._way = way
-        self._rest = list(identities.found)
-        # Called when the host has shown its key and the login begins.
-        self.begun: Callable[[], None] = lambda: None
-        # Set by validate_host_public_key() when the key is refused.
-        self.refused_key: asyncssh.SSHKey | None = None
-        # The names of the keys that went out, the one that the host had us sign with, and what it asked for then.
-        self.offered: list[str] = []
-        self.accepted = ""
-        self.wanted: list[str] = []
-        # What the host said after a key was accepted.
-        self.said = ""
-
-    def connection_made(self, conn: asyncssh.SSHClientConnection) -> None:
-        """Called by asyncssh."""
-        self._way.is_taken = True
-        self._connection = conn
-        report(f"waiting for {self._hop.shown} to answer")
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Called by asyncssh once."""
-        if self._way.proxy is not None:
-            self._way.proxy.hang_up()
-
-    def validate_host_public_key(self, host: str, addr: str, port: int, key: asyncssh.SSHKey) -> bool:
-        """Called by asyncssh only for keys that known_hosts does not have."""
-        self.refused_key = key
-        return False
-
-    def auth_banner_received(self, msg: str, lang: str) -> None:
-        """Called by asyncssh for what the host says before the login is done."""
-        if self.accepted:
-            self.said = printable(msg.strip().replace("\n", " "))
-
-    def public_key_auth_requested(self) -> asyncssh.SSHKeyPair | None:
-        """Called by asyncssh for each key."""
-        self.begun()
-        if not self.offered:
-            report(f"logging in as {self._hop.user}")
-        if not self._rest:
-            return None
-        identity = self._rest.pop(0)
-        self.offered.append(identity.name)
-        return self._watched(identity)
-
-    def _watched(self, identity: Identity) -> asyncssh.SSHKeyPair:
-        """Return the key, noting when it signs: only what the host accepts has to."""
-        pair = copy.copy(identity.pair)
-        # Agents have it; asyncssh looks for it at each key.
-        sign: Callable[[bytes], Awaitable[bytes]] = getattr(
-            pair, "sign_async", lambda data: asyncio.to_thread(pair.sign, data)
-        )
-
-        async def sign_async(data: bytes) -> bytes:
-            try:
-                with waits_for_user(f"waiting for the key {identity.name}: touch it, or confirm that it may be used"):
-                    signature = await sign(data)
-            except ValueError as exc:
-                self._identities.skipped.append(f"{identity.name} (cannot sign: {exc})")
-                raise
-            self.accepted = identity.name
-            return signature
-
-        vars(pair)["sign_async"] = sign_async
-        return pair
-
-    def kbdint_auth_requested(self) -> None:
-        """Called by asyncssh where the host would ask; nobody answers."""
-        self._note_wanted()
-
-    def password_auth_requested(self) -> None:
-        """Called by asyncssh where the host takes a password; nobody types one."""
-        self._note_wanted()
-
-    def _note_wanted(self) -> None:
-        self.begun()
-        if not self.wanted:
-            self.wanted = list(self._connection.get_server_auth_methods())
-
-    def refusal(self, *, is_flooded: bool = False) -> LoginRefused:
-        """Make the error for a login that was refused."""
-        hop = self._hop
-        attempt = LoginAttempt(
-            offered=tuple(self.offered),
-            skipped=tuple(self._identities.skipped),
-            accepted=self.accepted,
-            wanted=tuple(self.wanted),
-            said=self.said,
-            is_flooded=is_flooded,
-            has_control_path=hop.settings.one("controlpath") is not None,
-        )
-        user = f"{hop.user}@{hop.target}" if hop.is_jump else hop.user
-        return LoginRefused(host=hop.host_name, user=user, attempt=attempt)
-
-
 @contextlib.contextmanager
-def translated(hop: Hop, guard: _Guard | None = None) -> Iterator[None]:
+def translated(hop: Hop, guard: LoginClient | None = None) -> Iterator[None]:
     """Turn what goes wrong between here and the end of the login into our errors."""
     try:
         yield
@@ -165,7 +63,7 @@ def translated(hop: Hop, guard: _Guard | None = None) -> Iterator[None]:
         raise _login_error(hop, exc) from exc
 
 
-def _refusal(guard: _Guard, exc: Exception) -> LoginRefused | None:
+def _refusal(guard: LoginClient, exc: Exception) -> LoginRefused | None:
     """Return the error where the host has let nobody in, None where something else happened."""
     match exc:
         case asyncssh.PermissionDenied():
@@ -173,8 +71,8 @@ def _refusal(guard: _Guard, exc: Exception) -> LoginRefused | None:
         case asyncssh.Error() if "authentication failures" in exc.reason:
             # sshd's MaxAuthTries: too many keys before the right one.
             return guard.refusal(is_flooded=True)
-        case asyncssh.Error() if guard.accepted and guard.said:
-            # A key was right, and then the account was not: expired, locked, not now.
+        case asyncssh.Error() if (guard.accepted or guard.answered) and guard.said:
+            # A key or an answer was right, and then the account was not: expired, locked, not now.
             return guard.refusal()
     return None
 
@@ -221,12 +119,41 @@ class Login:
         await _abort([*self.jumps, self.connection])
 
 
-@dataclass(frozen=True, kw_only=True)
 class _Limit:
-    """When a whole login is given up, by the loop's clock; None: somebody else looks at it."""
+    """When a whole login is given up. The time in which a person is asked does not count."""
 
-    seconds: float
-    at: float | None
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self._at = asyncio.get_running_loop().time() + seconds
+        # Those that keep it; each is told of a pause.
+        self._timeouts: list[asyncio.Timeout] = []
+
+    @contextlib.asynccontextmanager
+    async def kept(self) -> AsyncIterator[None]:
+        """Give the block up in time. Raises TimeoutError."""
+        async with asyncio.timeout_at(self._at) as timeout:
+            self._timeouts.append(timeout)
+            try:
+                yield
+            finally:
+                self._timeouts.remove(timeout)
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Let no time pass while the block runs."""
+        clock = asyncio.get_running_loop().time
+        began_at = clock()
+        self._reschedule(None)
+        try:
+            yield
+        finally:
+            self._at += clock() - began_at
+            self._reschedule(self._at)
+
+    def _reschedule(self, at: float | None) -> None:
+        for timeout in self._timeouts:
+            if not timeout.expired():
+                timeout.reschedule(at)
 
 
 def login_seconds(host: Host, hops: Sequence[Hop]) -> float:
@@ -236,15 +163,27 @@ def login_seconds(host: Host, hops: Sequence[Hop]) -> float:
 
 async def _plan(host: Host, early: HeadStart | None = None) -> tuple[list[Hop], _Limit]:
     hops = await plan_way(host, seconds=host.login_seconds or SSH_QUERY_SECONDS, early=early)
-    seconds = login_seconds(host, hops)
-    return hops, _Limit(seconds=seconds, at=asyncio.get_running_loop().time() + seconds)
+    return hops, _Limit(login_seconds(host, hops))
 
 
 async def dial(host: Host, early: HeadStart | None = None) -> Login:
     """Log in at the host, through its jump hosts; `early` may have the connection already.
 
-    Raises: every 2x error but LinkLost and ForwardingForbidden.
+    Where it needs a person, the questions of this context are asked. Raises: every 2x error but LinkLost and
+    ForwardingForbidden.
     """
+    asking = current_asking()
+    while True:
+        try:
+            return await _dial(host, early)
+        except (HostUnreachable, SshFailed):
+            # Hosts wait for an answer for two minutes or so, people may take longer: it is for the next connection.
+            if not asking.is_open or not await asking.wait_answered():
+                raise
+        early = None
+
+
+async def _dial(host: Host, early: HeadStart | None) -> Login:
     hops, limit = await _plan(host, early)
     opened: list[asyncssh.SSHClientConnection] = []
     try:
@@ -261,13 +200,14 @@ async def dial_beyond(name: str, *, via: Login, seconds: float) -> Login:
 
     Where known_hosts does not have the machine nobody knocks there. Raises: as dial().
     """
+    limit = _Limit(seconds)
     try:
-        async with asyncio.timeout(seconds):
+        async with limit.kept():
             hop = await plan(name, Address(name=name), login=via.hop.user)
             if not hop.is_known:
                 missing = f"its host key is not known here as {hop.known_hosts.name}"
                 raise SshFailed(host=name, reason=f"{missing}; `ssh -J {via.hop.address} {name}` asks to add it")
-            connection = await _connect(hop, via.connection, _Limit(seconds=seconds, at=None))
+            connection = await _connect(hop, via.connection, limit)
     except TimeoutError as exc:
         reason = f"no login in {seconds:g} s"
         raise HostUnreachable(host=via.hop.host_name, address=name, reason=reason) from exc
@@ -282,7 +222,7 @@ async def fetch_key(host: Host) -> HostKey:
     hops, limit = await _plan(host)
     opened: list[asyncssh.SSHClientConnection] = []
     try:
-        async with asyncio.timeout_at(limit.at):
+        async with limit.kept():
             for hop in hops:
                 key = hop.judge(await _fetch_key(hop, opened[-1] if opened else None))
                 if not key.is_known or hop is hops[-1]:
@@ -336,8 +276,8 @@ async def _log_in_at(
             _limited(hop, limit) as begun,
             _identities_of(hop) as identities,
         ):
-            guard = _Guard(hop, identities, way)
-            guard.begun = begun
+            guard = LoginClient(hop, identities, connected=way.taken, closed=way.hang_up)
+            guard.begun, guard.paused = begun, limit.paused
             connected = None if early is None else await early.take_connection(hop.settings)
             try:
                 with translated(hop, guard):
@@ -366,7 +306,7 @@ async def _limited(hop: Hop, limit: _Limit) -> AsyncIterator[Callable[[], None]]
     shake_seconds = hop.settings.seconds("connecttimeout")
     remedy = ""
     try:
-        async with asyncio.timeout_at(limit.at), asyncio.timeout(shake_seconds) as shake:
+        async with limit.kept(), asyncio.timeout(shake_seconds) as shake:
             yield lambda: shake.reschedule(None)
     except TimeoutError as exc:
         if shake.expired():
@@ -387,8 +327,17 @@ class _Way:
     # As asyncssh's arguments.
     arguments: dict[str, Any]
     proxy: ProxyCommand | None = None
-    # Whether a connection has taken the ProxyCommand's socket over; set by it.
+    # Whether a connection has taken the ProxyCommand's socket over; set by taken().
     is_taken: bool = False
+
+    def taken(self) -> None:
+        """Note that a connection goes this way now."""
+        self.is_taken = True
+
+    def hang_up(self) -> None:
+        """End the ProxyCommand, where there is one."""
+        if self.proxy is not None:
+            self.proxy.hang_up()
 
 
 @contextlib.asynccontextmanager
@@ -451,8 +400,7 @@ async def _fetch_key_of(
         try:
             return await asyncssh.get_server_host_key(**options, **way.arguments)
         finally:
-            if way.proxy is not None:
-                way.proxy.hang_up()
+            way.hang_up()
 
 
 async def _abort(connections: Sequence[asyncssh.SSHClientConnection]) -> None:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 from kernelbridge.config.schema import Host
-from kernelbridge.errors import KernelBridgeError, LinkLost
+from kernelbridge.errors import KernelBridgeError, LinkLost, LoginRefused
 from kernelbridge.hosts.transport.lazy import open_any
-from kernelbridge.hosts.transport.login_stage import Hearer, LoginStages
+from kernelbridge.hosts.transport.login.questions import Ask, LoginQuestions
+from kernelbridge.hosts.transport.login.stage import Hearer, LoginStages
 from kernelbridge.hosts.transport.retry import JUMP_SECONDS, is_resume
 from kernelbridge.hosts.transport.single_flight import SingleFlight
 from kernelbridge.hosts.transport.stream import AnyLink
@@ -20,6 +22,9 @@ from kernelbridge.hosts.transport.stream import AnyLink
 _LOG = logging.getLogger(__name__)
 
 TICK_SECONDS = 1.0
+# A host that has refused a login is asked again so much later, unless a person wants it sooner: hosts count refusals,
+# and lock out who collects them.
+REFUSED_SECONDS = 600.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +58,9 @@ class _PooledLink:
         # The login that all who ask now wait for.
         self.login: SingleFlight[AnyLink] = SingleFlight()
         self.stages = LoginStages()
+        # Why the last login was refused, and until when (monotonic) that is answered without another; see Pool._open().
+        self.refusal: LoginRefused | None = None
+        self.refused_until = 0.0
         # When the link was seen lost; set by Pool._watch_loss().
         self.lost_at: float | None = None
         # Notes the loss of `link`; ended by Pool.aclose().
@@ -65,17 +73,22 @@ class Pool:
     def __init__(
         self,
         *,
+        askers: Sequence[Ask] = (),
         opener: Callable[[Host], Awaitable[AnyLink]] = open_any,
         monotonic: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
         tick_seconds: float = TICK_SECONDS,
     ) -> None:
+        """`askers` ask a person what a login needs, where nobody who waits for it can be asked."""
+        self._askers = tuple(askers)
         self._opener = opener
         self._monotonic = monotonic
         self._wall = wall
         self._tick_seconds = tick_seconds
         # By host name; added by link() and kept.
         self._pooled: dict[str, _PooledLink] = {}
+        # By host name; added by questions() and kept.
+        self._questions: dict[str, LoginQuestions] = {}
         # Those of hosts whose config was changed since; closed with the rest.
         self._retired: list[_PooledLink] = []
         # Watches the clocks; started by the first link().
@@ -104,7 +117,8 @@ class Pool:
     async def link(self, host: Host) -> AnyLink:
         """Return the open link to the host; log in where there is none. All who ask meanwhile share that one login.
 
-        Raises: what open_any() raises, to all of them. No retry here: see delays().
+        Raises: what open_any() raises, to all of them. No retry here: see delays(). LoginRefused also without another
+        try, for a while, or until a person comes where it needs one: see retry_login().
         """
         begun = self._begun.pop(host.name, None)
         if begun is None or (begun.done() and self._pooled_link(host).link is not None):
@@ -119,6 +133,8 @@ class Pool:
         pooled = self._pooled_link(host)
         if pooled.link is not None and pooled.link.is_open:
             return pooled.link
+        if pooled.refusal is not None and self._monotonic() < pooled.refused_until:
+            raise pooled.refusal.with_traceback(None)
         # The login itself is cancelled by drop_all() and aclose().
         return await pooled.login.join(lambda: self._open(pooled), cancelled=lambda: LinkLost(host=host.name))
 
@@ -130,6 +146,20 @@ class Pool:
         """Return what the logins under way are doing, by host; may be called from any thread."""
         under_way = {name: pooled.stages.newest for name, pooled in list(self._pooled.items())}
         return {name: stage.text for name, stage in under_way.items() if stage is not None}
+
+    def questions(self, host_name: str) -> LoginQuestions:
+        """Return what the logins to a host ask, and whom."""
+        return self._questions.setdefault(host_name, LoginQuestions(self._askers))
+
+    @property
+    def asked_seconds(self) -> float:
+        """How long people were asked so far, all logins together."""
+        return sum(questions.asked_seconds for questions in self._questions.values())
+
+    def retry_login(self, host_name: str) -> None:
+        """Try a login again that was refused, once somebody needs the link: a person wants it, or may be asked."""
+        if host_name in self._pooled:
+            self._pooled[host_name].refusal = None
 
     def _pooled_link(self, host: Host) -> _PooledLink:
         pooled = self._pooled.get(host.name)
@@ -143,8 +173,14 @@ class Pool:
         return pooled
 
     async def _open(self, pooled: _PooledLink) -> AnyLink:
-        with pooled.stages.reported():
-            link = await self._opener(pooled.host)
+        pooled.refusal = None
+        try:
+            with pooled.stages.reported(), self.questions(pooled.host.name).for_login():
+                link = await self._opener(pooled.host)
+        except LoginRefused as exc:
+            pooled.refusal = exc
+            pooled.refused_until = math.inf if exc.needs_person else self._monotonic() + REFUSED_SECONDS
+            raise
         pooled.link, pooled.lost_at = link, None
         pooled.watcher = asyncio.create_task(self._watch_loss(pooled, link))
         return link

@@ -35,7 +35,8 @@ from kernelbridge.hosts.transport.facts import (
     parse_facts,
     parse_socket,
 )
-from kernelbridge.hosts.transport.login_stage import ASKS_FACTS, report
+from kernelbridge.hosts.transport.login.questions import current_asking
+from kernelbridge.hosts.transport.login.stage import ASKS_FACTS, report
 from kernelbridge.hosts.transport.openssh.head_start import HeadStart
 from kernelbridge.hosts.transport.sftp import Sftp
 from kernelbridge.hosts.transport.shell import FramedStream
@@ -182,7 +183,9 @@ class Link:
         self._noise = ""
         # What a login shell sets that other shells here do not; None: it was not asked. Set by ask_login_shell().
         self._login_variables: dict[str, str] | None = None
+        # Logs in once more; what that needs of a person is asked where it was for this link.
         self._log_in_again = log_in_again
+        self._questions = current_asking().of_host
         # Whether a command has ever run here; set by look_again().
         self._has_run = False
         # For commands that find no room here; set by _overflow().
@@ -355,7 +358,8 @@ class Link:
         async with self._making_spare:
             if self._spare is None or not self._spare.is_open:
                 await self._close_spare()
-                self._spare = await _log_in(self.name, self._log_in_again, host=self._host)
+                with self._questions.for_login():
+                    self._spare = await _log_in(self.name, self._log_in_again, host=self._host)
                 if not self.is_open:  # It was closed meanwhile, and nobody closes this one.
                     await self._close_spare()
                     raise self.lost()
@@ -486,7 +490,8 @@ class Link:
         Raises: as open_link().
         """
         logging_in = partial(dial_beyond, name, via=self._login, seconds=seconds)
-        link = await _log_in(self.name, logging_in, host=self._host)
+        with self._questions.for_login():
+            link = await _log_in(self.name, logging_in, host=self._host)
         link._login_variables = self._login_variables
         self._beyond = [*(other for other in self._beyond if other.is_open), link]
         return link

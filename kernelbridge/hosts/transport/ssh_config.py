@@ -73,6 +73,11 @@ class Hop:
         return self.settings.port
 
     @property
+    def who(self) -> str:
+        """The login as a question names it, by the name that the user has written."""
+        return f"{self.user}@{self.address.name}"
+
+    @property
     def shown(self) -> str:
         """The address as error messages show it."""
         return f"{self.target}:{self.port}" if ":" not in self.target else f"[{self.target}]:{self.port}"
@@ -155,6 +160,8 @@ class Hop:
             "gss_auth": settings.is_on("gssapiauthentication"),
             "gss_kex": settings.is_on("gssapikeyexchange"),
             "gss_delegate_creds": settings.is_on("gssapidelegatecredentials"),
+            "password_auth": settings.is_on("passwordauthentication", default=True),
+            "kbdint_auth": settings.is_on(_kbdint_keyword(settings), default=True),
             "preferred_auth": preferred.split(",") if preferred else (),
             "compression_algs": list(_COMPRESSIONS) if settings.is_on("compression") else ["none"],
             # A link that is lost has to be noticed soon, whatever the config has against idle connections.
@@ -190,6 +197,12 @@ class Hop:
             kinds = dict.fromkeys([*_SHOWN_FIRST, *get_default_public_key_algs()])
             options["server_host_key_algs"] = [kind.decode("ascii") for kind in kinds]
         return options
+
+
+def _kbdint_keyword(settings: Settings) -> str:
+    """Return the keyword for what is asked by the keyboard; it had another name before OpenSSH 8.7."""
+    old, new = "challengeresponseauthentication", "kbdinteractiveauthentication"
+    return old if old in settings.values and new not in settings.values else new
 
 
 def _supported(keyword: str, written: str, known: Sequence[bytes]) -> list[str] | str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from kernelbridge.config import requirements_file
 from kernelbridge.config.schema import HOST_CACHE, Environment, Host, Mount
-from kernelbridge.errors import CacheFailed, GpusBusy, ImageMissing, KernelBridgeError, SecretMissing
+from kernelbridge.errors import CacheFailed, GpusBusy, ImageMissing, KernelBridgeError, LoginRefused, SecretMissing
 from kernelbridge.hosts import mounts
 from kernelbridge.hosts.docker.responses import ImageFacts
 from kernelbridge.hosts.gpus import driver_check
@@ -92,6 +92,9 @@ class Preflight:
         if later:
             return Candidates(hosts=tuple(host for host, _ in later), image=later[0][1])
         # The config gives each environment a host.
+        for failure in failures:
+            if isinstance(failure, LoginRefused) and failure.needs_person:
+                raise failure
         busy = [one for one in failures if isinstance(one, GpusBusy)]
         raise GpusBusy.on_all(busy) if isinstance(failures[0], GpusBusy) else failures[0]
 

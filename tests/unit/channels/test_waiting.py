@@ -199,3 +199,30 @@ def test_a_failure_is_shown_once_and_the_rest_is_aborted_or_refused() -> None:
 
 def test_the_guess_of_an_unknown_image_is_complete() -> None:
     assert set(DEFAULT_INFO["language_info"]) >= {"name", "version", "mimetype", "file_extension", "pygments_lexer"}
+
+
+def test_a_question_is_told_of_in_its_cell_and_nothing_is_drawn_until_it_is_answered() -> None:
+    wait = Waiting(DEFAULT_INFO)
+    first, second = execute(name="first"), execute(name="second", allow_stdin=True)
+    for one in (first, second, hidden(name="hidden", allow_stdin=True)):
+        wait.receive(one)
+    assert wait.cells == [first, second]
+    wait.progress("logging in")
+    assert told(wait.show(3)) == ["status busy (first)", "stream (first)"]
+    answers = wait.ask_in(second, ["lab: Welcome", "lab: Denied"])
+    assert told(answers) == ["clear_output (first)", "status busy (second)", "stream (second)"]
+    assert answers[-1].content["text"] == "lab: Welcome\nlab: Denied\n"
+    assert wait.show(4) == []
+    wait.asked()
+    assert told(wait.show(5)) == ["clear_output (second)", "stream (second)"]
+    # In the cell that shows progress it takes that away.
+    assert told(wait.ask_in(second, [])) == ["clear_output (second)"]
+    assert wait.release()[2] == "second"
+
+
+def test_where_only_a_cell_helps_no_question_waits_for_the_truth() -> None:
+    wait = Waiting(DEFAULT_INFO, is_guess=True)
+    for name in ("i1", "i2"):
+        wait.receive(request("kernel_info_request", name=name))
+    assert told(wait.need_cell()) == answered("kernel_info_reply", "i2")
+    assert told(wait.receive(request("kernel_info_request", name="i3"))[0]) == answered("kernel_info_reply", "i3")

@@ -23,8 +23,9 @@ CONFIG = '[hosts.here]\nssh = "local"\n[environments.{name}]\nimage = "x"\n'
 class NoFleet:
     """Stands where Fleet stands, and reaches nobody."""
 
-    def __init__(self, config: Any) -> None:
+    def __init__(self, config: Any, *, askers: Any) -> None:
         self.config = config
+        self.askers = askers
         self.limits: Limits | None = None
         self.observers: list[Callable[..., None]] = []
 

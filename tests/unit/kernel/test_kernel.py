@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from kernelbridge.channels import endpoints
+from kernelbridge.channels.cell_questions import CellQuestion
 from kernelbridge.channels.user_cells import CellAsked
 from kernelbridge.channels.waiting import ShutdownIntent
 from kernelbridge.config.schema import Forward, Host
@@ -34,6 +35,8 @@ from kernelbridge.errors import (
     KernelHeld,
     KernelTaken,
     LinkLost,
+    LoginAttempt,
+    LoginRefused,
     StartCancelled,
     StartTimeout,
     UnknownEnvironment,
@@ -42,7 +45,8 @@ from kernelbridge.hosts.backend import Exited, Missing
 from kernelbridge.hosts.forwards.port_forwards import bound
 from kernelbridge.hosts.labels import Labels, short_id
 from kernelbridge.hosts.progress import WorkProgress
-from kernelbridge.hosts.transport.login_stage import Hearer, LoginStage
+from kernelbridge.hosts.transport.login.questions import Ask, LoginQuestion
+from kernelbridge.hosts.transport.login.stage import Hearer, LoginStage
 from kernelbridge.kernel import failures
 from kernelbridge.kernel.kernel import Kernel
 from kernelbridge.kernel.process_mark import ProcessMark
@@ -85,6 +89,9 @@ class FakeProxy:
         self.failures: list[KernelBridgeError] = []
         self.delivered: list[Any] = []
         self.has_handed_on = True
+        self.questions: list[CellQuestion] = []
+        # Whether the cell that waits can ask; None: no cell waits.
+        self.has_person: bool | None = None
         self.acknowledged_lanes = frames.LANES
 
     def set_kernel_info(self, info: dict[str, Any], widgets: str | None) -> None:
@@ -130,6 +137,18 @@ class FakeProxy:
 
     def tell_next_cell(self, text: str) -> None:
         self.log.append(("news", text))
+
+    def ask(self, question: CellQuestion) -> None:
+        self.log.append(("ask", question.prompt))
+        self.questions.append(question)
+
+    def cancel_question(self) -> None:
+        self.log.append("cancel question")
+
+    def can_ask(self) -> Future[bool | None]:
+        known: Future[bool | None] = Future()
+        known.set_result(self.has_person)
+        return known
 
     def expect_left_output(self) -> None:
         self.log.append("expect left output")
@@ -193,6 +212,9 @@ class FakeClient:
     def send(self, packed: list[tuple[int, bytes]]) -> None:
         self.log.append(("send", packed))
 
+    def hurry(self) -> None:
+        self.log.append("hurry")
+
     def drop_waiting(self) -> None:
         self.log.append("drop waiting")
 
@@ -215,6 +237,9 @@ class Scene:
         self.told: list[tuple[str, str | WorkProgress]] = []
         self.records = Records(folder)
         self.request: LaunchRequest = launch_request(**keys)
+        # Who answers what logins need; and the hosts whose logins may be tried again.
+        self.answerers: list[Ask] = []
+        self.retried: list[str] = []
         nothing: Any = None
         services = KernelServices(
             poller=nothing,
@@ -230,6 +255,8 @@ class Scene:
             rest=nothing,
             observe=self._observe,
             watch_login=self._watch_login,
+            answer_logins=self._answer_logins,
+            retry_login=lambda host: self.retried.append(host.name),
         )
         # Who hears what a login is doing.
         self.hearers: list[Hearer] = []
@@ -250,6 +277,12 @@ class Scene:
         self.hearers.append(hearer)
         yield
         self.hearers.remove(hearer)
+
+    @contextmanager
+    def _answer_logins(self, host: Host, ask: Ask) -> Iterator[None]:
+        self.answerers.append(ask)
+        yield
+        self.answerers.remove(ask)
 
     def _observe(self, kernel_id: str, state: str, news: str | WorkProgress) -> None:
         assert isinstance(state, KernelState)
@@ -297,6 +330,84 @@ class Scene:
 @pytest.fixture
 async def scene(clock: MadeClock, tmp_path: Path) -> Scene:
     return Scene(tmp_path, clock)
+
+
+# -- logins that need a person
+
+
+def needing_person() -> LoginRefused:
+    return LoginRefused(host="lab", user="ada", attempt=LoginAttempt(unanswered="(ada@lab) Code:"))
+
+
+async def test_a_start_that_needs_a_person_goes_on_with_the_first_cell_that_can_ask(scene: Scene) -> None:
+    scene.away = needing_person()
+    with pytest.raises(LoginRefused):
+        await scene.kernel.check()
+    scene.retried.clear()
+    scene.kernel.check_and_begin()
+    await scene.settle(600)
+    # Nothing is tried meanwhile.
+    assert scene.retried == []
+    assert scene.told[-1][0] == KernelState.STARTING
+    assert "run a cell" in scene.channels.progress_texts[-1]
+    scene.away, scene.channels.has_person = None, True
+    scene.channels.owner.cell_waits()
+    await scene.settle()
+    assert scene.retried == ["lab"]
+    scene.relay.event_received(ReadyEvent(launch=1, info=INFO))
+    assert scene.kernel.state is KernelState.RUNNING
+
+
+async def test_a_start_that_needs_a_person_fails_with_a_cell_that_cannot_ask(scene: Scene) -> None:
+    scene.away = needing_person()
+    scene.channels.has_person = False
+    scene.kernel.check_and_begin()
+    await scene.settle()
+    assert scene.kernel.failure is scene.away
+
+
+async def test_a_claim_that_needs_a_person_waits_for_a_cell_too(scene: Scene) -> None:
+    scene.joins = [needing_person()]
+    scene.kernel.begin_claimed(LAB)
+    await scene.settle(60)
+    assert len(scene.clients) == 1
+    scene.channels.has_person = True
+    scene.channels.owner.cell_waits()
+    await scene.settle()
+    assert scene.client.is_joined
+
+
+async def test_a_cell_that_waits_for_the_link_has_the_login_tried_at_once(scene: Scene) -> None:
+    await scene.started()
+    scene.channels.owner.cell_waits()
+    assert "hurry" not in scene.client.log
+    scene.client.lose()
+    scene.retried.clear()
+    scene.channels.owner.cell_waits()
+    assert scene.retried == ["lab"]
+    assert scene.client.log[-1] == "hurry"
+
+
+async def test_what_a_login_needs_is_asked_in_a_cell_one_question_at_a_time(scene: Scene) -> None:
+    [ask] = scene.answerers
+    question = LoginQuestion(prompt="Code: ", notes=("lab: Welcome",), echo=True)
+    both = [asyncio.create_task(ask(question)) for _ in range(2)]
+    await scene.settle()
+    [asked] = scene.channels.questions
+    assert (asked.prompt, asked.notes, asked.echo) == ("Code: ", ("lab: Welcome",), True)
+    asked.answered("sesame")
+    await scene.settle()
+    scene.channels.questions[1].answered(None)
+    assert await asyncio.gather(*both) == ["sesame", None]
+    given_up = asyncio.create_task(ask(question))
+    await scene.settle()
+    given_up.cancel()
+    await scene.settle()
+    assert scene.channels.log[-1] == "cancel question"
+    scene.channels.questions[-1].answered("late")
+    await scene.kernel.stop()
+    assert scene.answerers == []
+    assert await ask(question) is None
 
 
 # -- ports of the container on this machine

@@ -541,6 +541,22 @@ async def test_a_refused_login_is_tried_rarely_and_at_once_when_somebody_waits(j
     assert joined.relay.requests == ["is anybody there"]
 
 
+async def test_who_calls_while_a_try_is_under_way_has_another_at_once(joined: Scene) -> None:
+    joined.away = LOGIN_REFUSED
+    joined.relay.line.cut()
+    await asyncio.sleep(1)
+    joined.reached_at.clear()
+    # The listener is called within a try.
+    failed = joined.kinds.count("LoginRefused")
+    joined.client.hurry()
+    await asyncio.sleep(1)
+    assert joined.kinds.count("LoginRefused") == failed + 1
+    joined.away = None
+    joined.client.hurry()
+    await asyncio.sleep(1)
+    assert joined.client.is_joined
+
+
 async def test_a_relay_that_was_taken_over_is_left_and_nothing_is_tried_any_more(joined: Scene) -> None:
     joined.relay.line.say(Busy("taken", who="bob@desk", held_seconds=0.0).frame())
     joined.relay.line.cut()

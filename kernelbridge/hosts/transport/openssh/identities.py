@@ -6,8 +6,9 @@ import asyncio
 import contextlib
 import copy
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import asyncssh
@@ -28,7 +29,10 @@ class Identity:
     """A key that can be offered, and how users know it."""
 
     name: str
-    pair: asyncssh.SSHKeyPair
+    # None: of its file not even the public half can be read without the passphrase.
+    pair: asyncssh.SSHKeyPair | None
+    # Reads the key from its file by the passphrase; None where it needs none. Raises asyncssh.KeyEncryptionError.
+    unlock: Callable[[str], asyncssh.SSHKey] | None = None
 
 
 @dataclass(kw_only=True)
@@ -44,10 +48,20 @@ class _KeyFile:
     """An IdentityFile: what of it could be read."""
 
     name: str
-    public_data: bytes | None = None
+    public: asyncssh.SSHKey | None = None
     pair: asyncssh.SSHKeyPair | None = None
+    # As Identity has it.
+    unlock: Callable[[str], asyncssh.SSHKey] | None = None
     # Why there is no pair.
     reason: str = ""
+
+    @property
+    def public_data(self) -> bytes:
+        """The public half, as agents name it; empty where it is not known."""
+        if self.pair is not None:
+            own: bytes = self.pair.key_public_data
+            return own
+        return b"" if self.public is None else bytes(self.public.public_data)
 
 
 @contextlib.asynccontextmanager
@@ -94,22 +108,24 @@ def _put_in_order(
     by_data = {pair.key_public_data: pair for pair in held if not pair.has_cert}
     named, alone = [], []
     for file in files:
-        if file.public_data is not None and (pair := by_data.get(file.public_data)) is not None:
+        if (pair := by_data.get(file.public_data)) is not None:
             named.append(Identity(name=f"{file.name} (agent)", pair=pair))
         elif file.pair is not None:
             alone.append(Identity(name=file.name, pair=file.pair))
+        elif file.unlock is not None and not settings.is_batch:
+            alone.append(Identity(name=file.name, pair=_half(file.public), unlock=file.unlock))
         elif file.reason:
             made.skipped.append(f"{file.name} ({file.reason})")
-    offered = {one.pair.public_data for one in named}
+    offered = {one.pair.public_data for one in named if one.pair is not None}
     others = [] if settings.is_on("identitiesonly") else [one for one in held if one.public_data not in offered]
     keys = [*named, *(Identity(name=_agents_name(one), pair=one) for one in others), *alone]
     certified = []
     for name, certificate in certificates:
         key = next((one for one in [*keys, *_hidden(held)] if _fits(one.pair, certificate)), None)
-        if key is None:
+        if key is None or key.pair is None:
             made.skipped.append(f"{name} (its private key is not here)")
         else:
-            certified.append(Identity(name=name, pair=_with(key.pair, certificate)))
+            certified.append(Identity(name=name, pair=_with(key.pair, certificate), unlock=key.unlock))
     made.found = [*certified, *keys]
 
 
@@ -118,8 +134,16 @@ def _hidden(held: Sequence[asyncssh.SSHKeyPair]) -> list[Identity]:
     return [Identity(name=_agents_name(pair), pair=pair) for pair in held]
 
 
-def _fits(pair: asyncssh.SSHKeyPair, certificate: asyncssh.SSHCertificate) -> bool:
-    return not pair.has_cert and pair.key_public_data == certificate.key.public_data
+def _half(key: asyncssh.SSHKey | None) -> asyncssh.SSHKeyPair | None:
+    """Return a public half as what a host can be asked with whether it would take the key."""
+    if key is None:
+        return None
+    kinds = key.sig_algorithms
+    return asyncssh.SSHKeyPair(key.algorithm, key.algorithm, kinds, kinds, key.public_data, None)
+
+
+def _fits(pair: asyncssh.SSHKeyPair | None, certificate: asyncssh.SSHCertificate) -> bool:
+    return pair is not None and not pair.has_cert and pair.key_public_data == certificate.key.public_data
 
 
 def _with(pair: asyncssh.SSHKeyPair, certificate: asyncssh.SSHCertificate) -> asyncssh.SSHKeyPair:
@@ -188,7 +212,7 @@ def _read_file(path: Path, name: str) -> _KeyFile:
     try:
         data = _read_bytes(path)
     except OSError as exc:
-        return _KeyFile(name=name, public_data=public, reason=_why(exc) if public is None else _ABSENT)
+        return _KeyFile(name=name, public=public, reason=_why(exc) if public is None else _ABSENT)
     try:
         pair = asyncssh.load_keypairs(asyncssh.import_private_key(data))[0]
     except (asyncssh.KeyImportError, asyncssh.KeyEncryptionError, ValueError, NotImplementedError) as exc:
@@ -196,8 +220,9 @@ def _read_file(path: Path, name: str) -> _KeyFile:
         itself = _public_of(path)
         is_locked = "passphrase" in str(exc).lower()
         reason = _LOCKED if is_locked else _FOREIGN if itself is None else _ABSENT
-        return _KeyFile(name=name, public_data=itself or public, reason=reason)
-    return _KeyFile(name=name, public_data=pair.key_public_data, pair=pair)
+        unlock = partial(asyncssh.import_private_key, data) if is_locked else None
+        return _KeyFile(name=name, public=itself or public, unlock=unlock, reason=reason)
+    return _KeyFile(name=name, pair=pair)
 
 
 def _why(exc: OSError) -> str:
@@ -211,14 +236,12 @@ def _read_bytes(path: Path) -> bytes:
         return file.read(_MOST_BYTES)
 
 
-def _public_of(path: Path) -> bytes | None:
-    """Return the public key in a file, as agents name it; None where there is none."""
+def _public_of(path: Path) -> asyncssh.SSHKey | None:
+    """Return the public key in a file; None where there is none."""
     try:
-        key = asyncssh.import_public_key(_read_bytes(path))
+        return asyncssh.import_public_key(_read_bytes(path))
     except (OSError, ValueError, asyncssh.KeyImportError):
         return None
-    data: bytes = key.public_data
-    return data
 
 
 def _read_certificates(settings: Settings, made: Identities) -> list[tuple[str, asyncssh.SSHCertificate]]:

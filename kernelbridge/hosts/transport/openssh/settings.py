@@ -20,6 +20,7 @@ if sys.platform != "win32":
     import pwd
 
 _YES = ("yes", "true")
+PASSWORD_PROMPTS = 3
 # What `ssh -G` says without any config, once per process.
 _DEFAULTS: dict[str, Sequence[str]] = {}
 
@@ -48,6 +49,17 @@ class Settings:
         """Return a time in seconds; None where there is no limit."""
         found = self.one(keyword)
         return float(found) if found is not None and found.isdecimal() and int(found) > 0 else None
+
+    @property
+    def prompts(self) -> int:
+        """How often a person is asked for the same thing."""
+        found = self.one("numberofpasswordprompts") or ""
+        return int(found) if found.isdecimal() else PASSWORD_PROMPTS
+
+    @property
+    def is_batch(self) -> bool:
+        """Whether nobody is to be asked for anything."""
+        return self.is_on("batchmode")
 
     def changed(self, keyword: str) -> str | None:
         """Return a value that the config has changed; None where it is ssh's own."""

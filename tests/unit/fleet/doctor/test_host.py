@@ -90,6 +90,9 @@ class MadeHost:
     async def link(self, host: Host) -> Any:
         return self
 
+    def limited(self, seconds: float) -> Any:
+        return asyncio.timeout(seconds)
+
     def watch_login(self, host: Host, hearer: object) -> Any:
         raise AssertionError("the way there is made")
 

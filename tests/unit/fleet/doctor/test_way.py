@@ -20,7 +20,7 @@ from kernelbridge.errors import (
 )
 from kernelbridge.fleet.doctor.finding import LinkName
 from kernelbridge.fleet.doctor.way import broken_link
-from kernelbridge.hosts.transport.login_stage import ASKS_FACTS
+from kernelbridge.hosts.transport.login.stage import ASKS_FACTS
 
 KEY: Any = {"host": "lab", "algorithm": "ssh-ed25519", "fingerprint": "SHA256:a"}
 LATE = HostUnreachable(host="lab", address="lab:22", reason="no login in 20 s")

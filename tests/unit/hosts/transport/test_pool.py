@@ -12,7 +12,8 @@ from kernelbridge.config.schema import Host
 from kernelbridge.errors import KernelBridgeError
 from kernelbridge.hosts.transport import pool
 from kernelbridge.hosts.transport.facts import HostFacts, SocketFacts
-from kernelbridge.hosts.transport.login_stage import report
+from kernelbridge.hosts.transport.login.questions import LoginQuestion, current_asking
+from kernelbridge.hosts.transport.login.stage import report
 from kernelbridge.hosts.transport.sftp import Sftp
 from kernelbridge.hosts.transport.stream import AnyLink, Completed, LoginEntry, Receiver, Stream
 from tests.made_clock import StillClock
@@ -80,10 +81,12 @@ class Logins:
     def __init__(self) -> None:
         self.links: list[FakeLink] = []
         self.failure: KernelBridgeError | None = None
+        self.count = 0
         self.may_finish = asyncio.Event()
         self.may_finish.set()
 
     async def __call__(self, host: Host) -> FakeLink:
+        self.count += 1
         await self.may_finish.wait()
         if self.failure is not None:
             raise self.failure
@@ -109,9 +112,56 @@ async def test_all_who_ask_share_one_login() -> None:
         assert repr(links) == "<Pool lab open>"
 
 
+def refused(*, needs_person: bool = False) -> errors.LoginRefused:
+    attempt = errors.LoginAttempt(unanswered="(ada@lab) Code:" if needs_person else "")
+    return errors.LoginRefused(host="lab", user="ada", attempt=attempt)
+
+
+@pytest.mark.parametrize("needs_person", [True, False])
+async def test_a_refused_login_is_not_tried_again_until_a_person_wants_it(needs_person: bool) -> None:
+    logins, clock = Logins(), StillClock()
+    logins.failure = refused(needs_person=needs_person)
+    async with pool.Pool(opener=logins, monotonic=clock) as links:
+        for _ in range(5):
+            with pytest.raises(errors.LoginRefused):
+                await links.link(LAB)
+        assert logins.count == 1
+        links.retry_login("lab")
+        with pytest.raises(errors.LoginRefused):
+            await links.link(LAB)
+        assert logins.count == 2
+        # Unless it needs a person, it may pass by itself.
+        clock.now += pool.REFUSED_SECONDS + 1
+        logins.failure = None
+        if needs_person:
+            with pytest.raises(errors.LoginRefused):
+                await links.link(LAB)
+            links.retry_login("lab")
+        assert (await links.link(LAB)).is_open
+        links.retry_login("unknown")
+
+
+async def test_a_login_asks_those_who_wait_and_the_time_for_that_is_counted() -> None:
+    async def opener(host: Host) -> FakeLink:
+        assert await current_asking().ask(LoginQuestion(prompt="Code: ")) == "sesame"
+        return FakeLink()
+
+    async def ask(question: LoginQuestion) -> str | None:
+        await asyncio.sleep(0.02)
+        return "sesame"
+
+    async def nobody(question: LoginQuestion) -> str | None:
+        raise AssertionError
+
+    async with pool.Pool(opener=opener, askers=[nobody]) as links:
+        with links.questions("lab").answered_by(ask):
+            await links.link(LAB)
+        assert links.asked_seconds > 0
+
+
 async def test_a_failed_login_is_told_to_all_and_tried_anew_by_the_next() -> None:
     logins = Logins()
-    logins.failure = errors.LoginRefused(host="lab", user="ada")
+    logins.failure = errors.HostRefused(host="lab", address="lab:22")
     async with pool.Pool(opener=logins) as links:
         told = await asyncio.gather(*(links.link(LAB) for _ in range(3)), return_exceptions=True)
         assert told == [logins.failure] * 3

@@ -24,13 +24,15 @@ from kernelbridge.errors import (
     ImageMissing,
     JobRefused,
     KernelBridgeError,
+    LoginAttempt,
+    LoginRefused,
     MountMissing,
     SecretMissing,
     StartTimeout,
 )
 from kernelbridge.files.project import Project
 from kernelbridge.hosts import mounts
-from kernelbridge.hosts.transport.login_stage import Hearer, LoginStage
+from kernelbridge.hosts.transport.login.stage import Hearer, LoginStage
 from kernelbridge.hosts.transport.stream import Completed
 from kernelbridge.kernel.start import preflight
 from kernelbridge.kernel.start.preflight import Candidates, Preflight
@@ -112,6 +114,16 @@ async def test_where_none_can_the_first_hosts_failure_is_told(hosts: Hosts) -> N
         await hosts.find(LAB, TWO)
     with pytest.raises(GpuUnavailable):
         await hosts.find(TWO, LAB)
+
+
+async def test_a_person_is_asked_for_before_another_failure_is_told(hosts: Hosts) -> None:
+    needs_person = LoginRefused(host="two", user="ada", attempt=LoginAttempt(unanswered="Code:"))
+    hosts.away |= {"lab": AWAY, "two": needs_person}
+    with pytest.raises(LoginRefused):
+        await hosts.find(LAB, TWO)
+    # Nobody has to come where another host can.
+    hosts.away = {"lab": needs_person}
+    assert (await hosts.find(LAB, TWO)).hosts == (TWO,)
 
 
 async def test_where_all_are_full_who_has_what_on_each_is_told(hosts: Hosts) -> None:

@@ -61,16 +61,22 @@ async def collect(home: Path, *lines: str, environ: dict[str, str] | None = None
 async def test_files_are_offered_in_their_order_and_others_have_a_reason(home: Path) -> None:
     files = ("two", "lab.ppk", "empty", "none", "three.pub", "three", "locked", "one")
     made = await collect(home, *(f"IdentityFile ~/.ssh/{name}" for name in files), f"IdentityFile {home}/.ssh")
-    assert [one.name for one in made.found] == ["~/.ssh/two", "~/.ssh/one"]
+    assert [one.name for one in made.found] == ["~/.ssh/two", "~/.ssh/locked", "~/.ssh/one"]
+    assert [one.unlock is not None for one in made.found] == [False, True, False]
     assert made.skipped == [
         "~/.ssh/lab.ppk (not a key that OpenSSH reads)",
         "~/.ssh/empty (not a key that OpenSSH reads)",
         "~/.ssh/none (not there)",
         "~/.ssh/three.pub (its private half is neither there nor in the agent)",
         "~/.ssh/three (its private half is neither there nor in the agent)",
-        "~/.ssh/locked (it has a passphrase, and the agent does not hold it)",
         "~/.ssh (not a file)",
     ]
+
+
+async def test_a_key_with_a_passphrase_is_passed_over_where_nobody_is_to_be_asked(home: Path) -> None:
+    made = await collect(home, "IdentityFile ~/.ssh/locked", "BatchMode yes")
+    assert made.found == []
+    assert made.skipped == ["~/.ssh/locked (it has a passphrase, and the agent does not hold it)"]
 
 
 async def test_the_agents_keys_come_first_and_those_that_are_named_before_its_others(
@@ -124,7 +130,7 @@ async def test_a_certificate_comes_first_with_whichever_key_it_is_for(home: Path
     async with agent(tmp_path / "agent", "three") as path:
         found = await collect(home, *lines, *more, environ={"SSH_AUTH_SOCK": path})
     assert [one.name for one in found.found] == ["~/.ssh/three-cert.pub", "~/.ssh/one-cert.pub", "~/.ssh/one"]
-    assert [one.pair.has_cert for one in found.found] == [True, True, False]
+    assert [one.pair is not None and one.pair.has_cert for one in found.found] == [True, True, False]
     assert found.skipped == ["~/.ssh/gone-cert.pub (not there)", "~/.ssh/odd-cert.pub (not a certificate)"]
     alone = await collect(home, *lines)
     assert "~/.ssh/three-cert.pub (its private key is not here)" in alone.skipped

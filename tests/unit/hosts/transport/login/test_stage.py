@@ -1,10 +1,10 @@
-"""hosts/transport/login_stage.py: what a login reports reaches those who wait for it, and nobody else."""
+"""hosts/transport/login/stage.py: what a login reports reaches those who wait for it, and nobody else."""
 
 from __future__ import annotations
 
 import asyncio
 
-from kernelbridge.hosts.transport.login_stage import LoginStage, LoginStages, report, waits_for_user
+from kernelbridge.hosts.transport.login.stage import LoginStage, LoginStages, report, waits_for_user
 
 
 def test_what_is_reported_outside_of_a_login_is_heard_by_nobody() -> None:
