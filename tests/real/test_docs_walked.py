@@ -31,7 +31,7 @@ from tests.rig.lab import PREFIX
 from tests.rig.laptop import Laptop
 from tests.rig.whole import Rig
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = pytest.mark.timeout(360)
 
 IMAGE = "pytorch/pytorch:2.8.0-cuda12.8-cudnn9-runtime"
 WALKED: dict[str, Callable[[Walk], None]] = {}
