@@ -286,8 +286,11 @@ class LoginRefused(KernelBridgeError, exit_code=23):
         said = f': "{attempt.said}"' if attempt.said else ""
         if attempt.unanswered:
             shared = " An open connection of `ssh` (ControlPath) cannot be used." if attempt.has_control_path else ""
+            what = f"the login as {user} asks a person"
+            if attempt.accepted:
+                what = f"the key {attempt.accepted} was accepted for {user}, but the host asks a person too:"
             return (
-                f"{host}: the login as {user} asks a person `{attempt.unanswered}`, and nobody was there to answer.",
+                f"{host}: {what} `{attempt.unanswered}`, and nobody was there to answer.",
                 "Run a cell, or a command in a terminal, and answer there. Where nobody sits, use a key from the ssh "
                 f"agent that is enough by itself, or name a program in SSH_ASKPASS.{shared}",
             )

@@ -123,7 +123,7 @@ class FakeFleet:
     trusted: list[tuple[str, HostKey]] = field(default_factory=list)
     is_closed: bool = False
     # The hosts that the last listing was narrowed to; empty for all.
-    asked: tuple[str, ...] = ()
+    asked_hosts: tuple[str, ...] = ()
     # The kernel that `attach` gives: facts for FakeKernel; and what became of it.
     kernel_facts: dict[str, Any] = field(default_factory=dict)
     kernel: FakeKernel | None = None
@@ -173,7 +173,7 @@ class FakeFleet:
         return found
 
     async def list_gpus(self, hosts: Collection[str] = ()) -> GpuListing:
-        self.asked = tuple(hosts)
+        self.asked_hosts = tuple(hosts)
         found, *later = self.listings
         if later:
             self.listings = later
@@ -182,7 +182,7 @@ class FakeFleet:
         return found
 
     async def list_kernels(self, hosts: Collection[str] = ()) -> KernelListing:
-        self.asked = tuple(hosts)
+        self.asked_hosts = tuple(hosts)
         return KernelListing(
             kernels=tuple(row for row in self.rows if not hosts or row.host in hosts), problems=self.problems
         )
@@ -233,13 +233,13 @@ class FakeFleet:
         return found
 
     async def list_images(self, hosts: Collection[str] = ()) -> ImageListing:
-        self.asked = tuple(hosts)
+        self.asked_hosts = tuple(hosts)
         return ImageListing(
             images=tuple(row for row in self.images if not hosts or row.host in hosts), problems=self.problems
         )
 
     async def clean_images(self, *, dry_run: bool, discard: bool, hosts: Collection[str] = ()) -> ImageListing:
-        self.asked = tuple(hosts)
+        self.asked_hosts = tuple(hosts)
         kept = tuple(row for row in self.images if row.kind == "snapshot" and not discard)
         gone = tuple(row for row in self.images if row not in kept)
         if not dry_run:

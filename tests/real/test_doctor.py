@@ -64,7 +64,9 @@ def doctor_here(whole: Laptop, monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
         for name, text in env.items():
             monkeypatch.setenv(name, text)
         capsys.readouterr()
-        code = app.run(["doctor", *words], open_fleet=Fleet, environ=os.environ, version="1.2.3")
+        code = app.run(
+            ["doctor", *words], open_fleet=lambda config, asked: Fleet(config), environ=os.environ, version="1.2.3"
+        )
         printed = capsys.readouterr()
         return Ended(code=code, out=printed.out, err=printed.err)
 

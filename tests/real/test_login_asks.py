@@ -206,7 +206,7 @@ def test_a_notebook_that_nobody_sits_at_fails_at_once_and_says_what_to_do(codes:
         NotebookClient(notebook, kernel_name=NAME, timeout=60).execute()
     assert time.monotonic() - began < 30 * SLOW
     words = " ".join(str(caught.value).split())
-    assert "lab: the login as kbtest asks a person `(kbtest@lab) Password:`, and nobody was there to answer." in words
+    assert "but the host asks a person too: `(kbtest@lab) Password:`, and nobody was there to answer." in words
     assert "use a key from the ssh agent that is enough by itself" in words
 
 

@@ -201,6 +201,7 @@ async def test_a_refusal_names_the_keys_and_why_others_were_not_offered(desk: De
         "IdentityFile DIR/other",
         "CertificateFile DIR/gone-cert.pub",
         "IdentityAgent none",
+        "BatchMode yes",
     )
     assert not desk.ssh_enters()
     exc = await reader.refusal()
@@ -210,6 +211,11 @@ async def test_a_refusal_names_the_keys_and_why_others_were_not_offered(desk: De
         "~/.ssh/gone-cert.pub (not there), ~/.ssh/absent (not there), ~/.ssh/lab.ppk (not a key that OpenSSH reads), "
         "~/.ssh/locked (it has a passphrase, and the agent does not hold it))."
     )
+    desk.configure("IdentityFile DIR/locked", "IdentityAgent none")
+    asked = (
+        "lab: the login as kbtest asks a person `Enter passphrase for key '~/.ssh/locked':`, and nobody was there to"
+    )
+    assert (await reader.refusal()).sentence == f"{asked} answer."
 
 
 async def test_without_any_key_the_refusal_says_so(desk: Desk, reader: Reader) -> None:
@@ -241,7 +247,7 @@ async def test_a_certificate_opens_the_door_with_the_agents_key_and_with_the_fil
 
 
 async def test_a_key_that_is_accepted_is_told_from_one_that_is_refused(desk: Desk, reader: Reader) -> None:
-    desk.configure("IdentityFile DIR/good", "ControlPath DIR/cm-%C")
+    desk.configure("IdentityFile DIR/good", "ControlPath DIR/cm-%C", "BatchMode yes")
     wanted = ("AuthenticationMethods publickey,keyboard-interactive", "UsePAM yes", "KbdInteractiveAuthentication yes")
     with desk.rig.sshd.configured(*wanted):
         exc = await reader.refusal()

@@ -215,6 +215,14 @@ TABLE: list[tuple[KernelBridgeError, int, str, str]] = [
         "be used.",
     ),
     (
+        LoginRefused(host="lab", user="ada", attempt=LoginAttempt(accepted="a", unanswered="(ada@lab) Code:")),
+        23,
+        "lab: the key a was accepted for ada, but the host asks a person too: `(ada@lab) Code:`, and nobody was there to "
+        "answer.",
+        "Run a cell, or a command in a terminal, and answer there. Where nobody sits, use a key from the ssh agent "
+        "that is enough by itself, or name a program in SSH_ASKPASS.",
+    ),
+    (
         LoginRefused(host="lab", user="ada", attempt=LoginAttempt(answered=("(ada@lab) Code:",) * 3)),
         23,
         "lab: the login as ada was refused: the host did not accept the answer to `(ada@lab) Code:`.",

@@ -24,7 +24,7 @@ def shown(call: Call, *words: str) -> list[str]:
 def test_ps_shows_what_is_on_a_host_and_of_an_environment(call: Call, fleet: FakeFleet) -> None:
     fleet.rows = [row(FIRST), row(SECOND, host="two"), row(THIRD, host="two", environment="of-a-colleague")]
     assert shown(call, "--host", "two") == [SECOND, THIRD]
-    assert fleet.asked == ("two",)
+    assert fleet.asked_hosts == ("two",)
     assert shown(call, "--host", "two", "--host", "lab") == [FIRST, SECOND, THIRD]
     assert shown(call, "--env", "pytorch") == [FIRST, SECOND]
     assert shown(call, "--env", "of-a-colleague") == [THIRD]
@@ -61,7 +61,7 @@ def test_clean_removes_what_the_filters_leave(call: Call, fleet: FakeFleet) -> N
     assert call("clean", "--host", "two", "--env", "pytorch").code == 0
     assert [one.kernel_id for one in fleet.rows] == [FIRST]
     assert call("clean", "--images", "--host", "two").code == 0
-    assert fleet.asked == ("two",)
+    assert fleet.asked_hosts == ("two",)
     assert call("clean", "--images", "--env", "pytorch").code == 2
 
 
@@ -77,6 +77,6 @@ def test_images_shows_those_of_a_host_and_of_an_environment(call: Call, fleet: F
 
 def test_gpus_asks_the_hosts_of_an_environment(call: Call, fleet: FakeFleet) -> None:
     assert call("gpus", "--env", "pytorch").code == 0
-    first = fleet.asked
+    first = fleet.asked_hosts
     assert call("gpus", "--host", "two").code == 0
-    assert (first, fleet.asked) == (("lab",), ("two",))
+    assert (first, fleet.asked_hosts) == (("lab",), ("two",))

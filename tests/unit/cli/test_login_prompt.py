@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import pytest
 
+from kernelbridge.cli import status_line
 from kernelbridge.cli.login_prompt import LoginPrompt, TerminalUse, askers
 from kernelbridge.hosts.transport.login.questions import LoginQuestion
 
@@ -97,7 +98,9 @@ async def test_hosts_that_ask_at_once_are_answered_one_by_one(terminal: Made) ->
     assert await asyncio.gather(*both) == ["1", "2"]
 
 
-async def test_what_draws_there_is_away_meanwhile_and_who_has_the_keys_is_not_disturbed(terminal: Made) -> None:
+async def test_what_draws_there_is_away_meanwhile_and_who_has_the_keys_is_not_disturbed(
+    terminal: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
     use, drawn = TerminalUse(), []
 
     @contextlib.contextmanager
@@ -106,13 +109,13 @@ async def test_what_draws_there_is_away_meanwhile_and_who_has_the_keys_is_not_di
         yield
         drawn.append("back")
 
+    monkeypatch.setattr(status_line, "hidden", away)
     prompt = LoginPrompt(use, terminal=terminal.path)
-    with use.beside(away):
-        asking = asyncio.create_task(prompt.ask(CODE))
-        await terminal.shown("Code: ")
-        assert drawn == ["away"]
-        terminal.type("1\n")
-        assert await asking == "1"
+    asking = asyncio.create_task(prompt.ask(CODE))
+    await terminal.shown("Code: ")
+    assert drawn == ["away"]
+    terminal.type("1\n")
+    assert await asking == "1"
     assert drawn == ["away", "back"]
     with use.taken():
         assert await prompt.ask(CODE) is None

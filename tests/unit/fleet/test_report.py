@@ -12,7 +12,7 @@ import pytest
 from kernelbridge.config import load
 from kernelbridge.errors import HostRefused
 from kernelbridge.fleet import log_files, report
-from kernelbridge.fleet.doctor.finding import Finding, LinkState
+from kernelbridge.fleet.doctor.finding import Finding, LinkName, LinkState
 from kernelbridge.fleet.report import BugReport
 
 CONFIG = '[hosts.lab]\nssh = "lab"\n[environments.a]\nimage = "x"\nenv = { EDITOR = "MARKER" }\n'
@@ -21,12 +21,12 @@ MADE = datetime(2031, 5, 6, 7, 8, tzinfo=UTC)
 
 @pytest.fixture
 def whole(tmp_path: Path) -> BugReport:
-    broken = replace(Finding.of_error("login", HostRefused(host="lab", address="lab:22")), host="lab")
+    broken = replace(Finding.of_error(LinkName.LOGIN, HostRefused(host="lab", address="lab:22")), host="lab")
     return BugReport(
         made=MADE,
         versions=[("Python", "3.11.7"), ("kernelbridge", "1.2.3")],
         config=load.parse(CONFIG, tmp_path / "kernelbridge.toml"),
-        findings=[Finding(link="Python", found="3.11.7"), broken],
+        findings=[Finding(link=LinkName.PYTHON, found="3.11.7"), broken],
         errors=["2031-05-06T07:08:09.000Z ERROR a: it failed"],
         logs=[("server-1-2.log", ["2031-05-06T07:08:09.000Z INFO a: one", "two"])],
         failed_starts=["3f2a91c0 at 2031-05-06 07:08 +0000"],
@@ -64,7 +64,7 @@ def test_what_looks_like_a_secret_is_taken_out_of_every_part(whole: BugReport) -
         versions=[("proxy", "http://ada:s3cr3t@proxy:1")],
         config=None,
         config_failure=HostRefused(host=secret, address="x"),
-        findings=[Finding(link="a", state=LinkState.BROKEN, found=secret, remedy=secret)],
+        findings=[Finding(link=LinkName.CONFIG, state=LinkState.BROKEN, found=secret, remedy=secret)],
         errors=[secret],
         logs=[("a.log", [secret])],
         failed_starts=[secret],
