@@ -217,8 +217,8 @@ TABLE: list[tuple[KernelBridgeError, int, str, str]] = [
     (
         LoginRefused(host="lab", user="ada", attempt=LoginAttempt(accepted="a", unanswered="(ada@lab) Code:")),
         23,
-        "lab: the key a was accepted for ada, but the host asks a person too: `(ada@lab) Code:`, and nobody was there to "
-        "answer.",
+        "lab: the key a was accepted for ada, but the host asks a person too: `(ada@lab) Code:`, and nobody was there "
+        "to answer.",
         "Run a cell, or a command in a terminal, and answer there. Where nobody sits, use a key from the ssh agent "
         "that is enough by itself, or name a program in SSH_ASKPASS.",
     ),
