@@ -31,6 +31,7 @@ from tests.clients.lab import lab_page
 from tests.clients.launched import launched
 from tests.clients.notebook import NAME, write_specs
 from tests.clients.server import JupyterServer
+from tests.clients.terminal import kernelbridge
 from tests.rig.daemon import SLOW, run
 from tests.rig.laptop import Laptop
 from tests.rig.sshd import OneTimeCodes
@@ -416,3 +417,20 @@ def test_a_program_that_ssh_askpass_names_is_asked_where_there_is_no_terminal(
     exit_code, _, err = never.finish()
     assert (exit_code, rig.sshd.connections) == (23, before + 1)
     assert "nobody was there to answer" in err
+
+
+def test_doctor_asks_too_and_says_so(bridge_env: Laptop, codes: OneTimeCodes) -> None:
+    terminal = Terminal(bridge_env, "doctor", "lab")
+    terminal.expect(PROMPT)
+    terminal.type(f"{codes.new()}\n")
+    _, out, _ = terminal.finish()
+    rows = {line[11:27].strip(): line for line in out.splitlines()}
+    assert rows["login"].startswith("  ok ")
+    assert rows["second factor"].endswith("asked for, and given")
+    assert rows["engine"].startswith("  ok ")
+
+
+def test_doctor_that_nobody_can_answer_points_at_the_second_factor(bridge_env: Laptop, codes: OneTimeCodes) -> None:
+    ended = kernelbridge(bridge_env, "doctor", "lab", "--json")
+    (broken,) = [one for one in ended.json if one["state"] == "broken" and one["host"]]
+    assert (broken["link"], broken["exit_code"]) == ("second factor", 23)
