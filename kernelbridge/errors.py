@@ -271,9 +271,8 @@ class LoginRefused(KernelBridgeError, exit_code=23):
     def __init__(self, *, host: str, user: str, attempt: LoginAttempt | None = None) -> None:
         # The key that the host took all the same, and whether it then wanted a second factor.
         self.accepted_key = attempt.accepted if attempt else ""
-        self.wants_more = bool(
-            attempt and attempt.accepted and (attempt.wanted or attempt.answered or attempt.unanswered)
-        )
+        more = attempt is not None and (attempt.wanted or attempt.answered or attempt.unanswered)
+        self.wants_more = bool(self.accepted_key and more)
         # Whether it needs a person who can be asked, and was not there.
         self.needs_person = bool(attempt and attempt.unanswered)
         sentence = f"{host}: the login as {user} was refused."
