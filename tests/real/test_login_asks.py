@@ -27,11 +27,12 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
 from tests.clients.blocking import Cell, Client, started
+from tests.clients.driver import NodeClient
 from tests.clients.lab import lab_page
-from tests.clients.launched import launched
 from tests.clients.notebook import NAME, write_specs
 from tests.clients.server import JupyterServer
 from tests.clients.terminal import kernelbridge
+from tests.clients.specs import installed_spec
 from tests.rig.daemon import SLOW, run
 from tests.rig.laptop import Laptop
 from tests.rig.sshd import OneTimeCodes
@@ -211,15 +212,17 @@ def test_a_notebook_that_nobody_sits_at_fails_at_once_and_says_what_to_do(codes:
     assert "use a key from the ssh agent that is enough by itself" in words
 
 
-def test_an_editors_launcher_asks_in_the_cell_and_not_in_those_that_nobody_sees(
+def test_vscode_asks_in_the_users_cell_and_not_in_those_that_nobody_sees(
     rig: Rig, bridge_env: Laptop, codes: OneTimeCodes
 ) -> None:
-    with launched(bridge_env) as launcher, launcher.client(ready=False) as client:
-        hidden = client.send("print('hidden')", allow_stdin=True, store_history=False)
-        assert not is_asked(client, seconds=4)
-        assert run_asked(client, codes.new()).text == "hello from 42\n"
-        client.finish(hidden)
-        launcher.end()
+    with NodeClient("vscode_raw.mjs", installed_spec(bridge_env).settings()) as code:
+        # Its hidden cells may be asked too, and would answer with nothing.
+        code.ask("start")
+        cell = code.execute(HELLO, replies=["wrong", codes.new()])
+        assert (cell["prompts"], cell["screen"].strip()) == ([PROMPT, PROMPT], "hello from 42")
+        own = code.execute("print(input('name? '))", replies=["ada"])
+        assert (own["prompts"], own["screen"].splitlines()[-1]) == (["name? "], "ada")
+        code.ask("stop")
     # It is to persist.
     rig.engine.sweep()
 

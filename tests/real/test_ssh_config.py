@@ -212,10 +212,8 @@ async def test_a_refusal_names_the_keys_and_why_others_were_not_offered(desk: De
         "~/.ssh/locked (it has a passphrase, and the agent does not hold it))."
     )
     desk.configure("IdentityFile DIR/locked", "IdentityAgent none")
-    asked = (
-        "lab: the login as kbtest asks a person `Enter passphrase for key '~/.ssh/locked':`, and nobody was there to"
-    )
-    assert (await reader.refusal()).sentence == f"{asked} answer."
+    asked = "lab: the login as kbtest asks a person `Enter passphrase for key '~/.ssh/locked':`"
+    assert (await reader.refusal()).sentence == f"{asked}, and nobody was there to answer."
 
 
 async def test_without_any_key_the_refusal_says_so(desk: Desk, reader: Reader) -> None:

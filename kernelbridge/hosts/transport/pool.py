@@ -222,6 +222,8 @@ class Pool:
         resumed.set()
         for pooled in [*self._pooled.values(), *self._retired]:
             pooled.login.cancel()  # One from before the sleep only waits for its time limit.
+            if pooled.refusal is not None and not pooled.refusal.needs_person:
+                pooled.refusal = None  # Another network, maybe.
             if pooled.link is not None and not pooled.host.is_local:
                 await _close(pooled.link)
 

@@ -141,6 +141,19 @@ async def test_a_refused_login_is_not_tried_again_until_a_person_wants_it(needs_
         links.retry_login("unknown")
 
 
+async def test_after_a_sleep_a_refused_login_is_tried_again_unless_it_needs_a_person() -> None:
+    logins = Logins()
+    async with pool.Pool(opener=logins) as links:
+        for needs_person, count in ((False, 2), (True, 3)):
+            logins.failure = refused(needs_person=needs_person)
+            links.retry_login("lab")
+            for _ in range(2):
+                with pytest.raises(errors.LoginRefused):
+                    await links.link(LAB)
+                await links.drop_all()
+            assert logins.count == count
+
+
 async def test_a_login_asks_those_who_wait_and_the_time_for_that_is_counted() -> None:
     async def opener(host: Host) -> FakeLink:
         assert await current_asking().ask(LoginQuestion(prompt="Code: ")) == "sesame"
