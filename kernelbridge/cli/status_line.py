@@ -34,8 +34,6 @@ _LEAST_FOR_TIME: Final = 30
 _LEAST_FOR_BAR, _MOST_FOR_BAR = 12, 30
 # The line that is shown, if one is; guarded by the lock.
 _SHOWN: list[StatusLine] = []
-# How many have the terminal for themselves; guarded by the lock.
-_HIDING: list[object] = []
 _LOCK = threading.RLock()
 
 
@@ -94,7 +92,7 @@ class StatusLine:
             if os.environ.get("TERM", "") in ("dumb", "unknown"):
                 self._tell_plainly()
                 self._set_timer(PLAIN_SECONDS)
-            elif _SHOWN or _HIDING:
+            elif _SHOWN:
                 self._set_timer(_AGAIN_SECONDS)
             else:
                 self._draw()
@@ -188,16 +186,12 @@ class News:
 @contextlib.contextmanager
 def hidden() -> Iterator[None]:
     """Have the terminal without the line while the block runs, as for a question to the user."""
-    mine = object()
     with _LOCK:
-        _HIDING.append(mine)
         shown = list(_SHOWN)
     for one in shown:
         one.stop()
     try:
         yield
     finally:
-        with _LOCK:
-            _HIDING.remove(mine)
         for one in shown:
             one.start()
