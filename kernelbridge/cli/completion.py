@@ -84,7 +84,9 @@ def _beginning(found: Iterable[tuple[str, str]], incomplete: str) -> Completed:
 
 
 def _config_path(ctx: typer.Context) -> Path:
-    return load.find_path(os.environ, ctx.find_root().params.get("config_path"))
+    # Typer before 0.29 completes with the word as it was typed.
+    named = ctx.find_root().params.get("config_path")
+    return load.find_path(os.environ, Path(named) if named else None)
 
 
 def _config(ctx: typer.Context) -> Config | None:

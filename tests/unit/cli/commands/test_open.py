@@ -24,6 +24,7 @@ def started(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[list[
     monkeypatch.setenv("JUPYTER_RUNTIME_DIR", str(tmp_path))
     found: list[tuple[list[str], Path, dict[str, str]]] = []
     monkeypatch.setattr(opening, "run_in_place", lambda *words: found.append(words))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
     return found
 
 
