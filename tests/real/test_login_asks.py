@@ -31,8 +31,8 @@ from tests.clients.driver import NodeClient
 from tests.clients.lab import lab_page
 from tests.clients.notebook import NAME, write_specs
 from tests.clients.server import JupyterServer
-from tests.clients.terminal import kernelbridge
 from tests.clients.specs import installed_spec
+from tests.clients.terminal import kernelbridge
 from tests.rig.daemon import SLOW, run
 from tests.rig.laptop import Laptop
 from tests.rig.sshd import OneTimeCodes
