@@ -25,15 +25,16 @@ if TYPE_CHECKING:
 # What is over sooner needs no line.
 LINE_AFTER_SECONDS: Final = 2.0
 _REDRAWS_PER_SECOND: Final = 5
-# How often a line looks whether another one has gone.
+# How often a line looks whether another one, or a question, has gone.
 _AGAIN_SECONDS: Final = 0.3
 # How often a terminal that cannot erase is told what goes on, by a line that stays.
 PLAIN_SECONDS: Final = 10.0
 # With fewer columns the time is left out; a bar needs so many beside the text.
 _LEAST_FOR_TIME: Final = 30
 _LEAST_FOR_BAR, _MOST_FOR_BAR = 12, 30
-# The line that is shown, if one is; guarded by the lock.
+# The line that is shown, if one is; and who wants to have none. Guarded by the lock.
 _SHOWN: list[StatusLine] = []
+_HIDERS: list[threading.Thread] = []
 _LOCK = threading.RLock()
 
 
@@ -89,11 +90,11 @@ class StatusLine:
         with _LOCK:
             if self._timer is None or threading.current_thread() is not self._timer:
                 return  # It was stopped meanwhile.
-            if os.environ.get("TERM", "") in ("dumb", "unknown"):
+            if _SHOWN or _HIDERS:
+                self._set_timer(_AGAIN_SECONDS)
+            elif os.environ.get("TERM", "") in ("dumb", "unknown"):
                 self._tell_plainly()
                 self._set_timer(PLAIN_SECONDS)
-            elif _SHOWN:
-                self._set_timer(_AGAIN_SECONDS)
             else:
                 self._draw()
 
@@ -139,15 +140,30 @@ class StatusLine:
             text.append("  ").append(done, "green").append(rest, "dim")
         yield from console.render(text, options.update(width=columns, no_wrap=True))
 
+    def erase(self) -> None:
+        """Take it away for now: it is drawn again when nobody wants to have none any more."""
+        with _LOCK:
+            live = self._let_go()
+            if live is not None:
+                self._set_timer(_AGAIN_SECONDS)
+        self._end(live)
+
     def stop(self) -> None:
         """Take it away."""
         with _LOCK:
             timer, self._timer = self._timer, None
-            live, self._live = self._live, None
-            if self in _SHOWN:
-                _SHOWN.remove(self)
+            live = self._let_go()
         if timer is not None:
             timer.cancel()
+        self._end(live)
+
+    def _let_go(self) -> Live | None:
+        live, self._live = self._live, None
+        if self in _SHOWN:
+            _SHOWN.remove(self)
+        return live
+
+    def _end(self, live: Live | None) -> None:
         if live is not None:
             # A terminal that is gone is its reader's to tell.
             with contextlib.suppress(OSError):
@@ -185,13 +201,14 @@ class News:
 
 @contextlib.contextmanager
 def hidden() -> Iterator[None]:
-    """Have the terminal without the line while the block runs, as for a question to the user."""
+    """Have the terminal without any line while the block runs, as for a question to the user; from any thread."""
     with _LOCK:
+        _HIDERS.append(threading.current_thread())
         shown = list(_SHOWN)
     for one in shown:
-        one.stop()
+        one.erase()
     try:
         yield
     finally:
-        for one in shown:
-            one.start()
+        with _LOCK:
+            _HIDERS.remove(threading.current_thread())

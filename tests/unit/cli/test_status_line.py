@@ -10,7 +10,6 @@ import time
 
 import pytest
 
-from kernelbridge.cli import status_line
 from kernelbridge.cli.status_line import News, StatusLine, bar_of, line_of
 from kernelbridge.hosts.progress import WorkProgress
 
@@ -25,6 +24,25 @@ with status_line(lambda: news, after_seconds=0.1):
     time.sleep({seconds})
     print("told", file=sys.stderr)
     time.sleep(0.3)
+print("answer")
+"""
+# One that asks something, on another thread than its own.
+ASKS = """
+import sys, threading, time
+from kernelbridge.cli.status_line import hidden, status_line
+from kernelbridge.hosts.progress import WorkProgress
+news = WorkProgress(what="pulling torch:2", done=1.72e9, total=4e9, per_second=31e6)
+def ask():
+    with hidden():
+        print("question?", file=sys.stderr, flush=True)
+        time.sleep(0.8)
+        print("answered", file=sys.stderr, flush=True)
+with status_line(lambda: news, after_seconds=0.2):
+    time.sleep({before})
+    asking = threading.Thread(target=ask)
+    asking.start()
+    asking.join()
+    time.sleep(1)
 print("answer")
 """
 SEQUENCE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
@@ -77,7 +95,7 @@ def test_where_stderr_is_no_terminal_nothing_is_shown(capsys: pytest.CaptureFixt
     assert capsys.readouterr() == ("", "")
 
 
-def on_terminal(columns: int, *, seconds: float = 0.6, stdout: int | None = None, **env: str) -> str:
+def on_terminal(columns: int, *, seconds: float = 0.6, program: str = "", stdout: int | None = None, **env: str) -> str:
     """What the program prints on a terminal of so many columns; `stdout` goes elsewhere where it is given."""
     import fcntl
     import pty
@@ -89,7 +107,7 @@ def on_terminal(columns: int, *, seconds: float = 0.6, stdout: int | None = None
     names = ("NO_COLOR", "FORCE_COLOR", "COLUMNS", "LINES", "TTY_COMPATIBLE", "TTY_INTERACTIVE")
     variables = {name: text for name, text in os.environ.items() if name not in names}
     process = subprocess.Popen(
-        [sys.executable, "-c", PROGRAM.format(seconds=seconds)],
+        [sys.executable, "-c", program or PROGRAM.format(seconds=seconds)],
         stdin=theirs,
         stdout=theirs if stdout is None else stdout,
         stderr=theirs,
@@ -159,18 +177,13 @@ def test_what_is_over_soon_shows_nothing() -> None:
     assert "43 %" not in on_terminal(80, seconds=0.0).partition("told")[0]
 
 
-def test_a_question_has_the_terminal_for_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    log: list[str] = []
-
-    class Made(StatusLine):
-        def start(self) -> None:
-            log.append("start")
-
-        def stop(self) -> None:
-            log.append("stop")
-
-    made = Made(lambda: "asking")
-    monkeypatch.setattr(status_line, "_SHOWN", [made])
-    with status_line.hidden():
-        log.append("question")
-    assert log == ["stop", "question", "start"]
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such terminals")
+@pytest.mark.parametrize("before", [0.0, 0.5], ids=["before it is drawn", "while it is drawn"])
+def test_a_question_has_the_terminal_for_itself(before: float) -> None:
+    said = on_terminal(80, program=ASKS.format(before=before))
+    first, _, rest = said.partition("question?")
+    asking, _, after = rest.partition("answered")
+    assert ("43 %" in first) == (before > 0)
+    assert drawn(asking) == []
+    assert "43 %" in after
+    assert drawn(after.rpartition("\x1b[2K")[2]) == ["answer"]
