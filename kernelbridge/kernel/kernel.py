@@ -182,8 +182,7 @@ class Kernel:
         self._connect = client
         self._loop = asyncio.get_running_loop()
         self._session = request.session or uuid.uuid4().hex
-        self._life = Lifecycle()
-        self._workload = WorkloadHandle(request)
+        self._life, self._workload = Lifecycle(), WorkloadHandle(request)
         # The stream to the relay; None where there is no relay. Set by _make_client, cleared by _pop_client.
         self._client: RelayClient | None = None
         # The launch, claim or check under way; and those that were cancelled and have not ended yet.

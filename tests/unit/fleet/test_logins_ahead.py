@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from kernelbridge.fleet import logins_ahead
 from kernelbridge.fleet.fleet import Fleet
 from kernelbridge.fleet.logins_ahead import log_in_ahead
 from kernelbridge.hosts.pool import BackendPool
+from kernelbridge.hosts.transport.login.questions import Ask
 
 HERE, LAB = Host(name="here", ssh="local"), Host(name="lab", ssh="lab")
 
@@ -19,8 +21,8 @@ HERE, LAB = Host(name="here", ssh="local"), Host(name="lab", ssh="lab")
 class Begun(BackendPool):
     """A pool that logs in nowhere, and keeps who it was asked for."""
 
-    def __init__(self) -> None:
-        super().__init__(open_link=self._refuse)
+    def __init__(self, askers: Sequence[Ask]) -> None:
+        super().__init__(open_link=self._refuse, askers=askers)
         self.asked: list[str] = []
 
     async def _refuse(self, host: Host, meanwhile: Any) -> Any:

@@ -185,12 +185,12 @@ async def test_a_failed_login_is_told_to_all_and_tried_anew_by_the_next() -> Non
 
 async def test_a_login_that_was_begun_ends_well_or_not_for_the_first_who_asks() -> None:
     logins = Logins()
-    logins.failure = errors.LoginRefused(host="lab", user="ada")
+    logins.failure = errors.HostRefused(host="lab", address="lab:22")
     async with pool.Pool(opener=logins) as links:
         await links.begin(LAB)
         await turns()
         refusal, logins.failure = logins.failure, None
-        with pytest.raises(errors.LoginRefused) as told:
+        with pytest.raises(errors.HostRefused) as told:
             await links.link(LAB)
         assert told.value is refusal
         assert (await links.link(LAB)).is_open
