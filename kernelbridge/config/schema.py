@@ -670,8 +670,9 @@ class Host(Frozen):
     login_seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = Field(
         default=None,
         title="seconds",
-        description="How long a login may take, and after it the start-up files of the login shell; not set: 20 for "
-        "the login, beside `ConnectTimeout` of the ssh config, and 60 for the start-up files.",
+        description="How long a login may take, without the time in which a person is asked, and after it the start-up "
+        "files of the login shell; not set: 20 for the login, beside `ConnectTimeout` of the ssh config, and 60 for "
+        "the start-up files.",
     )
     path: Annotated[
         tuple[Annotated[str, AfterValidator(fields.check_command_folder)], ...], BeforeValidator(as_tuple)

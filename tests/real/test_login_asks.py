@@ -33,7 +33,7 @@ from tests.clients.notebook import NAME, write_specs
 from tests.clients.server import JupyterServer
 from tests.clients.specs import installed_spec
 from tests.clients.terminal import kernelbridge
-from tests.rig.daemon import SLOW, run
+from tests.rig.daemon import SLOW, run, wait_until
 from tests.rig.laptop import Laptop
 from tests.rig.sshd import OneTimeCodes
 from tests.rig.whole import Rig
@@ -385,14 +385,21 @@ def test_a_passphrase_is_asked_for_the_key_that_the_host_takes_and_for_no_other(
     other, good = folder / "other", folder / "id_ed25519"
     run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "another", "-f", other])
     run(["ssh-keygen", "-q", "-p", "-P", "", "-N", "the passphrase", "-f", good])
-    bridge_env.configure_ssh("Host lab", f"  IdentityFile {other}")
-    terminal = Terminal(bridge_env, "ps", "--json")
+    bridge_env.configure_ssh("Host lab", f"  IdentityFile {other}", "  AddKeysToAgent yes")
+    socket = bridge_env.home / "agent"
+    agent = subprocess.Popen(["ssh-agent", "-D", "-a", str(socket)], stdout=subprocess.DEVNULL)
+    wait_until(socket.exists, "the agent", 10)
+    terminal = Terminal(bridge_env, "ps", "--json", SSH_AUTH_SOCK=str(socket))
     terminal.expect("Enter passphrase for key '~/.ssh/id_ed25519': ")
     terminal.type("wrong\n")
     terminal.expect("Wrong passphrase, please try again.")
     terminal.expect("Enter passphrase for key '~/.ssh/id_ed25519': ")
     terminal.type("the passphrase\n")
     assert terminal.finish()[0] == 0
+    # From now on the agent has the key.
+    assert Terminal(bridge_env, "ps", "--json", SSH_AUTH_SOCK=str(socket)).finish()[0] == 0
+    agent.terminate()
+    agent.wait()
 
 
 # -- by SSH_ASKPASS

@@ -140,9 +140,13 @@ class LoginClient(asyncssh.SSHClient):
             if not passphrase:  # As for ssh, to give none is to pass it over.
                 break
             try:
-                return await asyncio.to_thread(identity.unlock, passphrase)
+                key = await asyncio.to_thread(identity.unlock, passphrase)
             except (asyncssh.KeyEncryptionError, asyncssh.KeyImportError):
                 notes = ("Wrong passphrase, please try again.",)
+                continue
+            if self._identities.keep is not None:
+                await self._identities.keep(key)
+            return key
         raise ValueError("its passphrase was not given")
 
     # -- what a person is asked for

@@ -6,10 +6,11 @@ import asyncio
 import contextlib
 import copy
 import sys
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import asyncssh
 
@@ -41,6 +42,8 @@ class Identities:
 
     found: list[Identity] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
+    # Gives a key to the agent that was opened by its passphrase, where AddKeysToAgent says so; works inside the block.
+    keep: Callable[[asyncssh.SSHKey], Awaitable[None]] | None = None
 
 
 @dataclass(kw_only=True)
@@ -81,8 +84,29 @@ async def collect_identities(settings: Settings) -> AsyncIterator[Identities]:
         if (agent := _agent(settings)) is not None:
             await stack.enter_async_context(agent)
         held = await _held(agent, settings, made)
+        if agent is not None and (terms := _terms_of_keeping(settings)) is not None:
+            made.keep = partial(_keep, agent, terms)
         _put_in_order(made, files, certificates, held, settings)
         yield made
+
+
+def _terms_of_keeping(settings: Settings) -> dict[str, Any] | None:
+    """Return under which terms the agent is to have keys, as AddKeysToAgent says; None: it is not.
+
+    `ask` is taken for no: whoever has typed a passphrase was asked enough.
+    """
+    words = (settings.one("addkeystoagent") or "no").lower().split()
+    seconds = [int(word) for word in words if word.isdecimal()]
+    if not all(word.isdecimal() or word in ("yes", "true", "confirm") for word in words) or 0 in seconds:
+        return None
+    return {"confirm": "confirm" in words, "lifetime": seconds[0] if seconds else None}
+
+
+async def _keep(agent: asyncssh.SSHAgentClient, terms: dict[str, Any], key: asyncssh.SSHKey) -> None:
+    # An agent may take no keys: the login goes on.
+    with contextlib.suppress(ValueError, OSError, asyncssh.Error, TimeoutError):
+        async with asyncio.timeout(AGENT_SECONDS):
+            await agent.add_keys([key], **terms)
 
 
 def _why_no_keys(settings: Settings) -> str | None:

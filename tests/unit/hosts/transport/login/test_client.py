@@ -232,7 +232,12 @@ def locked(key: asyncssh.SSHKey, *, is_public: bool = True) -> Identity:
 
 
 async def test_a_passphrase_is_asked_for_only_once_the_host_has_taken_the_public_half(visit: Visit) -> None:
-    visit.identities.found = [locked(OTHER), locked(KEY)]
+    kept: list[asyncssh.SSHKey] = []
+
+    async def keep(key: asyncssh.SSHKey) -> None:
+        kept.append(key)
+
+    visit.identities.found, visit.identities.keep = [locked(OTHER), locked(KEY)], keep
     await visit.enter(server(takes_key=True), "wrong", "sesame")
     prompt = "Enter passphrase for key '~/.ssh/good': "
     assert visit.asked == [
@@ -240,6 +245,7 @@ async def test_a_passphrase_is_asked_for_only_once_the_host_has_taken_the_public
         LoginQuestion(prompt=prompt, notes=("Wrong passphrase, please try again.",)),
     ]
     assert visit.client.accepted == "~/.ssh/good"
+    assert kept == [KEY]
 
 
 async def test_a_key_whose_public_half_is_not_known_is_opened_first(visit: Visit) -> None:

@@ -6,7 +6,9 @@ import asyncio
 import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import asyncssh
 import pytest
@@ -145,3 +147,27 @@ async def test_default_files_are_named_only_where_they_are(home: Path) -> None:
 async def test_keys_that_are_switched_off_are_not_offered(home: Path) -> None:
     made = await collect(home, "PubkeyAuthentication no", "IdentityFile ~/.ssh/one")
     assert (made.found, made.skipped) == ([], ["all keys (PubkeyAuthentication is off)"])
+
+
+@pytest.mark.parametrize(
+    ("written", "terms"),
+    [
+        ("yes", {"confirm": False, "lifetime": None}),
+        ("confirm", {"confirm": True, "lifetime": None}),
+        ("confirm 3600", {"confirm": True, "lifetime": 3600}),
+        ("90", {"confirm": False, "lifetime": 90}),
+        ("no", None),
+        ("ask", None),
+        ("1h", None),  # ssh itself makes seconds of it.
+    ],
+)
+async def test_a_key_that_was_opened_goes_to_the_agent_where_the_config_says_so(
+    home: Path, tmp_path: Path, written: str, terms: dict[str, Any] | None
+) -> None:
+    async with agent(tmp_path / "agent") as path:
+        made = await collect(home, f"AddKeysToAgent {written}", environ={"SSH_AUTH_SOCK": path})
+    assert (made.keep.args[1] if isinstance(made.keep, partial) else None) == terms
+
+
+async def test_without_an_agent_no_key_goes_there(home: Path) -> None:
+    assert (await collect(home, "AddKeysToAgent yes")).keep is None
