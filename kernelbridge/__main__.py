@@ -28,10 +28,15 @@ def _open_fleet(config: Config, hosts: Sequence[Host]) -> Fleet:
 
     askers = login_prompt.askers(os.environ)
     logins = log_in_ahead(hosts, askers)
-    # After that: it is loaded while the hosts answer.
-    from kernelbridge.fleet.fleet import Fleet
+    try:
+        # After that: it is loaded while the hosts answer.
+        from kernelbridge.fleet.fleet import Fleet
 
-    return Fleet(config, logins=logins, askers=askers)
+        return Fleet(config, logins=logins, askers=askers)
+    except BaseException:  # Such as: Ctrl-C at a question that is asked already.
+        if logins is not None:
+            logins.close()
+        raise
 
 
 def main() -> int:

@@ -1,14 +1,36 @@
-"""What holds for all tests: Ctrl-C, their order, and which are quick."""
+"""What holds for all tests: Ctrl-C, no terminal to ask in, their order, and which are quick."""
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 from pathlib import Path
 
 import pytest
 
 # A shell that runs the tests in the background has them ignore Ctrl-C, and all that they start would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+if sys.platform != "win32":
+    import fcntl
+    import termios
+
+    def _leave_terminal() -> None:
+        """Have no terminal, nor have what the tests start: it would ask there, and wait."""
+        try:
+            terminal = os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY)
+        except OSError:
+            return
+        # Whoever leads a session with a terminal is told by a signal.
+        before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        try:
+            fcntl.ioctl(terminal, termios.TIOCNOTTY)
+        finally:
+            signal.signal(signal.SIGHUP, before)
+            os.close(terminal)
+
+    _leave_terminal()
 
 UNIT = Path(__file__).parent / "unit"
 # The files of tests/real that take longest. One of them that began late would at the end run alone. The first is begun

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any
 
@@ -54,3 +55,26 @@ def test_a_login_that_was_begun_is_the_fleets_and_its_failure_is_told_once(
     finally:
         fleet.close()
     assert not logins.loop.is_running
+
+
+class Waiting(Begun):
+    """A pool whose login waits, as for a person."""
+
+    has_ended = False
+
+    async def _refuse(self, host: Host, meanwhile: Any) -> Any:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            Waiting.has_ended = True
+
+
+def test_a_login_that_no_fleet_takes_over_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logins_ahead, "BackendPool", Waiting)
+    logins = log_in_ahead([LAB])
+    assert logins is not None
+    assert not Waiting.has_ended
+    logins.close()
+    assert Waiting.has_ended
+    assert not logins.loop.is_running
+    logins.close()
