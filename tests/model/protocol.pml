@@ -102,7 +102,7 @@ c_decl {
 #undef QUEUE
 #undef CUTS
 #define MESSAGES 80
-#define CLIENTS 6
+#define CLIENTS 7
 #define LINES 3
 #define QUEUE 60
 #define CUTS 250
@@ -297,7 +297,7 @@ inline take_data(who, number, piece) {
             has_begun[who] = false;
             /* In order, none twice to the same process; and to one that takes over nothing that is safe. */
             assert(got[who] == 0 || piece / 2 == got[who] + 1);
-            assert(got[who] != 0 || who != stream || piece / 2 > safe);
+            assert(got[who] != 0 || who != stream || piece / 2 > safe);  /* none twice */
             passed[who] = (got[who] == 0 -> piece / 2 - 1 : passed[who]);
             got[who] = piece / 2
         fi
@@ -721,7 +721,7 @@ end:
     (!SOMEBODY || (ALL_HANDED && next_message > emitted && acknowledged == newest)))
 
 active proctype Judge() {
-    timeout -> assert(IS_SETTLED)
+    timeout -> assert(IS_SETTLED)  /* nobody waits for ever */
 }
 
 #ifdef PROGRESS

@@ -1,18 +1,16 @@
 """Run SPIN on a model: build its verifier with some defines, search all that it can do, or replay a trace.
 
-By hand: python -m tests.model.spin protocol -DCUTS=1 -DKILLS=0 (without defines: all that tests/real/test_model.py runs).
+By hand: python -m tests.model.spin protocol -DTAKES=0
 """
 
 from __future__ import annotations
 
-import functools
 import re
 import resource
 import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,9 +24,9 @@ _EVENT = re.compile(r"#define E_(\w+) (\d+)")
 
 @dataclass(frozen=True, kw_only=True)
 class Search:
-    """What a search came to."""
+    """What a search came to. Its seconds are the processor's."""
 
-    # What does not hold; empty if all does. And the steps that lead there, one a line.
+    # The model's line that does not hold; empty if all does. And the steps that lead there.
     error: str
     steps: tuple[str, ...] = ()
     states: int
@@ -42,6 +40,11 @@ class Search:
         return f"{found}: {size}"
 
 
+def _used_seconds() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 def event_names(model: str) -> dict[int, str]:
     """The names of a model's events."""
     return {int(number): name for name, number in _EVENT.findall((HERE / f"{model}.pml").read_text())}
@@ -50,8 +53,11 @@ def event_names(model: str) -> dict[int, str]:
 class Verifier:
     """A model with some defines, compiled in a folder."""
 
-    def __init__(self, folder: Path, model: str, *defines: str, fair: bool = False) -> None:
-        """`fair` if it is to look for what never comes about, although each who can do something does so at some time."""
+    def __init__(self, folder: Path, model: str, *defines: str, fair: bool = False, large: bool = False) -> None:
+        """`large` if the search is worth a better compiled verifier.
+
+        `fair` if it is to look for what never comes about, although each who can do something does so at some time.
+        """
         self._folder = folder
         self._model = model
         self._defines = defines
@@ -62,7 +68,7 @@ class Verifier:
         options = ["-DNFAIR=4"] if fair else ["-DSAFETY"]
         # The model's processes share all they have, so that reduction only costs time.
         options += ["-DNOREDUCE", f"-DMEMLIM={MEMORY_MB}", "-DVECTORSZ=16384"]
-        self._call("cc", "-O2", "-w", *options, "-o", "pan", "pan.c")
+        self._call("cc", "-O1" if large else "-O0", "-w", *options, "-o", "pan", "pan.c")
 
     def _call(self, *words: str, **environment: str) -> str:
         done = subprocess.run(
@@ -75,15 +81,15 @@ class Verifier:
 
     def search(self) -> Search:
         """Look at all that the model can do."""
-        began = time.monotonic()
+        began = _used_seconds()
         said = self._call("./pan", "-m100000", "-w22", *(["-a", "-f"] if self._fair else []))
-        seconds = time.monotonic() - began
+        seconds = _used_seconds() - began
         if "Search not completed" in said and "errors: 0" in said:
             raise AssertionError(f"the search was not completed: {said}")
-        errors = re.findall(r"^pan:1: (.*)", said, re.MULTILINE)
+        steps = () if "errors: 0" in said else self._steps()
         return Search(
-            error=errors[0].rpartition(" (at depth")[0] if errors else "",
-            steps=self._steps() if errors else (),
+            error=steps[-1] if steps else "",
+            steps=steps,
             states=int(self._number(r"(\d+) states, stored", said)),
             depth=int(self._number(r"depth reached (\d+)", said)),
             megabytes=self._number(r"([\d.]+)\s+total actual memory usage", said),
@@ -96,8 +102,9 @@ class Verifier:
         return float(found[1])
 
     def _steps(self) -> tuple[str, ...]:
-        """What happens in the counterexample, and what is wrong then."""
+        """What happens in the counterexample; the last is the line of the model that does not hold then."""
         names = event_names(self._model)
+        lines = (HERE / f"{self._model}.pml").read_text().splitlines()
         done = subprocess.run(
             ["spin", *self._defines, "-t", f"{self._model}.pml"], cwd=self._folder, capture_output=True, text=True,
             timeout=SEARCH_SECONDS, check=False,
@@ -107,9 +114,9 @@ class Verifier:
             word, *numbers = line.split() or [""]
             if word == "event":
                 steps.append(" ".join([names[int(numbers[0])], *numbers[1:]]))
-            elif word == "spin:" and "line" not in line:
-                steps.append(line)
-        return tuple(steps)
+            elif violated := re.match(r"spin: \S+:(\d+), Error: assertion violated", line):
+                return (*steps, lines[int(violated[1]) - 1].strip())
+        return (*steps, "and so on for ever")
 
     def replay(self, events: Sequence[Sequence[int]]) -> int:
         """Follow a trace; return how many of its events the model can do in a row: all, where it accepts the trace."""
@@ -120,3 +127,9 @@ class Verifier:
         assert stopped and int(stopped[2]) == len(events), said
         assert ("\naccepted" in "\n" + said) == (stopped[1] == stopped[2]), said
         return int(stopped[1])
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as made:
+        result = Verifier(Path(made), *sys.argv[1:], fair="-DPROGRESS" in sys.argv, large=True).search()
+    print(*result.steps, result, sep="\n")

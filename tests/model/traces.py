@@ -36,7 +36,7 @@ from tests.unit.relay.test_server import Bridge
 
 KERNEL = "k1"
 EVENTS = {name: number for number, name in spin.event_names("protocol").items()}
-# As in the model.
+# As in the model, where there is one more for the end.
 LINES, CLIENTS, MESSAGES = 3, 6, 70
 BUSY_REASONS = {"held": 1, "taken": 2}
 # How long something may lie in a process's hands or on its line while the clock goes on: half of what the model takes
@@ -473,10 +473,10 @@ class World:
     def _choices(self) -> list[Any]:
         alive = [one for one in self.processes if not one.is_over]
         joining = [one for one in alive if not one.is_out]
-        choices: list[Any] = [functools.partial(self.sleep, self._random.choice((0.01, 0.05, 0.3, 2.0)))]
+        choices: list[Any] = [functools.partial(self.sleep, self._random.choice((0.05, 0.3, 2.0)))]
         choices += [self.flush] * 3
         if self.emitted < MESSAGES:
-            choices += [self.emit] * 3
+            choices.append(self.emit)
         for line in self.open_lines():
             choices += self._of_line(line)
         for process in joining:
@@ -484,9 +484,9 @@ class World:
                 choices.append(process.ask)
             choices.append(functools.partial(self._hold_back, process))
         choices += [process.hand_on for process in alive if process.has_waiting] * 2
-        if len(self.processes) < CLIENTS and (not joining or self._random.random() < 0.03):
+        if len(self.processes) < CLIENTS and (not joining or self._random.random() < 0.12):
             choices.append(functools.partial(self.start, takes=self._random.random() < 0.5))
-        if joining and self._random.random() < 0.06:
+        if joining and self._random.random() < 0.15:
             process = self._random.choice(joining)
             choices.append(process.kill if self._random.random() < 0.6 else functools.partial(self._leave, process))
         return choices
@@ -503,7 +503,7 @@ class World:
             choices.append(line.end_for_client)
         elif line.client_end and line.is_cut:
             choices.append(line.end_for_client)
-        if not line.is_cut and self._random.random() < 0.08:
+        if not line.is_cut and self._random.random() < 0.25:
             choices.append(line.cut)
         return choices
 
