@@ -184,9 +184,8 @@ class RelayClient:
         self._task: asyncio.Task[None] | None = None
         # Set by the relay's answer to our goodbye; and by its word that another has it now.
         self._parted = asyncio.Event()
-        self._is_parting = False
-        # Whether our goodbye is under way: who joined once more would take it back.
-        self._has_left = False
+        # Whether nothing more is received; whether our goodbye is under way, which joining once more would take back.
+        self._is_parting = self._has_left = False
         self._taken: KernelHeld | None = None
         # Whether it was said that the relay tells what cannot be understood.
         self._has_bad_events = False

@@ -5,6 +5,7 @@ By hand: python -m tests.model.spin protocol -DTAKES=0
 
 from __future__ import annotations
 
+import os
 import re
 import resource
 import shutil
@@ -72,7 +73,7 @@ class Verifier:
 
     def _call(self, *words: str, **environment: str) -> str:
         done = subprocess.run(
-            words, cwd=self._folder, env={"PATH": "/usr/bin:/bin", **environment}, capture_output=True, text=True,
+            words, cwd=self._folder, env={**os.environ, **environment}, capture_output=True, text=True,
             timeout=SEARCH_SECONDS, check=False,
         )  # fmt: skip
         if done.returncode:

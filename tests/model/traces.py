@@ -23,7 +23,7 @@ from kernelbridge.kernel import process_mark
 from kernelbridge.kernel.relay_client import RelayClient, RelayListener
 from kernelbridge.protocol import frames
 from kernelbridge.protocol.frames import IOPUB, ORDERED, SHELL, Message
-from kernelbridge.protocol.handshake import Busy, Goodbye, Hello, HeldBy, Owner, Status
+from kernelbridge.protocol.handshake import Busy, Goodbye, HeldBy, Hello, Owner, Status
 from kernelbridge.protocol.json_object import parse_object
 from kernelbridge.protocol.session import REPLAY_SECONDS, Session
 from kernelbridge.relay.journal import Journal
@@ -252,7 +252,7 @@ class Process:
         return self
 
     async def attach(self, receiver: Any) -> Any:
-        while (slot := self.world.free_slot()) is None:
+        while (slot := self.world.free_slot()) is None:  # noqa: ASYNC110 - the clock is made, and this is all
             await asyncio.sleep(0.05)
         line = Line(self.world, self, slot, receiver)
         self.world.lines[slot] = line
@@ -499,9 +499,7 @@ class World:
             choices += [line.hear_one] * 3
         if line.relay_end and (line.is_cut or (not line.client_end and not line.to_relay)):
             choices.append(line.end_for_relay)
-        if line.is_open and (line.is_cut or not line.relay_end) and not (line.client_end and line.to_client):
-            choices.append(line.end_for_client)
-        elif line.client_end and line.is_cut:
+        if line.is_open and (line.is_cut or not (line.relay_end or line.to_client)):
             choices.append(line.end_for_client)
         if not line.is_cut and self._random.random() < 0.25:
             choices.append(line.cut)
