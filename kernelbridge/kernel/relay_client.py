@@ -161,8 +161,7 @@ class RelayClient:
         """
         self._address = address
         self._listener = listener
-        self._owner = owner
-        self._only_own = only_own or None
+        self._owner, self._only_own = owner, only_own or None
         # What the next HELLO asks for besides; emptied by the first WELCOME.
         self._hello_extras: dict[str, Any] = {"take": takes, "claim": claim}
         # The relay's start id; set by the first WELCOME. Another one would be another kernel's.
