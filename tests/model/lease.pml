@@ -1,10 +1,10 @@
 /* The GPUs of a host as a model for SPIN: the queue of tickets, laptops that sleep or die, and the locks that decide.
  * docs/explanation/gpu-leases.md tells it in words.
  *
- * A start (kernelbridge/kernel/start/gpu_allocator.py, GpuAllocator) looks at labels and tickets, picks, has a container
- * made and started; in it a relay (kernelbridge/relay/gpus/gpu_lock.py, GpuLocks) takes the locks of all its cards or of
- * none. What was seen may be old by then: each of these is a step of its own. Tickets and their beats are those of
- * kernelbridge/hosts/docker/gpu_queue.py.
+ * A start (kernelbridge/kernel/start/gpu_allocator.py, GpuAllocator) looks at labels and tickets, picks, has a
+ * container made and started; in it a relay (kernelbridge/relay/gpus/gpu_lock.py, GpuLocks) takes the locks of all its
+ * cards or of none. What was seen may be old by then: each of these is a step of its own. Tickets and their beats are
+ * those of kernelbridge/hosts/docker/gpu_queue.py.
  *
  * Left out: how long anything takes (60 s without a beat, an hour until a ticket is thrown away, 60 s of a kernel that
  * nobody asks), cards that differ, and that a card which was just lost is picked last. Each kernel ends at some time.

@@ -3,14 +3,17 @@
  *
  * Each step stands for one turn of the real code's loops, and cites the function that it stands for. The steps are
  * those of kernelbridge/protocol/session.py (SendLane, ReceiveLane, Session), kernelbridge/relay/server.py (Server) and
- * kernelbridge/kernel/relay_client.py (RelayClient). test_model.py replays traces of these against it.
+ * kernelbridge/kernel/relay_client.py (RelayClient). tests/real/test_model.py replays traces of these against it.
  *
  * Left out: bytes and windows (each message is one frame, each third one two frames), the lane that overtakes (both
  * lanes keep the same rules, each by itself: here one goes each way), all of time but its order. The relay lives on:
  * another one has another epoch, and is joined by nobody who knew the one before.
  *
- * What is taken for granted (see Clock): what was acknowledged is handed on before REPLAY_SECONDS have passed, or is
- * not handed on at all; and no frame is under way for so long.
+ * What is taken for granted (see Clock): a process that lives hands on what it has acknowledged before REPLAY_SECONDS
+ * have passed, and no frame is under way for so long. BAD_SLOW_HANDS does without.
+ *
+ * To keep the search small, what makes no difference any more is forgotten: the numbers of a process that is over or
+ * has lost the kernel, frames that nobody will read. What waits to be said is there from the start.
  *
  * Defines: MESSAGES, REQUESTS, CUTS, LINES, QUEUE, TAKES, BYES, KILLS set the size; a word that begins with NO_ or
  * BAD_ breaks one rule, and must be found out; REPLAY follows a trace of the real code.
@@ -63,7 +66,7 @@
 #define HELD 1
 #define TAKEN 2
 
-/* Events of a trace, each with three numbers; see trace.py. */
+/* Events of a trace, each with three numbers; see traces.py. */
 #define E_EMIT 1
 #define E_START 2
 #define E_HELLO 3
@@ -498,7 +501,7 @@ inline refuse(by, taking, why) {
 #endif
 }
 
-/* Another process has it. What the one before still hears and hands on is heard of by nobody: as if that were nothing. */
+/* Another process has it. What the one before still hears and hands on, nobody here hears of: as if it were nothing. */
 inline lose(loser) {
 #if !defined(REPLAY) && !defined(NO_MEMORY_OF_STREAMS)
     if
@@ -521,7 +524,7 @@ inline greet(n, number, take, m) {
         fi;
         event(E_GREET, n, m, 0)
     :: else ->
-        assert(conn == NONE || whose[conn] == whose[n] || take);  /* Nobody loses it to one who did not ask to take it. */
+        assert(conn == NONE || whose[conn] == whose[n] || take);  /* nobody loses it unasked */
         if
 #ifndef NO_HAND_OVER
         :: stream != NONE && stream != whose[n] -> lose(stream); hand_over(m)

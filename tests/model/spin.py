@@ -19,7 +19,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 # Of all that one search may take.
 MEMORY_MB = 1024
-SEARCH_SECONDS = 100
+SEARCH_SECONDS = 300
 _EVENT = re.compile(r"#define E_(\w+) (\d+)")
 
 
