@@ -49,6 +49,7 @@ missing_packages() {
         case $command in
             ensurepip) [ -x "$venv/bin/python" ] || "$(base_python)" -c 'import ensurepip' 2>/dev/null ;;
             *.so.*) grep -qF "$command" <<<"$(ldconfig -p)" ;;
+            libc-headers) [ -e /usr/include/stdio.h ] ;;
             a-font) [ -n "$(fc-list 2>/dev/null)" ] ;;
             *) command -v "$command" >/dev/null ;;
         esac || printf '%s\n' "${pair#*:}"
@@ -111,12 +112,14 @@ install_quietly() {
     fi
 }
 
-# What the made machine of tests/rig is made of, and what its browser tests need; for `need`.
+# What the made machine of tests/rig is made of, and what the tests of models and in browsers need; for `need`.
 # shellcheck disable=SC2034  # the scripts that source this use them
 machine=(dockerd:docker.io docker:docker.io iptables:iptables ip:iproute2 unshare:util-linux mount:mount
     sshd:openssh-server ssh:openssh-client rsync:rsync sudo:sudo debootstrap:debootstrap ensurepip:python3-venv
     munged:munge slurmctld:slurmctld slurmd:slurmd sbatch:slurm-client podman:podman crun:crun newuidmap:uidmap
     tcsh:tcsh fish:fish zsh:zsh ksh:ksh mksh:mksh elvish:elvish busybox:busybox)
+# shellcheck disable=SC2034
+models=(spin:spin cc:gcc libc-headers:libc6-dev)
 # shellcheck disable=SC2034
 browser=(chromium:chromium fc-list:fontconfig a-font:fonts-dejavu-core libatomic.so.1:libatomic1)
 

@@ -161,8 +161,7 @@ class RelayClient:
         """
         self._address = address
         self._listener = listener
-        self._owner = owner
-        self._only_own = only_own or None
+        self._owner, self._only_own = owner, only_own or None
         # What the next HELLO asks for besides; emptied by the first WELCOME.
         self._hello_extras: dict[str, Any] = {"take": takes, "claim": claim}
         # The relay's start id; set by the first WELCOME. Another one would be another kernel's.
@@ -184,7 +183,8 @@ class RelayClient:
         self._task: asyncio.Task[None] | None = None
         # Set by the relay's answer to our goodbye; and by its word that another has it now.
         self._parted = asyncio.Event()
-        self._is_parting = False
+        # Whether nothing more is received; whether our goodbye is under way, which joining once more would take back.
+        self._is_parting = self._has_left = False
         self._taken: KernelHeld | None = None
         # Whether it was said that the relay tells what cannot be understood.
         self._has_bad_events = False
@@ -237,7 +237,8 @@ class RelayClient:
             self._peer.acknowledge_at = 0.0
         lanes = frames.LANES if acknowledge else (frames.QUICK,)
         stream.write(b"".join(self._peer.outgoing(asyncio.get_running_loop().time(), acknowledges=lanes)))
-        stream.write(Goodbye(end, claim).frame())
+        stream.write(Goodbye(end, claim, lacks=not acknowledge).frame())
+        self._has_left = True
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(GOODBYE_ACK_SECONDS):
                 await self._parted.wait()
@@ -360,6 +361,10 @@ class RelayClient:
             return
         if self._epoch and welcome.epoch != self._epoch:
             self._welcome.set_exception(self._failed("another relay runs in it now"))
+            return
+        if self._peer.is_forgotten(welcome.received):
+            # Another process had it in between, and a relay of release 0.1.0 lets in who comes back.
+            self._refused(Busy("taken"))
             return
         self._epoch, self._hello_extras, self._silence, self._let_go_at = welcome.epoch, {}, None, None
         self._stream = stream
@@ -499,6 +504,8 @@ class RelayClient:
                 began_at = clock()
                 await self._keep(line)
                 self._drop_stream()
+                if self._has_left:
+                    return
                 if (error := self._given_up) is not None:
                     self._listener.ended(Over(explain=lambda image: error))
                     return

@@ -515,12 +515,14 @@ class Goodbye(NamedTuple):
 
     end: bool
     claim: str = ""
+    # Whether it has acknowledged something that it did not hand on.
+    lacks: bool = False
 
     @classmethod
     def from_dict(cls, said: Mapping[str, Any]) -> Goodbye:
         """Read it."""
         goodbye = JsonObject(said)
-        return cls(goodbye.flag("end", False), goodbye.text("claim", ""))
+        return cls(goodbye.flag("end", False), goodbye.text("claim", ""), goodbye.flag("lacks", False))
 
     def frame(self) -> bytes:
         """Return the GOODBYE frame."""

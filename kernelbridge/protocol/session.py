@@ -419,6 +419,10 @@ class Session:
         """Queue a packed message for the other end; whether that is there makes a difference for a very long one."""
         self.send_lanes[lane].add(packed, is_heard=is_heard)
 
+    def is_forgotten(self, received: Sequence[int]) -> bool:
+        """Whether the other end, which says that it has so much, began anew since it acknowledged more: for another."""
+        return any(number < lane_out.acknowledged for lane_out, number in zip(self.send_lanes, received))
+
     def resume(self, received: Sequence[int]) -> None:
         """Go on over a new line; `received` is what the other end says it has of each lane."""
         for lane_out, number in zip(self.send_lanes, received):

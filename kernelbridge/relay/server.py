@@ -1,7 +1,7 @@
 """Accept connections to the relay, decide who may hold the kernel, and move bytes to and from the one who does.
 
 A line of the same owner replaces the one before; another owner hears who has it, unless it takes it (decisions.md,
-16). A question is answered and disturbs nobody.
+16). A process after which another one had it does not come back. A question is answered and disturbs nobody.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ import os
 import select
 import socket
 import time
-from typing import Any, Callable, Dict, List, NamedTuple, Optional
+from collections import deque
+from typing import Any, Callable, Deque, Dict, List, NamedTuple, Optional
 
 from ..protocol import frames
 from ..protocol.handshake import OTHER_RELAY, Busy, Goodbye, HeldBy, Hello, Status, Welcome
@@ -20,6 +21,8 @@ from ..protocol.json_object import parse_object
 from ..protocol.session import SILENCE_SECONDS, Session
 
 CHUNK_BYTES = 256 * 1024
+# Of so many processes that had the kernel it is known that another one had it after them.
+FORMER_STREAMS = 1000
 
 
 class Connection:
@@ -132,8 +135,10 @@ class Server:
         self.connection: Optional[Connection] = None
         # Lines that said no HELLO yet.
         self.pending: List[Connection] = []
-        # Names the numbering of the process that held the kernel last; empty before the first.
-        self._stream = ""
+        # Names the numbering of the process that held the kernel last, and it for people; empty before the first.
+        self._stream, self._who = "", ""
+        # The numberings of those before: what they lacked has gone to another one, under other numbers.
+        self._former: Deque[str] = deque(maxlen=FORMER_STREAMS)
         # Wall clock of the machine here; told to others as a span.
         self._held_since = 0.0
         self.listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -183,8 +188,10 @@ class Server:
         elif connection is not self.connection:
             return
         elif frame.kind == frames.GOODBYE:
-            self.session.forget_kept()
-            self._supervisor.goodbye(Goodbye.from_dict(parse_object(frame.payload)))
+            goodbye = Goodbye.from_dict(parse_object(frame.payload))
+            if not goodbye.lacks:
+                self.session.forget_kept()
+            self._supervisor.goodbye(goodbye)
             connection.write([frames.frame(frames.GOODBYE)])
             self.disconnect(connection)
         else:
@@ -214,6 +221,8 @@ class Server:
             return Busy(OTHER_RELAY, version=frames.VERSION, release=self._supervisor.status().release)
         if hello.claim and not self._supervisor.may_claim(hello.claim):
             return Busy("not left under this claim")
+        if hello.stream in self._former:
+            return Busy("taken", who=self._who)
         if self.connection is not None and self.connection.owner != hello.owner and not hello.take:
             return Busy("held", **self.held_by(now)._asdict())
         return None
@@ -230,10 +239,11 @@ class Server:
         connection.owner, connection.who = hello.owner, hello.who
         if hello.stream != self._stream:
             if self._stream:
+                self._former.append(self._stream)
                 self.session.hand_over()
             self._supervisor.handed_over(bool(hello.only_own))
             # Seconds on the relay's clock; a line that is only renewed is held since before.
-            self._stream, self._held_since = hello.stream, now
+            self._stream, self._who, self._held_since = hello.stream, hello.who, now
         self.connection = connection
         self._supervisor.joined()
         connection.write([Welcome(self._supervisor.status(), self.session.received, self.epoch).frame()])

@@ -660,6 +660,21 @@ async def test_a_relay_that_refuses_for_another_reason_is_asked_again(joined: Sc
     assert joined.kinds == ["LinkLost", "ContainerFailed", "joined"]
 
 
+async def test_a_relay_that_began_anew_for_another_process_is_that_ones(joined: Scene) -> None:
+    joined.ask("1")
+    joined.relay.session.acknowledge_at = 0.0
+    joined.relay.flush()
+    await turns()
+    # As one of release 0.1.0 does it: it lets in who comes back, and its numbers are new.
+    joined.relay.session.hand_over()
+    joined.relay.line.cut()
+    await asyncio.sleep(5)
+    assert joined.kinds == ["LinkLost", "KernelHeld"]
+    assert joined.relay.lines[-1].is_closed
+    await asyncio.sleep(60)
+    assert len(joined.relay.hellos) == 2
+
+
 async def test_another_relay_under_the_same_name_is_refused(joined: Scene) -> None:
     joined.relay.epoch = "epoch 2"
     joined.relay.line.cut()
@@ -687,8 +702,18 @@ async def test_what_was_not_handed_on_is_not_acknowledged_by_a_goodbye(joined: S
     joined.relay.say("a")
     await turns()
     assert await joined.client.goodbye(end=False, acknowledge=False)
-    assert joined.relay.goodbyes == [Goodbye(end=False)]
+    assert joined.relay.goodbyes == [Goodbye(end=False, lacks=True)]
     assert {ordered for _, ordered in joined.relay.acknowledged} <= {0}
+
+
+async def test_who_has_said_goodbye_does_not_come_back_where_its_line_ends(joined: Scene) -> None:
+    joined.relay.is_rude = True
+    leaving = asyncio.create_task(joined.client.goodbye(end=False))
+    await turns()
+    joined.relay.line.cut()
+    await asyncio.sleep(GOODBYE_ACK_SECONDS / 2)
+    assert not await leaving
+    assert len(joined.relay.hellos) == 1
 
 
 async def test_a_goodbye_sends_what_waits_before_it(joined: Scene) -> None:

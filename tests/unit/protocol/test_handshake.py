@@ -204,7 +204,10 @@ def test_a_hello_says_who_asks_for_what() -> None:
 
 def test_a_goodbye_says_whether_the_kernel_is_to_end_and_who_may_come_again() -> None:
     [frame] = frames.Decoder().feed(Goodbye(end=True, claim="c").frame())
-    assert (frame.kind, json.loads(bytes(frame.payload))) == (frames.GOODBYE, {"end": True, "claim": "c"})
+    assert (frame.kind, json.loads(bytes(frame.payload))) == (
+        frames.GOODBYE,
+        {"end": True, "claim": "c", "lacks": False},
+    )
 
 
 def test_an_end_that_an_older_relay_tells_has_no_folders() -> None:

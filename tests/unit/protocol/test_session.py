@@ -346,6 +346,16 @@ def test_two_seconds_of_a_steady_output_come_twice_at_most(every: int, first: in
     assert [line for line in before if line >= kill - 100] == [line for line in again if line >= kill - 100]
 
 
+@pytest.mark.parametrize(("received", "is_forgotten"), [([0, 2], False), ([0, 3], False), ([0, 1], True)])
+def test_a_peer_sees_that_the_other_end_has_begun_anew(received: list[int], is_forgotten: bool) -> None:
+    peer = Session()
+    for word in (b"1", b"2", b"3"):
+        peer.add(ORDERED, word)
+    peer.outgoing(0.0)
+    peer.accept(Frame(frames.ACK, 0, 0, frames.acknowledgement(0, 2)[14:]), 0.0)
+    assert peer.is_forgotten(received) is is_forgotten
+
+
 def test_nothing_comes_twice_after_a_goodbye() -> None:
     stream = Stream()
     stream.out(0, ORDERED, b"output")

@@ -235,6 +235,35 @@ def test_after_a_goodbye_nothing_comes_twice_and_the_holder_is_gone(door: Server
     assert delivered(knock("other:9@9:b", stream="s2").heard()) == []
 
 
+def test_a_goodbye_that_says_that_something_was_not_handed_on_forgets_nothing(door: Server, knock: Knock) -> None:
+    first = knock()
+    first.heard()
+    door.session.add(frames.ORDERED, b"one")
+    turn(door)
+    first.say(frames.acknowledgement(0, 1), Goodbye(end=False, lacks=True).frame())
+    turn(door)
+    assert delivered(knock("other:9@9:b", stream="s2").heard()) == [b"one"]
+
+
+def test_a_process_after_which_another_had_it_does_not_come_back_and_what_waits_stays(
+    door: Server, behind: Behind, knock: Knock
+) -> None:
+    knock()
+    door.session.add(frames.ORDERED, b"one")
+    turn(door)
+    assert door.connection is not None
+    door.disconnect(door.connection)  # Its laptop sleeps.
+    other = knock("other:9@9:b", stream="s2", who="bob@lab")
+    assert delivered(other.heard()) == [b"one"]
+    other.say(frames.acknowledgement(0, 1), Goodbye(end=False).frame())
+    turn(door)
+    door.session.add(frames.ORDERED, b"two")
+    # It counts by numbers that are another's now: it would take "two" for what it has, and lose it.
+    assert said(knock(received=[0, 1]).heard()) == (frames.BUSY, {"reason": "taken", "who": "bob@lab"})
+    assert delivered(knock("me:1@2:a", stream="s3").heard()) == [b"two"]
+    assert behind.seen.count("joined") == 3
+
+
 @pytest.mark.parametrize(("claim", "kind"), [("c", frames.WELCOME), ("d", frames.BUSY)])
 def test_only_the_right_claim_takes_it_up(behind: Behind, knock: Knock, claim: str, kind: int) -> None:
     behind.claim = "c"
