@@ -370,9 +370,8 @@ class Supervisor:
                 self.lifetime.has_run_cell = _is_cell(message.parts)
         else:
             # It was meant for a kernel process that is no more.
-            refused = self.client.refusal(message)
-            if refused is not None:
-                self.stream.add(frames.LANE_OF[message.channel], frames.pack(refused))
+            for refused in self.client.refusal(message):
+                self.stream.add(frames.LANE_OF[refused.channel], frames.pack(refused))
 
     def _command(self, command: Dict[str, Any]) -> None:
         if command["do"] == "spawn":
