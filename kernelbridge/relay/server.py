@@ -12,7 +12,7 @@ import os
 import select
 import socket
 import time
-from typing import Any, Callable, Dict, List, NamedTuple, Optional
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Set
 
 from ..protocol import frames
 from ..protocol.handshake import OTHER_RELAY, Busy, Goodbye, HeldBy, Hello, Status, Welcome
@@ -134,6 +134,9 @@ class Server:
         self.pending: List[Connection] = []
         # Names the numbering of the process that held the kernel last; empty before the first.
         self._stream = ""
+        # Those of processes that had it before, and who has it since, for people.
+        self._former: Set[str] = set()
+        self._who = ""
         # Wall clock of the machine here; told to others as a span.
         self._held_since = 0.0
         self.listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -147,6 +150,11 @@ class Server:
     def connections(self) -> List[Connection]:
         """All lines that are open."""
         return [*self.pending, *([self.connection] if self.connection else [])]
+
+    @property
+    def takes_more(self) -> bool:
+        """Whether somebody is joined whose line has taken all so far: else nothing can be said, however much is due."""
+        return self.connection is not None and not self.connection.unsent
 
     def held_by(self, now: float) -> HeldBy:
         """Who holds the kernel, and for how many seconds."""
@@ -212,6 +220,9 @@ class Server:
             return None  # Of whatever version.
         if hello.version != frames.VERSION:
             return Busy(OTHER_RELAY, version=frames.VERSION, release=self._supervisor.status().release)
+        if hello.stream in self._former:
+            # It did not hear that it lost the kernel, and its numbers mean nothing here any more.
+            return Busy("taken", who=self._who)
         if hello.claim and not self._supervisor.may_claim(hello.claim):
             return Busy("not left under this claim")
         if self.connection is not None and self.connection.owner != hello.owner and not hello.take:
@@ -230,10 +241,11 @@ class Server:
         connection.owner, connection.who = hello.owner, hello.who
         if hello.stream != self._stream:
             if self._stream:
+                self._former.add(self._stream)
                 self.session.hand_over()
             self._supervisor.handed_over(bool(hello.only_own))
             # Seconds on the relay's clock; a line that is only renewed is held since before.
-            self._stream, self._held_since = hello.stream, now
+            self._stream, self._who, self._held_since = hello.stream, hello.who, now
         self.connection = connection
         self._supervisor.joined()
         connection.write([Welcome(self._supervisor.status(), self.session.received, self.epoch).frame()])
@@ -260,7 +272,7 @@ class Server:
         if connection is None:
             return
         try:
-            connection.write([] if connection.unsent else self.session.outgoing(now))
+            connection.write(self.session.outgoing(now) if self.takes_more else [])
         except OSError:
             self.disconnect(connection)
 

@@ -579,7 +579,8 @@ class Supervisor:
         if self.client.is_asking or self._entrypoint.run is not None:
             return 50
         due = min(self._look_at, self.client.due_at)
-        due = due if self.stream.acknowledge_at is None else min(due, self.stream.acknowledge_at)
+        if self.stream.acknowledge_at is not None and self.server.takes_more:
+            due = min(due, self.stream.acknowledge_at)
         return max(1, int(1000 * (due - time.monotonic())) + 1)
 
     def _serve_kernel(self, ready: Dict[Any, int], now: float) -> None:
