@@ -56,6 +56,11 @@ class Interrupts:
         return bool(self._under_way or self._waiting_cells)
 
     @property
+    def ids(self) -> list[str]:
+        """The ids of those under way."""
+        return list(self._under_way)
+
+    @property
     def due_at(self) -> float | None:
         """When `late` has something to do; None while nothing waits for a time."""
         return min((one.late_at for one in self._under_way.values() if not one.is_answered), default=None)

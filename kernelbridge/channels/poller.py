@@ -116,25 +116,29 @@ class ZmqPoller:
     def _run(self) -> None:
         self._poller.register(self._wake_out, zmq.POLLIN)
         while not self._closing:
-            patience = min((one.patience_ms() for one in self._polled), default=IDLE_MS)
-            ready = self._poller.poll(0 if self._calls else patience)
-            # In this order: the other way a byte sent in between would be drained, and its call left for later.
-            with contextlib.suppress(OSError):
-                self._wake_out.recv(4096)
-            self._is_woken = False
-            try:
-                self._run_calls()
-                for sock, _ in ready:
-                    reader = self._readers.get(sock)
-                    if reader is not None:
-                        reader(sock)
-                for one in self._polled:
-                    one.tick()
-            except Exception:
-                # The thread serves every kernel of the process: one bad message must not end it.
-                _LOG.exception("channels failed")
+            self._turn()
         while self._calls:
             self._run_calls()
+
+    def _turn(self) -> None:
+        """Wait until there is something to do, and do it."""
+        patience = min((one.patience_ms() for one in self._polled), default=IDLE_MS)
+        ready = self._poller.poll(0 if self._calls else patience)
+        # In this order: the other way a byte sent in between would be drained, and its call left for later.
+        with contextlib.suppress(OSError):
+            self._wake_out.recv(4096)
+        self._is_woken = False
+        try:
+            self._run_calls()
+            for sock, _ in ready:
+                reader = self._readers.get(sock)
+                if reader is not None:
+                    reader(sock)
+            for one in self._polled:
+                one.tick()
+        except Exception:
+            # The thread serves every kernel of the process: one bad message must not end it.
+            _LOG.exception("channels failed")
 
     def _run_calls(self) -> None:
         """Run what was posted, of each for one turn; the rest stays for the next."""

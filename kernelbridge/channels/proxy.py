@@ -626,6 +626,8 @@ class KernelProxy:
         if interrupt is not None:
             self._send_own(answers)
             return False
+        if self._early.is_second_answer(parent):
+            return False
         self._outstanding.pop(parent, None)
         if self._left is not None and self._left.is_over_with(parent):
             self._owner.mailbox.post(self._owner.requested, [self._left_order(show=False)])
@@ -658,6 +660,8 @@ class KernelProxy:
     def _enter_waiting(self, progress: str, error: KernelBridgeError | None) -> None:
         if error is not None:
             self._send_own(failure_answers(list(self._outstanding.values()), error))
+            self._early.failed.update(self._outstanding)
+        self._early.failed.update(self._interrupts.ids)
         self._send_own(self._interrupts.end())
         self._outstanding.clear()
         self._cancel_question()
@@ -710,6 +714,7 @@ class KernelProxy:
         self._cancel_question()
         waited = self._waiting.unanswered if self._mode is Mode.WAITING else []
         outstanding, self._outstanding = list(self._outstanding.values()), {}
+        self._early.failed.update([*(one.id for one in outstanding), *self._interrupts.ids])
         answers = self._waiting.fail(error) if self._mode is Mode.WAITING else []
         self._mode, self._failure = Mode.ENDED, _Failure(error, is_start=self._mode is Mode.WAITING)
         self._send_own(answers + self._interrupts.end() + failure_answers(outstanding, error))

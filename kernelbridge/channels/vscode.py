@@ -129,6 +129,8 @@ class EarlyAnswers:
         self.had_busy = ""
         # Requests that were answered here, until the kernel is idle again after them.
         self.answered: set[str] = set()
+        # Requests that got the reason for the kernel's end, or an interrupt's end, until their relay has replied.
+        self.failed: set[str] = set()
         # The probe that was passed on: its id, its prefix, what it has printed.
         self._probe: tuple[str, str, list[str]] | None = None
 
@@ -155,6 +157,12 @@ class EarlyAnswers:
             self.had_busy = ""
             return False
         return True
+
+    def is_second_answer(self, parent: str) -> bool:
+        """Whether a reply is for a request that was told here why there is none: one that its relay got too late."""
+        is_second = parent in self.failed
+        self.failed.discard(parent)
+        return is_second
 
     def finish(self, parent: str) -> str | None:
         """Note that a request has its reply; return the version that it printed, if it was the probe."""

@@ -576,7 +576,7 @@ class RelayClient:
                 self._listener.paused(True)
             except KernelHeld as exc:
                 self._silence = silent_since = None
-                if not self._will_be_let_go():
+                if self._taken is not None or not self._will_be_let_go():
                     self._listener.taken(exc)
                     return None
             except KernelOfOtherVersion as exc:

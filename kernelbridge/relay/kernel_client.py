@@ -143,13 +143,14 @@ class KernelClient:
         cells = (parent for parent in self._at_work.values() if parent.get("msg_type") == "execute_request")
         return next(cells, None)
 
-    def refusal(self, message: frames.Message) -> Optional[frames.Message]:
-        """Return the answer to a request for a kernel process that is no more; None where none is wanted."""
+    def refusal(self, message: frames.Message) -> List[frames.Message]:
+        """Return the whole answer to a request for a kernel process that is no more; empty where none is wanted."""
         asked = requests.read(message.parts)
         if asked is None:
-            return None
+            return []
         content = {"status": "aborted", "execution_count": 0}
-        return frames.Message(message.channel, message.launch, self._voice.reply(asked, content))
+        answers = self._voice.answer(message.channel, asked, content)
+        return [frames.Message(channel, message.launch, parts) for channel, parts in answers]
 
     @property
     def is_asking(self) -> bool:

@@ -153,6 +153,11 @@ class Server:
         """All lines that are open."""
         return [*self.pending, *([self.connection] if self.connection else [])]
 
+    @property
+    def takes_more(self) -> bool:
+        """Whether somebody is joined whose line has taken all so far: else nothing can be said, however much is due."""
+        return self.connection is not None and not self.connection.unsent
+
     def held_by(self, now: float) -> HeldBy:
         """Who holds the kernel, and for how many seconds."""
         owner = self.connection
@@ -219,10 +224,11 @@ class Server:
             return None  # Of whatever version.
         if hello.version != frames.VERSION:
             return Busy(OTHER_RELAY, version=frames.VERSION, release=self._supervisor.status().release)
+        if hello.stream in self._former:
+            # It did not hear that it lost the kernel, and its numbers mean nothing here any more.
+            return Busy("taken", who=self._who)
         if hello.claim and not self._supervisor.may_claim(hello.claim):
             return Busy("not left under this claim")
-        if hello.stream in self._former:
-            return Busy("taken", who=self._who)
         if self.connection is not None and self.connection.owner != hello.owner and not hello.take:
             return Busy("held", **self.held_by(now)._asdict())
         return None
@@ -270,7 +276,7 @@ class Server:
         if connection is None:
             return
         try:
-            connection.write([] if connection.unsent else self.session.outgoing(now))
+            connection.write(self.session.outgoing(now) if self.takes_more else [])
         except OSError:
             self.disconnect(connection)
 

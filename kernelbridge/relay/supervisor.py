@@ -370,9 +370,8 @@ class Supervisor:
                 self.lifetime.has_run_cell = _is_cell(message.parts)
         else:
             # It was meant for a kernel process that is no more.
-            refused = self.client.refusal(message)
-            if refused is not None:
-                self.stream.add(frames.LANE_OF[message.channel], frames.pack(refused))
+            for refused in self.client.refusal(message):
+                self.stream.add(frames.LANE_OF[refused.channel], frames.pack(refused))
 
     def _command(self, command: Dict[str, Any]) -> None:
         if command["do"] == "spawn":
@@ -580,7 +579,8 @@ class Supervisor:
         if self.client.is_asking or self._entrypoint.run is not None:
             return 50
         due = min(self._look_at, self.client.due_at)
-        due = due if self.stream.acknowledge_at is None else min(due, self.stream.acknowledge_at)
+        if self.stream.acknowledge_at is not None and self.server.takes_more:
+            due = min(due, self.stream.acknowledge_at)
         return max(1, int(1000 * (due - time.monotonic())) + 1)
 
     def _serve_kernel(self, ready: Dict[Any, int], now: float) -> None:

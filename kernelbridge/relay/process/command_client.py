@@ -141,9 +141,9 @@ class CommandClient:
         if self._process is not None:
             self._process.drain()
 
-    def refusal(self, message: frames.Message) -> Optional[frames.Message]:
-        """Return None: input for a command that has ended needs no answer."""
-        return None
+    def refusal(self, message: frames.Message) -> List[frames.Message]:
+        """Return nothing: input for a command that has ended needs no answer."""
+        return []
 
     def close(self) -> None:
         """Let go of a launch that has ended."""

@@ -434,6 +434,19 @@ def test_an_end_that_a_client_asks_for_needs_no_cell(proxy: KernelProxy, client:
     assert proxy.is_end_asked_for
 
 
+def test_who_has_an_answer_gets_no_other(proxy: KernelProxy, kernel: MadeKernel, client: Client) -> None:
+    opened(proxy)
+    cell, interrupt = client.send("1"), client.ask("control", "interrupt_request")
+    late = {kind_of(one): one for one in heard(kernel, 2)}
+    proxy.restarting("the kernel has ended", DIED)
+    assert (client.finish(cell).error != "", client.answer(interrupt)["content"]["status"]) == (True, "ok")
+    proxy.deliver([answer_to(late["execute_request"], frames.SHELL, "execute_reply", {"status": "aborted"})])
+    proxy.deliver([answer_to(late["interrupt_request"], CONTROL, "interrupt_reply", {"status": "ok"})])
+    for name, read in (("shell", client.kernel.get_shell_msg), ("control", client.kernel.get_control_msg)):
+        last = client.ask(name, "kernel_info_request")
+        assert read(timeout=5)["parent_header"]["msg_id"] == last
+
+
 def test_after_a_restart_cells_wait_again_and_go_to_the_new_launch(
     proxy: KernelProxy, kernel: MadeKernel, client: Client
 ) -> None:

@@ -575,6 +575,15 @@ async def test_a_relay_that_another_took_while_the_link_was_lost_is_left_to_it(j
     assert len(joined.relay.hellos) == 2
 
 
+async def test_a_relay_that_was_taken_over_while_the_link_was_lost_says_so_and_is_left_at_once(joined: Scene) -> None:
+    joined.relay.answers = [refusing("taken", who="bob@desk")] * 2
+    joined.relay.line.cut()
+    await asyncio.sleep(60)
+    assert joined.kinds == ["LinkLost", "KernelHeld"]
+    assert joined.told[-1].who == "bob@desk"
+    assert len(joined.relay.hellos) == 2
+
+
 # Of a process of this machine that has ended, and of another machine's.
 ENDED, ELSEWHERE = "m:1@0.00:x", "m:1@0.00:x~a.b.c.d.1"
 

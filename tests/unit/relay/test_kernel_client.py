@@ -31,10 +31,14 @@ def request(kind: str = "execute_request") -> frames.Message:
     return frames.Message(frames.SHELL, 3, [b"client", frames.DELIMITER, b"", header, b"{}", b"{}", b'{"code": "1"}'])
 
 
-def test_a_request_for_a_kernel_process_that_is_no_more_is_aborted(talk: KernelClient) -> None:
-    answer = talk.refusal(request())
-    assert answer is not None
-    assert (answer.channel, answer.launch) == (frames.SHELL, 3)
+def test_a_request_for_a_kernel_process_that_is_no_more_is_aborted_between_busy_and_idle(talk: KernelClient) -> None:
+    busy, answer, idle = talk.refusal(request())
+    assert [(one.channel, one.launch) for one in (busy, answer, idle)] == [
+        (frames.IOPUB, 3),
+        (frames.SHELL, 3),
+        (frames.IOPUB, 3),
+    ]
+    assert [json.loads(bytes(one.parts[-1]))["execution_state"] for one in (busy, idle)] == ["busy", "idle"]
     identity, delimiter, signature, header, parent, metadata, content = answer.parts
     assert (identity, delimiter, signature, metadata) == (b"client", frames.DELIMITER, b"", b"{}")
     assert json.loads(bytes(header))["msg_type"] == "execute_reply"
@@ -44,8 +48,8 @@ def test_a_request_for_a_kernel_process_that_is_no_more_is_aborted(talk: KernelC
 
 @pytest.mark.parametrize("parts", [[b"no", b"message"], [frames.DELIMITER], [b"x", frames.DELIMITER, b"", b"[]"]])
 def test_what_is_no_request_gets_no_answer(talk: KernelClient, parts: list[bytes]) -> None:
-    assert talk.refusal(frames.Message(frames.SHELL, 3, parts)) is None
-    assert talk.refusal(request("comm_msg")) is None
+    assert talk.refusal(frames.Message(frames.SHELL, 3, parts)) == []
+    assert talk.refusal(request("comm_msg")) == []
 
 
 def told(talk: KernelClient, state: str, **parent: Any) -> None:

@@ -211,6 +211,20 @@ def test_who_takes_it_gets_all_again_that_was_not_acknowledged_and_the_loser_hea
     assert said(first.heard()) == (frames.BUSY, {"reason": "taken", "who": "ada@laptop"})
 
 
+def test_who_did_not_hear_that_it_was_taken_over_is_told_when_it_comes_again(door: Server, knock: Knock) -> None:
+    """A laptop that slept meanwhile: what it has received is of other numbers, and it would miss as many messages."""
+    knock("me:1@2:a", stream="s1")
+    knock("you:1@2:b", stream="s2", who="bob@desk", take=True)
+    assert door.connection is not None
+    door.disconnect(door.connection)
+    door.session.add(frames.ORDERED, b"for bob")
+    kind, busy = said(knock("me:1@2:a", stream="s1", received=[0, 9]).heard())
+    assert (kind, busy["reason"], busy["who"]) == (frames.BUSY, "taken", "bob@desk")
+    assert delivered(knock("you:1@2:b", stream="s2", who="bob@desk").heard()) == [b"for bob"]
+    # As a process that begins anew it may have it.
+    assert said(knock("me:1@2:a", stream="s3", take=True).heard())[0] == frames.WELCOME
+
+
 def test_a_process_that_was_killed_may_have_lost_what_it_acknowledged_last(door: Server, knock: Knock) -> None:
     first = knock()
     first.heard()

@@ -12,6 +12,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -241,6 +242,19 @@ def test_a_request_for_an_older_launch_never_reaches_the_kernel(make: Make) -> N
     assert asked == []
     scene.relay.obey(Message(SHELL, 2, list(parts)))
     assert asked == [(SHELL, parts)]
+
+
+def test_an_acknowledgement_that_nobody_can_hear_wakes_no_relay_again_and_again(make: Make) -> None:
+    relay: Any = make().relay
+    packed = frames.pack(Message(SHELL, 1, [b"x"]))
+    relay.stream.accept(frames.Frame(frames.DATA, ORDERED, 1, packed), time.monotonic() - 10.0)
+    relay._look_at = time.monotonic() + 60.0
+    line = SimpleNamespace(unsent=[], close=lambda: None)
+    for relay.server.connection, is_due in ((None, False), (line, True)):
+        assert (relay._patience_ms() <= 1) is is_due
+    line.unsent = [b"what the pipe did not take"]
+    assert relay._patience_ms() > 1000
+    relay.server.connection = None
 
 
 # -- how it ends

@@ -160,7 +160,7 @@ def test_what_is_no_input_is_let_be(scene: Scene, channel: int, parts: list[fram
 def test_input_for_a_command_that_has_ended_is_nothing(scene: Scene) -> None:
     scene.client.say(STDIN, [b"early"])
     scene.client.do_due(0.0)
-    assert scene.client.refusal(Message(STDIN, 1, [b"x"])) is None
+    assert scene.client.refusal(Message(STDIN, 1, [b"x"])) == []
     assert scene.told == []
 
 
