@@ -178,12 +178,6 @@ MUTANTS = (
         "                    await place.leave()",
         "                    pass",
     ),
-    Mutant(
-        "a goodbye forgets nothing",
-        "relay/server.py",
-        "            self.session.forget_kept()\n",
-        "",
-    ),
 )
 
 

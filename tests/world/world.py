@@ -418,6 +418,8 @@ class World:
         self._check_requests()
         process = self._process
         is_joined = process is not None and process.kernel.is_joined and self.host.is_running
+        if is_joined and self._is_idle():
+            self._run_until(self.agenda.now + 30.0, stops=lambda: self.host.supervisor.stream.is_delivered)
         if is_joined and self._is_idle() and not self.host.supervisor.stream.is_delivered:
             raise Broken("all was shown, and the relay holds it as if it were not")
 
