@@ -261,6 +261,7 @@ def _checked(keyword: str, words: Sequence[str]) -> str:
 def aliases(around: Around, paths: Sequence[Path]) -> list[str]:
     """Return the names that the files have a `Host` line of their own for, in order; patterns are no names.
 
+    Nor are those that systemd puts into its ssh config for machines of this one, such as `machine/.host`.
     Files that they include count too, whatever `Match` or `Host` those stand in. What cannot be read has none.
     """
     found: dict[str, None] = {}
@@ -278,7 +279,7 @@ def _aliases(around: Around, path: Path, depth: int) -> Iterator[str]:
     for keyword, rest in map(split_line, lines):
         with contextlib.suppress(ValueError):
             if keyword == "host":
-                yield from (word for word in words_of(rest) if not set("*?!") & set(word))
+                yield from (word for word in words_of(rest) if not set("*?!/") & set(word) and word != ".host")
             elif keyword == "include" and depth < _MOST_INCLUDES:
                 for included in included_files(around, path, rest):
                     yield from _aliases(around, included, depth + 1)
