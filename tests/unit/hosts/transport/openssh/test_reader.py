@@ -181,8 +181,8 @@ def test_aliases_are_the_names_of_host_lines_in_order_those_of_included_files_to
     folder = tmp_path / ".ssh"
     (folder / "more").mkdir(parents=True)
     (folder / "config").write_text(
-        "Host lab  gpu2 *.x\n  User ada\nHost !no b?\nInclude more/* none\nMatch host x\nHost lab last .host machine/.host\n"
-        "Host 'open\n"
+        "Host lab  gpu2 *.x\n  User ada\nHost !no b?\nInclude more/* none\nMatch host x\n"
+        "Host lab last .host machine/.host\nHost 'open\n"
     )
     (folder / "more/1").write_text("Host=inner # Host no\nInclude config\n")
     paths = [folder / "config", tmp_path / "none"]
