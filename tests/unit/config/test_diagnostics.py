@@ -170,5 +170,12 @@ def test_a_forward_that_nobody_guards_is_told() -> None:
     )
 
 
+class Odd(tomllib.TOMLDecodeError):
+    """One that says less than Python's own."""
+
+    def __init__(self) -> None:
+        ValueError.__init__(self, "odd")
+
+
 def test_a_syntax_error_without_a_place_is_a_problem_of_the_file() -> None:
-    assert str(diagnostics.of_syntax(tomllib.TOMLDecodeError("odd"))) == "file: is not TOML: odd"
+    assert str(diagnostics.of_syntax(Odd())) == "file: is not TOML: odd"

@@ -90,7 +90,8 @@ def test_forward_says_where_each_port_is_and_ends_with_ctrl_c(
         try:
             urllib.request.urlopen(request, timeout=20)
         except urllib.error.HTTPError as exc:
-            answers.append(exc.code)
+            with exc:
+                answers.append(exc.code)
 
     leaves(look)
     with bound(elsewhere):
