@@ -30,7 +30,7 @@ from kernelbridge.fleet import images, left_kernels, open_files
 from kernelbridge.fleet.images import ImageListing
 from kernelbridge.fleet.kernel_listing import KernelFinder, KernelListing, KernelRow
 from kernelbridge.fleet.left_kernels import left_running, of_notebook
-from kernelbridge.fleet.logins_ahead import LoginsAhead
+from kernelbridge.fleet.logins_ahead import CLOSE_SECONDS, LoginsAhead
 from kernelbridge.fleet.loop import LOOP_NAME, LoopThread
 from kernelbridge.hosts.docker.images import unfinished_image
 from kernelbridge.hosts.docker.images.built_image import is_up_to_date
@@ -75,8 +75,6 @@ TIDY_SECONDS = 5.0
 NOTEBOOK_SECONDS = 10.0
 # How long a restart waits for an engine to say which image has a name by now.
 IMAGE_SECONDS = 5.0
-# How long links and backends may take to close.
-CLOSE_SECONDS = 10.0
 
 _T = TypeVar("_T")
 

@@ -13,7 +13,8 @@ from kernelbridge.hosts.pool import BackendPool
 from kernelbridge.hosts.transport.lazy import load_ssh, loaded
 from kernelbridge.hosts.transport.login.questions import Ask
 
-CLOSE_SECONDS: Final = 5.0
+# How long links may take to close.
+CLOSE_SECONDS: Final = 10.0
 
 
 @dataclass(frozen=True, kw_only=True)

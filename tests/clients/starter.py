@@ -44,7 +44,7 @@ def _main(count: int, hold_seconds: float, asleep_seconds: float | None) -> None
     signal.signal(signal.SIGUSR1, lambda *_: _RELEASED.set())
     path = configs.find_path(os.environ)
     shared_fleets.fleet_of(path).observe(
-        lambda kernel, state, text: _say("step", kernel=kernel, state=state, text=text, at=time.time())
+        lambda kernel, state, text: _say("step", kernel=kernel, state=state, text=str(text), at=time.time())
     )
     threads = [threading.Thread(target=_hold, args=(hold_seconds,)) for _ in range(count)]
     for thread in threads:

@@ -189,6 +189,21 @@ def docker_options(walk: Walk) -> None:
     walk.rig.engine.cli("image", "rm", "-f", "team/model:1")
 
 
+@walked("how-to/hosts-that-ask.md")
+def hosts_that_ask(walk: Walk) -> None:
+    walk.laptop.write_config(walk.laptop.config.read_text().replace("[hosts.lab]", "[hosts.cluster]"))
+    walk.run("kernelbridge install")
+    with walk.rig.sshd.asking() as codes, walk.terminal("kernelbridge doctor cluster") as screen:
+        screen.expect("Password: ")
+        screen.sendline(codes.new())
+        screen.expect("second factor +.*asked for, and given")
+
+
+@walked("how-to/install.md")
+def install(walk: Walk) -> None:
+    walk.type("kernelbridge install")
+
+
 @walked("how-to/images.md")
 def images(walk: Walk) -> None:
     """What is added to an image without ipykernel: test_any_image.py."""
@@ -243,6 +258,7 @@ def persist_and_attach(walk: Walk) -> None:
         screen.expect("The kernel runs on")
     walk.type("kernelbridge stop")
     walk.type("kernelbridge stop --all")
+    walk.type("kernelbridge stop --all --host lab --env pytorch")
     walk.type("kernelbridge logs", code=errors.KernelNotFound.exit_code)
     walk.type("kernelbridge clean --dry-run")
     walk.type("kernelbridge clean")
@@ -346,6 +362,9 @@ def troubleshooting(walk: Walk) -> None:
         assert "kbtest at lab" in looked
         assert "3f2a91c0" in walk.type("kernelbridge ps")
         walk.type("kernelbridge logs")
+    walk.type("kernelbridge report")
+    (report,) = walk.folder.glob("kernelbridge-report-*.md")
+    assert "pytorch: ok" in report.read_text() or "HOST-1: ok" in report.read_text()
 
 
 @walked("how-to/vscode.md")
