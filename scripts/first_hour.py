@@ -13,6 +13,7 @@ import os
 import re
 import shutil
 import sys
+import textwrap
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -319,7 +320,7 @@ def page(transcript: Transcript) -> str:
         f"({codename()}, from debootstrap), joined by a cable that leads nowhere else. What pip would fetch lies in a "
         "folder, and the image, Debian's Python without ipykernel, is on the host already."
     )
-    return "\n".join(["# A first hour\n", about + "\n", *transcript.parts])
+    return "\n".join(["# A first hour\n", textwrap.fill(about, 119) + "\n", *transcript.parts])
 
 
 def main() -> int:

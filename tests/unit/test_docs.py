@@ -221,9 +221,10 @@ def test_each_option_of_a_command_exists(page: str) -> None:
 
 
 def test_each_script_exists_and_can_be_read_by_bash() -> None:
-    named = {name for page in PAGES.values() for name in re.findall(r"\bscripts/[a-z]+\b(?!\.)", page)}
+    named = {name for page in PAGES.values() for name in re.findall(r"\bscripts/[a-z-]+\b(?!\.)", page)}
     assert named == {
         "scripts/check",
+        "scripts/first-hour",
         "scripts/test",
         "scripts/docs",
         "scripts/demo",
