@@ -56,7 +56,7 @@ from kernelbridge.kernel.lifecycle import (
 from kernelbridge.kernel.placement import Placement
 from kernelbridge.kernel.recipe import with_process_keys
 from kernelbridge.kernel.relay_client import RelayClient, RelayListener
-from kernelbridge.kernel.request import KernelServices, LaunchRequest, launch_order
+from kernelbridge.kernel.request import KernelServices, LaunchRequest, launch_order, secret_values
 from kernelbridge.kernel.start import kept_logs
 from kernelbridge.kernel.start.launch import Launcher, WorkloadHandle
 from kernelbridge.kernel.start.preflight import Preflight
@@ -707,7 +707,9 @@ class Kernel:
             return False
         if not self._has_kept_log:
             text = await kept_logs.fetched(self._address(), self._reach)
-            self._has_kept_log = self._services.kept_logs.keep(self.request.kernel_id, text)
+            self._has_kept_log = self._services.kept_logs.keep(
+                self.request.kernel_id, text, hidden=secret_values(self.request)
+            )
         return self._has_kept_log
 
     def _cancel_start(self) -> None:

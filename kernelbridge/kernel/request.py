@@ -155,6 +155,7 @@ class KernelServices:
         return KeptLogs(self.records.folder / KEPT_LOGS_FOLDER)
 
 
+LEAST_SECRET_LENGTH = 4
 # What Jupyter and the kernel's own clock need; all else by `pass_env`.
 ALWAYS_PASSED = ("JPY_SESSION_NAME", "TZ")
 
@@ -167,6 +168,16 @@ def _boards(environment: Environment) -> dict[str, str]:
     """Return where a cell finds a board of the container, if there is a port for it under the same number here."""
     has_port = any(forward.here == forward.there and not forward.is_raw for forward in environment.forwards)
     return {BOARD_VARIABLE: BOARD_ADDRESS} if has_port else {}
+
+
+def secret_values(request: LaunchRequest) -> list[str]:
+    """Return what the kernel gets from this machine's variables and nobody may read, the longest first.
+
+    Shorter ones are parts of too much else.
+    """
+    names = (*request.environment.secrets, *request.environment.pass_env)
+    values = {request.environ[name] for name in names if name in request.environ}
+    return sorted((value for value in values if len(value) >= LEAST_SECRET_LENGTH), key=len, reverse=True)
 
 
 def launch_order(request: LaunchRequest, *, launch: int, session: str) -> dict[str, Any]:

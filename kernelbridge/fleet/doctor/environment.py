@@ -12,7 +12,7 @@ from kernelbridge.errors import GpusBusy, ImageUnusable
 from kernelbridge.fleet.doctor.finding import Examiner, Finding, LinkName, Said
 from kernelbridge.fleet.doctor.trials import TRIAL_SECONDS, Trials
 from kernelbridge.hosts.docker.images.built_image import is_up_to_date
-from kernelbridge.hosts.docker.images.derived_image import lacking
+from kernelbridge.hosts.docker.images.derived_image import in_words, lacking
 from kernelbridge.hosts.docker.images.python_probe import FoundPython
 from kernelbridge.hosts.docker.responses import ImageFacts
 from kernelbridge.hosts.gpus import selection
@@ -159,7 +159,7 @@ class EnvironmentExaminer:
         missing = self._missing(python)
         if not missing:
             return python, found
-        names = " and ".join(missing)
+        names = in_words(missing)
         if environment.add_ipykernel or environment.packages or environment.requirements:
             return python, f"{found}; a start adds {names}"
         if missing == [_DEBUGGER]:

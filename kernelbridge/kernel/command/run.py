@@ -33,7 +33,7 @@ from kernelbridge.hosts.transport.stream import AnyLink
 from kernelbridge.kernel import failures
 from kernelbridge.kernel.placement import Placement
 from kernelbridge.kernel.relay_client import RelayClient, RelayListener
-from kernelbridge.kernel.request import KernelServices, LaunchRequest, launch_order
+from kernelbridge.kernel.request import KernelServices, LaunchRequest, launch_order, secret_values
 from kernelbridge.kernel.start import kept_logs
 from kernelbridge.kernel.start.launch import Launcher, WorkloadHandle
 from kernelbridge.kernel.start.preflight import Preflight
@@ -154,7 +154,7 @@ class CommandRun:
             return False
         address = self._address()
         text = await kept_logs.fetched(address, address.workload)
-        return self._services.kept_logs.keep(self.request.kernel_id, text)
+        return self._services.kept_logs.keep(self.request.kernel_id, text, hidden=secret_values(self.request))
 
     async def _start(self) -> None:
         services, request = self._services, self.request

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -52,8 +52,13 @@ class KeptLogs:
     def __repr__(self) -> str:
         return f"<KeptLogs in {self._folder}>"
 
-    def keep(self, kernel_id: str, text: str) -> bool:
-        """Keep the last lines of a text; whether there were any. That they cannot be written is no error."""
+    def keep(self, kernel_id: str, text: str, *, hidden: Sequence[str] = ()) -> bool:
+        """Keep the last lines of a text, without what is `hidden`; whether there were any.
+
+        That they cannot be written is no error.
+        """
+        for value in hidden:
+            text = text.replace(value, "***")
         kept = last_lines(text, KEPT_LOG_LINES).encode("utf-8", "replace")[-KEPT_LOG_BYTES:]
         if not kept.strip():
             return False

@@ -12,7 +12,7 @@ import pytest
 from kernelbridge.config.schema import Forward, Workspace
 from kernelbridge.errors import LinkLost, StartTimeout
 from kernelbridge.files.project import Project
-from kernelbridge.kernel.request import ALWAYS_PASSED, RunCommand, deadline, launch_order
+from kernelbridge.kernel.request import ALWAYS_PASSED, RunCommand, deadline, launch_order, secret_values
 from kernelbridge.protocol.terminal import WindowSize
 from tests.made_clock import MadeClock
 from tests.made_engines import LAB, TWO, launch_request
@@ -189,3 +189,9 @@ def test_it_starts_where_the_command_the_environment_or_the_workspace_says(
 def test_a_request_names_the_folder_that_it_came_from_to_no_container() -> None:
     request = replace(launch_request(), folder="/home/ada/secret project")
     assert "secret project" not in str(launch_order(request, launch=1, session="s"))
+
+
+def test_what_nobody_may_read_is_what_secrets_and_passed_variables_have_the_longest_first() -> None:
+    environ = {"TOKEN": "s3cr3t", "WANDB": "s3cr3t-and-more", "ONE": "1", "EDITOR": "nano"}
+    request = launch_request(environ=environ, secrets=["TOKEN", "ABSENT"], pass_env=["WANDB", "ONE"])
+    assert secret_values(request) == ["s3cr3t-and-more", "s3cr3t"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -41,6 +41,12 @@ def last_words(said: str) -> str:
         return "there is no pip beside kernelbridge; `python -m ensurepip` in its environment adds it"
     errors = [line for line in lines if line.startswith(("ERROR:", "E: "))]
     return " ".join(errors or lines[-3:])[-600:] or "it says nothing"
+
+
+def in_words(packages: Sequence[str]) -> str:
+    """Return packages as a sentence names them: `a`, `a and b`, `a, b and c`."""
+    *others, last = packages
+    return f"{', '.join(others)} and {last}" if others else last
 
 
 def lacking(python: FoundPython) -> list[str]:

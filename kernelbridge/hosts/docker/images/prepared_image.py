@@ -342,9 +342,7 @@ class Preparation:
         """Make the image that has what a kernel needs beside its own. Raises PackagesFailed, EngineFailed, others."""
         image, python, host = self.environment.image, recipe.python, self.engine.link.name
         derived_image.check_architecture(python, image)
-        *others, last = missing
-        what = f"{', '.join(others)} and {last}" if others else last
-        them = "them" if others else "it"
+        what, them = derived_image.in_words(missing), "them" if len(missing) > 1 else "it"
         self.say(f"{image} lacks {what}: fetching {them} for Python {python.version} on this machine")
         fetch = await loaded(_load_fetch)
         try:

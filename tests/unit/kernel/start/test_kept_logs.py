@@ -32,6 +32,13 @@ def logs(tmp_path: Path) -> KeptLogs:
     return KeptLogs(tmp_path / "records" / "failed-starts")
 
 
+def test_what_is_hidden_is_not_kept(logs: KeptLogs) -> None:
+    logs.keep("abc-1", "login with s3cr3t-and-more\n", hidden=["s3cr3t-and-more", "s3cr3t"])
+    found = logs.find("abc")
+    assert found is not None
+    assert found.text == "login with ***\n"
+
+
 def test_what_is_kept_is_found_by_the_beginning_of_its_id(logs: KeptLogs) -> None:
     assert logs.keep("abc-1", "one\ntwo\n")
     assert logs.keep("abd-2", "three")

@@ -70,3 +70,11 @@ def test_a_python_that_says_nothing_of_its_wheels_is_told(image: str = "i") -> N
     derived_image.check_architecture(made_python(), image)
     with pytest.raises(ImageUnusable, match="does not say which wheels it takes"):
         derived_image.check_architecture(replace(made_python(), soabi=""), image)
+
+
+def test_packages_are_named_as_in_a_sentence() -> None:
+    assert [derived_image.in_words(names) for names in (["a"], ["a", "b"], ["a", "b", "c"])] == [
+        "a",
+        "a and b",
+        "a, b and c",
+    ]
