@@ -200,13 +200,20 @@ class Walk:
 
     @contextmanager
     def notebook(self, name: str = FIRST_KERNEL, *, env: dict[str, str] | None = None) -> Iterator[Notebook]:
-        """A kernel of the reader's, whose id begins as the page's. It is shut down in the end."""
+        """A kernel of the reader's, who ran a cell; its id begins as the page's. It is shut down in the end."""
+        with self._opened(name, env or {}) as kernel:
+            # A kernel that only waits is asked for and may have no container yet.
+            kernel.run("None")
+            yield kernel
+
+    @contextmanager
+    def _opened(self, name: str, env: dict[str, str]) -> Iterator[Notebook]:
         write_specs(self.laptop)
         whole = KERNEL_ID + str(uuid.uuid4())[8:]
         self.call(KERNEL_ID)
         with fleet_closed_after(self.laptop):
             manager = KernelManager(kernel_name=name, connection_file=str(self.laptop.runtime_dir / f"{whole}.json"))
-            manager.start_kernel(kernel_id=whole, cwd=str(self.folder), env={**self.env, **(env or {})})
+            manager.start_kernel(kernel_id=whole, cwd=str(self.folder), env={**self.env, **env})
             client = manager.client()
             client.start_channels()
             try:
@@ -218,7 +225,7 @@ class Walk:
 
     def failed_start(self, name: str = FIRST_KERNEL) -> str:
         """What the first cell says of a start that failed."""
-        with self.notebook(name) as kernel:
+        with self._opened(name, {}) as kernel:
             try:
                 kernel.run("1")
             except CellFailed as error:
