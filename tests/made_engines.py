@@ -149,6 +149,7 @@ class MadeEngine:
     def __post_init__(self) -> None:
         self.volumes = MadeVolumes(now=lambda: self.clock.engines, log=self.log)
         self.gpus = Cards(self)
+        self.short_ways = made_hosts.no_short_ways()
 
     @property
     def link(self) -> MadeEngine:

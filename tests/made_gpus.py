@@ -62,6 +62,7 @@ class Engine:
     failure: KernelBridgeError | None = None
     # How often it was asked for its clock.
     clock_looks: int = 0
+    short_ways: Any = field(default_factory=made_hosts.no_short_ways)
 
     @property
     def gpus(self) -> Engine:

@@ -15,6 +15,7 @@ from kernelbridge.fleet.kernel_listing import KernelFinder, KernelRow
 from kernelbridge.hosts.backend import ContainerFacts, Exited, Missing, Over, Running
 from kernelbridge.hosts.docker.engine import ContainerWorkload
 from kernelbridge.hosts.labels import NAME_PREFIX, Labels, container_name
+from kernelbridge.hosts.short_way import ShortWays
 from kernelbridge.kernel.records import KernelRecord, Records
 from kernelbridge.protocol import frames
 
@@ -62,12 +63,19 @@ class Stream:
         self.heard.closed(None)
 
 
+def no_short_ways() -> Any:
+    """The short ways of a made engine: none, so that all streams are its own."""
+    link: Any = None
+    return ShortWays(link, trouble="there are none here")
+
+
 @dataclass(kw_only=True)
 class Engine:
     """The engine of a host that has these containers, by kernel id."""
 
     boxes: dict[str, Box] = field(default_factory=dict)
     removed: list[str] = field(default_factory=list)
+    short_ways: Any = field(default_factory=no_short_ways)
     failure: KernelBridgeError | None = None
 
     async def list(self, label: str) -> Any:

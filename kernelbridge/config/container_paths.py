@@ -12,3 +12,5 @@ JOURNAL_FOLDER: Final = "/var/lib/kernelbridge"
 CACHE_FOLDER: Final = "/var/cache/kernelbridge"
 # Where it sees the folders whose locks say which cards are taken.
 LOCKS_FOLDER: Final = "/var/lib/kernelbridge.locks"
+# Where it has the folder of the host in which its short way's socket is.
+DOOR_FOLDER: Final = "/run/kernelbridge.door"

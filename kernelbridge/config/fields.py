@@ -17,7 +17,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, WithJsonSchema
 
 from kernelbridge.config import fields
-from kernelbridge.config.container_paths import CACHE_FOLDER, JOURNAL_FOLDER, LOCKS_FOLDER, RUN_FOLDER
+from kernelbridge.config.container_paths import CACHE_FOLDER, DOOR_FOLDER, JOURNAL_FOLDER, LOCKS_FOLDER, RUN_FOLDER
 
 DISPLAY_NAME: Final = "Docker-GPU (remote)"
 
@@ -95,6 +95,7 @@ TAKEN_TARGETS: Final = (
     JOURNAL_FOLDER,
     LOCKS_FOLDER,
     CACHE_FOLDER,
+    DOOR_FOLDER,
 )
 
 

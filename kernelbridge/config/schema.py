@@ -682,6 +682,12 @@ class Host(Frozen):
         description="More folders in which commands are looked for: `nvidia-smi`, `docker`, Slurm's, credential "
         "helpers. The usual places and the login shell's `PATH` need not be named.",
     )
+    short_way: bool = Field(
+        default=True,
+        title="true or false",
+        description="Whether kernels are reached by a unix socket of their own in a folder of yours on the host, "
+        "`/tmp/kernelbridge-UID`, past the engine, where the host allows that; else by an exec stream of the engine's.",
+    )
     gpu_access: Literal["auto", "gpus", "runtime", "cdi"] = Field(
         default="auto",
         title='"auto", "gpus", "runtime" or "cdi"',

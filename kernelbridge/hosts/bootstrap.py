@@ -189,7 +189,8 @@ def order_line(
     has the ids of the GPUs that the container should see, `locks` (the folder of their locks; empty for none) and maybe
     `look_seconds`; without it the container should see none. `more`: `environ` is what each launch finds in its
     environment beside the container's own; `ends_with_stdin`: the end of stdin ends the relay; `probe`: mounts to which
-    the kernel's user should be able to write.
+    the kernel's user should be able to write; `door`: the `path` of another socket to listen at, and the `uid` of the
+    one user who is let in there.
     """
     order: dict[str, Any] = {"kernel": kernel, "folder": RELAY_FOLDER, "spawn": spawn, "files": _files()}
     order.update(terms=terms, journal=journal, release=__version__)
@@ -237,12 +238,12 @@ def relay_line(
     spawn: dict[str, Any],
     *,
     gpus: Sequence[str] | None,
-    environ: Mapping[str, str] | None = None,
-    ends_with_stdin: bool = False,
+    **more: Any,
 ) -> bytes:
     """Return what a relay is told at its start: its code, the first launch, its terms, its cards.
 
-    Without `gpus` its container's own variable names them. `environ` is what its host adds to every launch's variables.
+    Without `gpus` its container's own variable names them. `more`: `environ`, `ends_with_stdin`, `door`: see
+    order_line().
     """
     terms = {
         "persist": environment.persist,
@@ -255,9 +256,5 @@ def relay_line(
     locks = LOCKS_FOLDER if gpus and environment.gpu_lock == "flock" else ""
     cards = {"ids": None if gpus is None else list(gpus), "locks": locks}
     is_login = environment.user == HOST_USER
-    more = {
-        "environ": environ,
-        "ends_with_stdin": ends_with_stdin,
-        "probe": [mount.target for mount in environment.all_mounts if is_login and not mount.read_only],
-    }
+    more["probe"] = [mount.target for mount in environment.all_mounts if is_login and not mount.read_only]
     return order_line(kernel_id, spawn, terms, journal, gpus=cards, **more)

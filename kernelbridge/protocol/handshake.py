@@ -14,6 +14,8 @@ from .json_object import LEAST_COUNT, TABLE_BYTES, JsonObject, json_bytes
 
 # Of a banner, and of any other value of a kernel_info that is too long as a whole.
 _INFO_CHARACTERS = 4096
+# What a relay says first by its short way, to those alone whom it lets in: then it is no other program.
+DOOR_GREETING = frames.frame(frames.PONG)
 
 
 class Owner(NamedTuple):
@@ -359,6 +361,8 @@ class Status(NamedTuple):
     used: bool = True
     # The kernelbridge that made it; empty where its relay does not say so.
     release: str = ""
+    # How its owner is joined: by the relay's own `socket`, or an `exec` of the engine's; empty where nobody is.
+    way: str = ""
 
     @classmethod
     def from_dict(cls, said: Mapping[str, Any]) -> Status:
@@ -387,6 +391,7 @@ class Status(NamedTuple):
             version=status.count("version", 0),
             used=status.flag("used", True),
             release=status.text("release", ""),
+            way=status.text("way", ""),
         )
 
     def to_dict(self) -> Dict[str, Any]:

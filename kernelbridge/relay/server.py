@@ -11,29 +11,36 @@ import json
 import os
 import select
 import socket
+import struct
 import time
 from collections import deque
 from typing import Any, Callable, Deque, Dict, List, NamedTuple, Optional
 
 from ..protocol import frames
-from ..protocol.handshake import OTHER_RELAY, Busy, Goodbye, HeldBy, Hello, Status, Welcome
+from ..protocol.handshake import DOOR_GREETING, OTHER_RELAY, Busy, Goodbye, HeldBy, Hello, Status, Welcome
 from ..protocol.json_object import parse_object
 from ..protocol.session import SILENCE_SECONDS, Session
 
 CHUNK_BYTES = 256 * 1024
 # Of so many processes that had the kernel it is known that another one had it after them.
 FORMER_STREAMS = 1000
+# Linux's struct ucred: process, user, group.
+_PEER = struct.Struct("3i")
 
 
 class Connection:
-    """One bridge's connection: bytes in and out, never blocking. They move on the exec's own pipes (see bridge.py)."""
+    """One line's connection: bytes in and out, never blocking.
 
-    def __init__(self, sock: socket.socket) -> None:
+    A bridge's bytes move on the exec's own pipes (see bridge.py), those of who came by the door on the socket itself.
+    """
+
+    def __init__(self, sock: socket.socket, *, by_door: bool = False) -> None:
         sock.setblocking(False)
         # Its end is the bridge's end; nothing but the pipes comes over it.
         self.sock = sock
-        # The pipes from and to the link; none before adopt().
-        self.source = self.sink = -1
+        self.by_door = by_door
+        # What is read and written: the pipes from and to the link; none before adopt().
+        self.source = self.sink = sock.fileno() if by_door else -1
         self.decoder = frames.Decoder()
         self.heard = time.monotonic()
         # Whether its HELLO was accepted, and who it said it is.
@@ -87,7 +94,7 @@ class Connection:
     def close(self) -> None:
         """Close the pipes; the bridge ends with that."""
         for descriptor in (self.source, self.sink):
-            if descriptor >= 0:
+            if descriptor >= 0 and not self.by_door:
                 os.close(descriptor)
         self.source = self.sink = -1
         self.sock.close()
@@ -102,6 +109,51 @@ class PlainPoller:
 
     def poll(self, patience_ms: int) -> List[Any]:
         return list(self._poll.poll(patience_ms))
+
+
+class Door(NamedTuple):
+    """Another socket to listen at, in a folder of the host's, and the one user who is let in there."""
+
+    path: str
+    uid: int
+
+
+def door_of(order: Dict[str, Any]) -> Optional[Door]:
+    """Read what an order says of a door."""
+    said = order.get("door")
+    return None if said is None else Door(str(said["path"]), int(said["uid"]))
+
+
+def _listen(path: str, mode: Optional[int] = None) -> socket.socket:
+    """Listen at a path. Raises OSError."""
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        # It has its name only when it listens: whoever sees it can connect.
+        listener.bind(path + ".new")
+        listener.listen(8)
+        if mode is not None:
+            os.chmod(path + ".new", mode)
+        os.rename(path + ".new", path)
+    except OSError:
+        listener.close()
+        raise
+    listener.setblocking(False)
+    return listener
+
+
+def _open_door(door: Door) -> Optional[socket.socket]:
+    """Listen at a door; None where that may not be: then there are bridges."""
+    try:
+        # The login has another number than this process, maybe. Nobody else passes the folder above it on the host.
+        return _listen(door.path, 0o666)
+    except OSError:
+        return None
+
+
+def _peer_uid(sock: socket.socket) -> int:
+    """Return the number of the user who has connected."""
+    said = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size)
+    return int(_PEER.unpack(said)[1])
 
 
 class ServerHolder(NamedTuple):
@@ -128,7 +180,10 @@ class ServerHolder(NamedTuple):
 class Server:
     """The listener, the lines behind it, and the stream to whoever holds the kernel."""
 
-    def __init__(self, path: str, epoch: str, session: Session, supervisor: ServerHolder) -> None:
+    def __init__(
+        self, path: str, epoch: str, session: Session, supervisor: ServerHolder, *, door: Optional[Door] = None
+    ) -> None:
+        """Listen at `path` for bridges, and at a `door`."""
         self.epoch = epoch
         self.session = session
         self._supervisor = supervisor
@@ -141,12 +196,19 @@ class Server:
         self._former: Deque[str] = deque(maxlen=FORMER_STREAMS)
         # Wall clock of the machine here; told to others as a span.
         self._held_since = 0.0
-        self.listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        # It has its name only when it listens: whoever sees it can connect.
-        self.listener.bind(path + ".new")
-        self.listener.listen(8)
-        os.rename(path + ".new", path)
-        self.listener.setblocking(False)
+        self.listener = _listen(path)
+        self._door = door
+        self.door = None if door is None else _open_door(door)
+
+    @property
+    def listeners(self) -> List[socket.socket]:
+        """What is listened at."""
+        return [self.listener, *([self.door] if self.door is not None else [])]
+
+    @property
+    def way(self) -> str:
+        """How the owner is joined: `socket` or `exec`; empty without one."""
+        return "" if self.connection is None else "socket" if self.connection.by_door else "exec"
 
     @property
     def connections(self) -> List[Connection]:
@@ -166,6 +228,21 @@ class Server:
     def accept(self) -> None:
         """Let a new line in."""
         self.pending.append(Connection(self.listener.accept()[0]))
+
+    def accept_by_door(self) -> None:
+        """Let a new line of the login's in, and nobody else, who hears nothing."""
+        assert self.door is not None and self._door is not None
+        sock = self.door.accept()[0]
+        if _peer_uid(sock) != self._door.uid:
+            sock.close()
+            return
+        connection = Connection(sock, by_door=True)
+        try:
+            connection.write([DOOR_GREETING])
+        except OSError:
+            connection.close()
+            return
+        self.pending.append(connection)
 
     def read(self, connection: Connection, now: float) -> None:
         """Take in what came over a line; it is given up when it ends or is not our protocol."""
@@ -284,6 +361,8 @@ class Server:
         """Do what the poll found, and give up lines that are silent."""
         if self.listener.fileno() in ready:
             self.accept()
+        if self.door is not None and self.door.fileno() in ready:
+            self.accept_by_door()
         for connection in self.connections:
             if connection.is_adopted and connection.source in ready:
                 self.read(connection, now)
@@ -303,4 +382,10 @@ class Server:
             time.sleep(0.005)
         for connection in self.connections:
             connection.close()
-        self.listener.close()
+        for listener in self.listeners:
+            listener.close()
+        if self.door is not None and self._door is not None:
+            try:
+                os.unlink(self._door.path)
+            except OSError:
+                pass  # The folder went first.

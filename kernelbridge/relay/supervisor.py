@@ -49,7 +49,7 @@ from .process.entrypoint import EntrypointRun, EntrypointState
 from .process.environment import scratch_folder
 from .process.kernel_process import KernelProcess, Ring
 from .process.mount_probe import MountProbe
-from .server import PlainPoller, Server, ServerHolder
+from .server import PlainPoller, Server, ServerHolder, door_of
 from .spool import Spool
 
 SOCKET_NAME = "relay.sock"
@@ -166,7 +166,8 @@ class Supervisor:
         # What whoever is joined cannot show, and how people know the cells that it is of.
         self.shelf = Shelf(self.stream.send_lanes[frames.ORDERED], make_journal)
         self.titles = CellTitles()
-        self.server = Server(os.path.join(self.folder, SOCKET_NAME), uuid.uuid4().hex, self.stream, self._holder())
+        path = os.path.join(self.folder, SOCKET_NAME)
+        self.server = Server(path, uuid.uuid4().hex, self.stream, self._holder(), door=door_of(order))
         self._look_at = 0.0
         # A byte comes in when a child process has ended: see main.
         self.bell, self.ringer = _bell()
@@ -417,6 +418,7 @@ class Supervisor:
         return Status(
             version=frames.VERSION,
             release=self.release,
+            way=self.server.way,
             launch=self.process.launch if self.process else 0,
             session=self.process.session if self.process else "",
             ready=self.client.is_ready,
@@ -548,10 +550,10 @@ class Supervisor:
         zmq = self.client.zmq
         read, write = (zmq.POLLIN, zmq.POLLOUT) if zmq is not None else (1, 4)
         wanted: List[Tuple[Any, int]] = [(sock, read) for sock in self.client.sockets.values()]
-        wanted += [(self.server.listener.fileno(), read), (self.bell.fileno(), read)]
+        wanted += [(one.fileno(), read) for one in (*self.server.listeners, self.bell)]
         for line in self.server.connections:
             wanted.append((line.sock.fileno(), read))
-            if line.is_adopted:
+            if line.is_adopted and not line.by_door:
                 wanted.append((line.source, read))
             if line.unsent:
                 wanted.append((line.sink, write))

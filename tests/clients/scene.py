@@ -1,5 +1,7 @@
 """All kinds of clients at once, two kernels each: one whose cell ends while the line is lost, one where it ends later.
 
+The first is reached by an exec stream of the engine's, the second by the short way.
+
 Each fault is applied once to all of them; what came of it is recorded. The faults: tests/rig/faults.py.
 """
 
@@ -14,7 +16,7 @@ from tests.clients import gate
 from tests.clients.blocking import started
 from tests.clients.driver import NodeClient
 from tests.clients.goodbyes import expect_gone
-from tests.clients.notebook import NAME, fleet_closed_after
+from tests.clients.notebook import fleet_closed_after
 from tests.clients.numbered import Count, printing
 from tests.clients.rest import ServerKernel, started_by
 from tests.clients.server import JupyterServer
@@ -30,6 +32,20 @@ CLIENTS = ("blocking client", "jupyter_server", "VS Code")
 TUNNEL = "ssh -L"
 IN_THE_GAP, AFTER_THE_GAP = "in the gap", "after the gap"
 ENDS = (IN_THE_GAP, AFTER_THE_GAP)
+ENVIRONMENTS = {IN_THE_GAP: "engine", AFTER_THE_GAP: "test"}
+CONFIG = """
+[hosts.lab]
+ssh = "lab-proxied"
+[hosts.lab-engine]
+ssh = "lab-proxied"
+short_way = false
+[environments.test]
+image = "{image}"
+hosts = ["lab"]
+[environments.engine]
+image = "{image}"
+hosts = ["lab-engine"]
+"""
 # The fault strikes when each short cell has shown so many of its lines.
 SHORT_LINES, STRUCK_AT = 14, 8
 # The long cell goes on for so long after the line is whole again.
@@ -101,8 +117,8 @@ class Scene:
 @contextmanager
 def scene(rig: Rig, laptop: Laptop) -> Iterator[Scene]:
     """Everything is started, and goes through the proxy."""
-    laptop.write_environment(rig.image, host={"ssh": "lab-proxied"})
-    spec = installed_spec(laptop)
+    laptop.write_config(CONFIG.format(image=rig.image))
+    specs = {ends: installed_spec(laptop, name) for ends, name in ENVIRONMENTS.items()}
     clients: dict[Key, AnyClient] = {}
     with ExitStack() as undo:
         undo.callback(expect_gone, rig, laptop)
@@ -110,11 +126,11 @@ def scene(rig: Rig, laptop: Laptop) -> Iterator[Scene]:
         folder = laptop.home / "server"
         server = undo.enter_context(JupyterServer(folder, lab=False, env=laptop.variables))
         for ends in ENDS:
-            code = undo.enter_context(NodeClient("vscode_raw.mjs", spec.settings(cwd=str(laptop.home))))
+            code = undo.enter_context(NodeClient("vscode_raw.mjs", specs[ends].settings(cwd=str(laptop.home))))
             code.ask("start")
             clients["VS Code", ends] = code
-            _, clients["blocking client", ends] = undo.enter_context(started())
-            clients["jupyter_server", ends] = undo.enter_context(started_by(server, NAME))
+            _, clients["blocking client", ends] = undo.enter_context(started(specs[ends].name))
+            clients["jupyter_server", ends] = undo.enter_context(started_by(server, specs[ends].name))
         tunnels = undo.enter_context(tunnelled(rig, laptop, kernels=len(ENDS)))
         clients |= {(TUNNEL, ends): client for ends, client in zip(ENDS, tunnels, strict=True)}
         for client in clients.values():

@@ -71,11 +71,17 @@ class EngineRig:
         return tail(self.lab.log_folder / "dockerd.log")
 
     def start(
-        self, *, gpus: bool = True, toolkit: bool = True, sockets: Sequence[str] = (), options: Sequence[str] = ()
+        self,
+        *,
+        gpus: bool = True,
+        toolkit: bool = True,
+        sockets: Sequence[str] = (),
+        options: Sequence[str] = (),
+        before: Sequence[str] = (),
     ) -> None:
         """Start it. Without `gpus` it is an engine that knows no GPUs; without `toolkit` its machine has some.
 
-        `sockets` are paths inside the machine.
+        `sockets` are paths inside the machine; `before` are words that run it.
 
         A socket in /run/user/<uid> is given to that user, as a rootless engine's would be.
         """
@@ -99,7 +105,7 @@ class EngineRig:
             words += ["-H", host]
         path = f"{self.gpus.folder}:{os.environ['PATH']}"
         environment = {"PATH": path, "HOME": "/root", "LANG": "C.UTF-8"}
-        words += options
+        words = [*before, *words, *options]
         daemon = self.lab.start("dockerd", with_usr(self._usr, words) if self._usr else words, env=environment)
         self._daemon = daemon
         daemon.wait_until(self._answers, "dockerd's first answer", 60)

@@ -79,6 +79,7 @@ from kernelbridge.hosts.docker.responses import (
 from kernelbridge.hosts.docker.volumes import Volumes, folder_archive
 from kernelbridge.hosts.gpus.nvidia_smi import Inventory
 from kernelbridge.hosts.labels import KERNEL_LABEL, NAME_PREFIX
+from kernelbridge.hosts.short_way import ShortWays
 from kernelbridge.hosts.transport.facts import HostFacts
 from kernelbridge.hosts.transport.single_flight import SingleFlight
 from kernelbridge.hosts.transport.stream import AnyLink, Collector, CommandError, Receiver, Stream
@@ -127,7 +128,7 @@ class Engine:
     Podman. So it is asked what it is after a connection to it broke, and when it refuses our version.
     """
 
-    def __init__(self, link: AnyLink, route: Route, about: EngineFacts) -> None:
+    def __init__(self, link: AnyLink, route: Route, about: EngineFacts, *, has_short_way: bool = True) -> None:
         self.link = link
         # What answers now, as far as we know; replaced by _negotiate().
         self.about = about
@@ -137,12 +138,16 @@ class Engine:
         # The ids of the containers that were made here, by name: another program may rename them. Cleared by remove().
         self._ids: dict[str, str] = {}
         self._route = route
+        trouble = "" if route.keeps_connections else "its sshd forwards no sockets"
+        if not has_short_way:
+            trouble = "`short_way` is off"
         self._sockets = route.calls
         self._client = self._make_client(self._sockets)
         self.gpus = Inventory(link)
         self.volumes = Volumes(self._read)
         self.images = ImageStore(self._read)
         self.workshop = Workshop(self._read_apart)
+        self.short_ways = ShortWays(link, trouble=trouble)
 
     def __repr__(self) -> str:
         state = "open" if self.link.is_open else "lost"
@@ -649,7 +654,7 @@ async def open_engine(link: AnyLink, host: Host, ahead: Answered | None = None) 
     route, version = await find_route(link, host, ahead)
     about = _facts(route, version)
     _LOG.info("[%s] %s at %s", host.name, about, about.socket)
-    return Engine(link, route, about)
+    return Engine(link, route, about, has_short_way=host.short_way)
 
 
 @dataclass(frozen=True)
@@ -662,7 +667,8 @@ class ContainerWorkload:
 
     async def attach(self, receiver: Receiver) -> Stream:
         """See Workload."""
-        return await self.open_command(bootstrap.bridge_argv(self.python), receiver)
+        stream = await self.engine.short_ways.open(self.name, receiver)
+        return stream or await self.open_command(bootstrap.bridge_argv(self.python), receiver)
 
     async def open_command(self, argv: Sequence[str], receiver: Receiver) -> Stream:
         """See Workload."""
@@ -682,4 +688,7 @@ class ContainerWorkload:
 
     async def stop(self) -> None:
         """See Workload."""
-        await self.engine.remove(self.name)
+        removing = asyncio.create_task(self.engine.remove(self.name))
+        with contextlib.suppress(KernelBridgeError):
+            await self.engine.short_ways.remove(self.name)
+        await removing

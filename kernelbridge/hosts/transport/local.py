@@ -285,6 +285,13 @@ class LocalLink:
         _, stream = await loop.create_unix_connection(lambda: SocketStream(receiver), path)
         return stream
 
+    async def try_socket(self, path: str, receiver: Receiver) -> Stream | None:
+        """See AnyLink."""
+        try:
+            return await self.open_socket(path, receiver)
+        except OSError:
+            return None
+
     async def look_again(self) -> HostFacts:
         """See AnyLink."""
         if sys.platform == "win32":

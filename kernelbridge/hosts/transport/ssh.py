@@ -377,13 +377,26 @@ class Link:
             # An engine that comes just now was not there when sshd tried, and is when we look.
             return await self._open_socket(path, receiver)
 
-    async def _open_socket(self, path: str, receiver: Receiver) -> Stream:
-        stream = SshStream(self, receiver)
+    async def try_socket(self, path: str, receiver: Receiver) -> Stream | None:
+        """See AnyLink."""
         try:
-            opening = self._connection.create_unix_connection(
-                lambda: stream, path, encoding=None, window=WINDOW_BYTES, max_pktsize=PACKET_BYTES
-            )
-            await self._open(stream, opening)
+            return await self._connect(path, receiver)
+        except (asyncssh.Error, OSError) as exc:
+            if not self.is_open:
+                raise self.lost() from exc
+            return None
+
+    async def _connect(self, path: str, receiver: Receiver) -> Stream:
+        stream = SshStream(self, receiver)
+        opening = self._connection.create_unix_connection(
+            lambda: stream, path, encoding=None, window=WINDOW_BYTES, max_pktsize=PACKET_BYTES
+        )
+        await self._open(stream, opening)
+        return stream
+
+    async def _open_socket(self, path: str, receiver: Receiver) -> Stream:
+        try:
+            return await self._connect(path, receiver)
         except asyncssh.ChannelOpenError as exc:
             if not self.is_open:
                 raise self.lost() from exc
@@ -394,7 +407,6 @@ class Link:
             raise self._why_not(await self.look_at_socket(path)) from exc
         except (asyncssh.Error, OSError) as exc:
             raise (SshFailed(host=self.name, reason=str(exc)) if self.is_open else self.lost()) from exc
-        return stream
 
     async def _open(self, stream: SshStream, opening: Coroutine[Any, Any, object]) -> None:
         """Open a channel. Shielded: asyncssh forgets a channel whose opening is cancelled, sshd does not."""

@@ -122,6 +122,9 @@ class AnyLink(Protocol):
         Raises: FileNotFoundError, PermissionError, ConnectionRefusedError, ForwardingForbidden, LinkLost.
         """
 
+    async def try_socket(self, path: str, receiver: Receiver) -> Stream | None:
+        """Connect to a unix socket of the host; None where that cannot be, for whatever reason. Raises: LinkLost."""
+
     async def open_command(self, argv: Sequence[str], receiver: Receiver) -> Stream:
         """Run a command and join its stdin and stdout to a stream; closed() gets CommandError on an exit code.
 

@@ -58,6 +58,10 @@ PULL_SILENCE_SECONDS = 2.0
 MOST_ENTRYPOINT_SECONDS = 60.0
 
 
+class DoorRefused(Exception):
+    """The engine does not start a container with a door: it is made anew without one. Users never see it."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Launcher:
     """One start, from nothing to a joined relay."""
@@ -114,6 +118,8 @@ class Launcher:
                     return
                 except GpuTaken:
                     allocator.lost(lease)
+                except DoorRefused:
+                    pass  # The next try is without.
                 except LockMissing as exc:
                     if lease.host.name in made_locks:
                         raise _no_locks(request, lease.host) from exc
@@ -321,7 +327,9 @@ async def create_container(
     tell: Callable[[str], None],
 ) -> None:
     """Create the container. `tell` takes a line for the user. Raises KernelBridgeError."""
-    mounts, info = await asyncio.gather(preflight.resolve_mounts(request.environment, engine), engine.info())
+    name = container_name(request.kernel_id)
+    resolving = preflight.resolve_mounts(request.environment, engine)
+    mounts, info, _ = await asyncio.gather(resolving, engine.info(), engine.short_ways.make(name))
     chosen = users.choose(request.environment, engine.facts, info)
     if chosen.trouble:
         tell(failures.other_user_text(engine.link.name, chosen.trouble, what=request.workload))
@@ -333,7 +341,6 @@ async def create_container(
         mounts=mounts,
         user=chosen,
     )
-    name = container_name(request.kernel_id)
     user = str(spec.get("User") or image.facts.user)
     is_root = user.partition(":")[0] in ("", "0", "root")
     volumes = [mount.source for mount in request.environment.volumes if not mount.read_only]
@@ -341,7 +348,13 @@ async def create_container(
         # By way of another container: nothing can be put into this one where its root is read-only.
         marks = {LOCKS_LABEL: request.kernel_id}
         await engine.volumes.give(volumes, user, image=image.name, labels=marks)
-    await engine.create(name, spec)
+    door = engine.short_ways.door(name, info)
+    try:
+        await engine.create(name, spec if door is None else door.added_to(spec))
+    except KernelBridgeError as exc:
+        if not engine.short_ways.refuses(name, exc):
+            raise
+        await engine.create(name, spec)
     if not is_root:
         # A volume is root's: without this the relay could not write its journal there.
         await engine.make_folder(name, JOURNAL_FOLDER, bootstrap.JOURNAL_NAME)
@@ -367,9 +380,16 @@ async def start_container(
     name = container_name(request.kernel_id)
     # Attached before the start: not even a crash at once loses the line.
     stdin = await engine.open_stdin(name)
-    stdin.write(relay_line(request.kernel_id, request.environment, spawn, gpus=gpus, environ=environ))
+    door = engine.short_ways.order(name)
+    stdin.write(relay_line(request.kernel_id, request.environment, spawn, gpus=gpus, environ=environ, door=door))
     stdin.write_eof()
-    await engine.start(name)
+    try:
+        await engine.start(name)
+    except KernelBridgeError as exc:
+        if engine.short_ways.refuses(name, exc):
+            raise DoorRefused from exc
+        raise
+    engine.short_ways.expect(name)
 
 
 class WorkloadHandle:

@@ -16,7 +16,7 @@ from kernelbridge.protocol import frames
 from kernelbridge.protocol.handshake import Goodbye, HeldBy, Hello, Status
 from kernelbridge.protocol.session import SILENCE_SECONDS, Session
 from kernelbridge.relay.journal import Journal
-from kernelbridge.relay.server import Server, ServerHolder
+from kernelbridge.relay.server import Door, Server, ServerHolder, door_of
 from kernelbridge.relay.spool import Spool
 from tests.made_events import status
 
@@ -96,9 +96,8 @@ def behind() -> Behind:
     return Behind()
 
 
-@pytest.fixture
-def door(tmp_path: Path, behind: Behind) -> Iterator[Server]:
-    holder = ServerHolder(
+def holder_of(behind: Behind) -> ServerHolder:
+    return ServerHolder(
         kernel="k1",
         obey=behind.obey,
         status=behind.status,
@@ -110,7 +109,11 @@ def door(tmp_path: Path, behind: Behind) -> Iterator[Server]:
         goodbye=behind.goodbye,
         may_claim=behind.may_claim,
     )
-    made = Server(str(tmp_path / "relay.sock"), "epoch-1", Session(Journal(Spool(None))), holder)
+
+
+@pytest.fixture
+def door(tmp_path: Path, behind: Behind) -> Iterator[Server]:
+    made = Server(str(tmp_path / "relay.sock"), "epoch-1", Session(Journal(Spool(None))), holder_of(behind))
     yield made
     made.close()
 
@@ -359,3 +362,80 @@ def test_nonsense_costs_the_line_that_said_it_and_nobody_else(
     turn(door)
     assert door.connections == []
     assert said(knock("me:1@2:a", stream="s2").heard())[0] == frames.WELCOME
+
+
+class Caller:
+    """A line as sshd brings it to the relay's door: one socket for both ways."""
+
+    def __init__(self, path: Path) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(5)
+        self.sock.connect(str(path))
+        self._decoder = frames.Decoder()
+
+    def heard(self) -> list[frames.Frame]:
+        piece = self.sock.recv(1 << 20)
+        return self._decoder.feed(piece)
+
+
+@pytest.fixture
+def called(tmp_path: Path, behind: Behind) -> Iterator[Callable[[int], tuple[Server, Caller]]]:
+    """Makes a relay whose door is for the user of this number, and calls there."""
+    made: list[Server] = []
+    callers: list[Caller] = []
+
+    def call(uid: int) -> tuple[Server, Caller]:
+        holder = holder_of(behind)
+        path = tmp_path / "door.sock"
+        session = Session(Journal(Spool(None)))
+        made.append(Server(str(tmp_path / "r.sock"), "e1", session, holder, door=Door(str(path), uid)))
+        assert path.stat().st_mode & 0o777 == 0o666
+        caller = Caller(path)
+        callers.append(caller)
+        made[-1].accept_by_door()
+        return made[-1], caller
+
+    yield call
+    for one in made:
+        one.close()
+    for caller in callers:
+        caller.sock.close()
+    assert not (tmp_path / "door.sock").exists()
+
+
+def test_the_one_whose_door_it_is_is_greeted_and_holds_the_kernel_by_one_socket(
+    called: Callable[[int], tuple[Server, Caller]],
+) -> None:
+    server, caller = called(os.getuid())
+    assert [frame.kind for frame in caller.heard()] == [frames.PONG]
+    assert server.way == ""
+    caller.sock.sendall(Hello(kernel="k1", owner="me:1@2:a", who="me@desk", stream="s1", received=[0, 0]).frame())
+    turn(server)
+    assert server.way == "socket"
+    assert [frame.kind for frame in caller.heard()] == [frames.WELCOME]
+    caller.sock.sendall(frames.frame(frames.PING, b"x"))
+    turn(server)
+    assert [(frame.kind, bytes(frame.payload)) for frame in caller.heard()] == [(frames.PONG, b"x")]
+    caller.sock.close()
+    turn(server)
+    assert (server.way, server.connections) == ("", [])
+
+
+def test_anybody_else_hears_nothing_at_the_door(called: Callable[[int], tuple[Server, Caller]]) -> None:
+    server, caller = called(os.getuid() + 1)
+    assert caller.heard() == []
+    assert server.connections == []
+
+
+def test_a_door_that_may_not_be_opened_is_no_failure(tmp_path: Path, behind: Behind, door: Server) -> None:
+    holder = holder_of(behind)
+    nowhere = Door(str(tmp_path / "none" / "door.sock"), 0)
+    server = Server(str(tmp_path / "r.sock"), "e1", Session(Journal(Spool(None))), holder, door=nowhere)
+    assert server.door is None
+    assert len(server.listeners) == 1
+    server.close()
+
+
+def test_an_order_says_where_the_door_is() -> None:
+    assert door_of({}) is None
+    assert door_of({"door": {"path": "/d/relay.sock", "uid": 7}}) == Door("/d/relay.sock", 7)

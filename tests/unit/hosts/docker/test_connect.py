@@ -64,6 +64,9 @@ async def test_an_engine_that_is_not_at_the_usual_place_says_nothing_ahead() -> 
 
 
 class _RefusingLink(FakeLink):
+    async def try_socket(self, path: str, receiver: Receiver) -> Stream | None:
+        return None
+
     async def open_socket(self, path: str, receiver: Receiver) -> Stream:
         raise ConnectionRefusedError(path)
 

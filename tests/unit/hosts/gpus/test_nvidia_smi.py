@@ -242,6 +242,9 @@ class SlowLink:
             raise self.failure
         return Completed(exit_code=0, stdout=self.answer.encode(), stderr=b"")
 
+    async def try_socket(self, path: str, receiver: Receiver) -> Stream | None:
+        return None
+
     async def open_socket(self, path: str, receiver: Receiver) -> Stream:
         raise FileNotFoundError(path)
 

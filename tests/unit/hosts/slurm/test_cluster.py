@@ -70,6 +70,9 @@ class FakeLink:
     async def look_again(self) -> HostFacts:
         return self.facts
 
+    async def try_socket(self, path: str, receiver: Receiver) -> Stream | None:
+        return None
+
     async def open_socket(self, path: str, receiver: Receiver) -> Stream:
         raise NotImplementedError
 

@@ -53,6 +53,9 @@ class FakeLink:
     async def run(self, argv: Sequence[str], *, stdin: bytes = b"", seconds: float) -> Completed:
         return self._answer
 
+    async def try_socket(self, path: str, receiver: Receiver) -> Stream | None:
+        return None
+
     async def open_socket(self, path: str, receiver: Receiver) -> Stream:
         raise FileNotFoundError(path)
 

@@ -19,6 +19,7 @@ from kernelbridge.hosts.labels import SNAPSHOT_LABEL, Labels
 from kernelbridge.kernel.request import LaunchRequest
 from kernelbridge.kernel.start import launch
 from kernelbridge.kernel.start.launch import WorkloadHandle
+from tests.made_hosts import no_short_ways
 
 WANTED = LaunchRequest(
     kernel_id="k1",
@@ -42,6 +43,7 @@ class SlowEngine:
         self.image_labels: dict[str, str] = {}
         self.goes_on = asyncio.Event()
         self.options: list[str] = []
+        self.short_ways = no_short_ways()
         self.link: Any = LAB
         self.facts: Any = type("Facts", (), {"user": "ada", "uid": 1000, "gid": 5, "groups": (), "home": "/home/ada"})()
 
