@@ -166,8 +166,8 @@ class Supervisor:
         # What whoever is joined cannot show, and how people know the cells that it is of.
         self.shelf = Shelf(self.stream.send_lanes[frames.ORDERED], make_journal)
         self.titles = CellTitles()
-        path = os.path.join(self.folder, SOCKET_NAME)
-        self.server = Server(path, uuid.uuid4().hex, self.stream, self._holder(), door=door_of(order))
+        path, epoch = os.path.join(self.folder, SOCKET_NAME), uuid.uuid4().hex
+        self.server = Server(path, epoch, self.stream, self._holder(), door=door_of(order))
         self._look_at = 0.0
         # A byte comes in when a child process has ended: see main.
         self.bell, self.ringer = _bell()
@@ -553,12 +553,10 @@ class Supervisor:
         wanted += [(one.fileno(), read) for one in (*self.server.listeners, self.bell)]
         for line in self.server.connections:
             wanted.append((line.sock.fileno(), read))
-            if line.is_adopted and not line.by_door:
-                wanted.append((line.source, read))
-            if line.unsent:
-                wanted.append((line.sink, write))
-        reads, writes = self._process_descriptors()
-        wanted += [*((one, read) for one in reads), *((one, write) for one in writes)]
+            wanted += [(line.source, read)] if line.is_adopted and not line.by_door else []
+            wanted += [(line.sink, write)] if line.unsent else []
+        for mask, descriptors in zip((read, write), self._process_descriptors()):
+            wanted += [(one, mask) for one in descriptors]
         if self._ends_with_stdin:
             wanted.append((0, read))
         if wanted != self._polled:
