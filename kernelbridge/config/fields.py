@@ -11,6 +11,7 @@ import re
 import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
@@ -134,7 +135,9 @@ def parse_duration(value: object) -> float:
 def duration_text(seconds: float) -> str:
     """Write a time as the config does: hours, minutes or seconds, the largest unit that divides it."""
     unit = next(unit for unit in "hms" if seconds % DURATION_UNITS[unit] == 0 or unit == "s")
-    return f"{seconds / DURATION_UNITS[unit]:g}{unit}"
+    # In full: 1.23457e+06 is none.
+    number = format(Decimal(repr(seconds / DURATION_UNITS[unit])), "f")
+    return f"{number.rstrip('0').rstrip('.') if '.' in number else number}{unit}"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,7 +26,7 @@ from kernelbridge.errors import (
     UlimitRefused,
 )
 from kernelbridge.hosts.docker.gpu_access import CDI_BY_UUID
-from kernelbridge.hosts.docker.reasons import told
+from kernelbridge.hosts.docker.reasons import shortened, told
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +63,7 @@ def pull_error(*, host: str, image: str, message: str) -> KernelBridgeError:
 
 
 def _first(rows: tuple[tuple[str, _Maker], ...], host: str, image: str, message: str) -> KernelBridgeError | None:
-    line = " ".join(message.split())
+    line = " ".join(shortened(message).split())
     for pattern, make in rows:
         if found := re.search(pattern, line, re.IGNORECASE):
             return make(_Refusal(host=host, image=image, message=message, found=found))
@@ -184,7 +184,7 @@ _CONTAINER: Final[tuple[tuple[str, _Maker], ...]] = (
         ),
     ),
     (
-        r"nvidia-container-cli: mount error: (file creation failed|.*): .*?(?P<file>[^/\s]+): file exists",
+        r"nvidia-container-cli: mount error: .*?(?P<file>[^/\s:]+): file exists",
         _image(
             "has files of an NVIDIA driver of its own ({file}) where the host's belong",
             "Remove `libcuda.so*` and `libnvidia-*` from the image; `docker commit` of a container with GPUs puts "

@@ -11,6 +11,8 @@ from typing import Final
 
 # More than any chain of theirs; a registry may answer with a page.
 LONGEST_TOLD: Final = 2000
+# No more is looked at: on a page of a registry, or the log of a container, expressions would search for hours.
+_LONGEST_READ: Final = 4000
 # What stands before a reason and only says who passes it on.
 _WRAPPERS: Final = re.compile(
     r"""(?:
@@ -36,6 +38,13 @@ _WRAPPERS: Final = re.compile(
 _NO_REASON: Final = re.compile(r"Auto-detected mode as .*|exit status \d+.*|[\W_]*(unknown)?[\W_]*", re.IGNORECASE)
 
 
+def shortened(message: str) -> str:
+    """Return a message as it is, or its beginning and its end: the reason comes last."""
+    if len(message) <= _LONGEST_READ:
+        return message
+    return f"{message[: _LONGEST_READ // 4]} … {message[-_LONGEST_READ * 3 // 4 :]}"
+
+
 def told(message: str) -> str:
     """Put the engine's words on one line, whole: the inmost reason first, then all of it where there is more."""
     whole, reason = _one_line(message), inmost(message)
@@ -47,7 +56,7 @@ def told(message: str) -> str:
 
 def inmost(message: str) -> str:
     """Return the reason that was given first, by whoever met it."""
-    text = _unescaped(message)
+    text = _unescaped(shortened(message))
     _, mark, said = text.rpartition("stderr:")
     # A hook that failed without a word: what stands before it has to do.
     lines = [line for line in _cleaned(said).splitlines() if not _NO_REASON.fullmatch(line.strip())] if mark else []
@@ -71,7 +80,7 @@ def _cleaned(text: str) -> str:
 
 
 def _one_line(message: str) -> str:
-    return " ".join(_unescaped(message).split())
+    return " ".join(_unescaped(shortened(message)).split())
 
 
 def _is_most(reason: str, whole: str) -> bool:

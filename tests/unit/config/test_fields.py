@@ -73,7 +73,17 @@ def test_what_is_no_time_is_refused(written: object) -> None:
         fields.parse_duration(written)
 
 
-@pytest.mark.parametrize(("seconds", "text"), [(86400.0, "24h"), (5400.0, "90m"), (90.0, "90s"), (0.5, "0.5s")])
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (86400.0, "24h"),
+        (5400.0, "90m"),
+        (90.0, "90s"),
+        (0.5, "0.5s"),
+        (1234567.0, "1234567s"),
+        (0.0000125, "0.0000125s"),
+    ],
+)
 def test_a_time_is_written_with_its_largest_whole_unit(seconds: float, text: str) -> None:
     assert fields.duration_text(seconds) == text
     assert fields.parse_duration(text) == seconds

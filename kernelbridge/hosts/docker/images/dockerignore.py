@@ -70,7 +70,9 @@ def _regex(pattern: str) -> re.Pattern[str]:
     rest = pattern
     while rest:
         if rest.startswith("**"):
-            rest = rest[2:].removeprefix("/")
+            # Several in a row are one: each more would be tried at every folder of a path.
+            while rest.startswith("**"):
+                rest = rest[2:].removeprefix("/")
             expression += "(?:.*/)?" if rest else ".*"
             continue
         mark, rest = rest[0], rest[1:]
@@ -79,7 +81,8 @@ def _regex(pattern: str) -> re.Pattern[str]:
         elif mark == "[" and "]" in rest[1:]:
             # `[` and `]` may be in a class only behind a backslash, which Python's classes have too.
             inner, _, rest = rest.partition("]")
-            expression += f"[{inner}]"
+            # Python would warn of what may come to mean more than one mark.
+            expression += "[" + re.sub(r"[\[&~|]|-(?=-)", r"\\\g<0>", inner) + "]"
         elif mark in "*?":
             expression += "[^/]*" if mark == "*" else "[^/]"
         else:

@@ -26,7 +26,9 @@ DEFAULT_PORT = 22
 DEFAULT_KEYS = ("id_rsa", "id_ecdsa", "id_ecdsa_sk", "id_ed25519", "id_ed25519_sk", "id_xmss", "id_dsa")
 DEFAULT_KNOWN_HOSTS = ("known_hosts", "known_hosts2")
 # Of all others the first value counts.
-_LISTS = frozenset({"identityfile", "certificatefile", "sendenv", "setenv"})
+_LISTS = frozenset({"identityfile", "certificatefile"})
+# Criteria of `Match` whose patterns fit small letters and capitals alike; users, tags and `Host` lines tell them apart.
+_ANY_CASE = frozenset({"host", "originalhost"})
 # The rest of the line, with all its quotes and number signs.
 _COMMANDS = frozenset({"proxycommand", "proxyjump", "remotecommand", "localcommand", "knownhostscommand"})
 _PROXIES = ("proxycommand", "proxyjump")
@@ -99,13 +101,9 @@ def globbed(pattern: Path) -> list[Path]:
 
 def matches(name: str, patterns: Iterable[str]) -> bool:
     """Whether a name matches one of the patterns and none of those with an exclamation mark."""
-    hits = [pattern for pattern in patterns if _is_like(name, pattern.removeprefix("!"))]
-    return bool(hits) and not any(pattern.startswith("!") for pattern in hits)
-
-
-def _is_like(name: str, pattern: str) -> bool:
     # Only * and ? are special in OpenSSH's patterns.
-    return fnmatch.fnmatchcase(name.lower(), pattern.lower().replace("[", "[[]"))
+    hits = [pattern for pattern in patterns if fnmatch.fnmatchcase(name, pattern.removeprefix("!").replace("[", "[[]"))]
+    return bool(hits) and not any(pattern.startswith("!") for pattern in hits)
 
 
 @dataclass
@@ -142,10 +140,11 @@ class ConfigReader:
 
     def _host(self) -> str:
         named = self._values.get("hostname", [self.name])[0]
-        return expand(named, {"h": self.name, "%": "%"})
+        return expand(named, {"h": self.name, "%": "%"}).lower()
 
     def _read(self, path: Path, *, is_active: bool, depth: int) -> None:
-        text = path.read_text("utf-8", errors="replace")
+        # Not as text, which would end lines at a lone carriage return too: that is a blank.
+        text = path.read_bytes().decode("utf-8", "replace")
         now = is_active
         for number, line in enumerate(text.split("\n"), 1):
             keyword, rest = split_line(line)
@@ -177,9 +176,24 @@ class ConfigReader:
         if keyword in _PROXIES and any(self._values.get(proxy) for proxy in _PROXIES):
             return  # The first of the two counts, also where it says `none`.
         if keyword in _LISTS:
-            self._values.setdefault(keyword, []).extend(words if keyword.endswith("env") else [value])
+            self._values.setdefault(keyword, []).append(value)
+        elif keyword == "sendenv":
+            self._take_names(words)
+        elif keyword == "setenv":
+            # The first line alone, and in it the first value of each variable.
+            first = {word.partition("=")[0]: word for word in reversed(words)}
+            self._values.setdefault(keyword, [word for word in words if first[word.partition("=")[0]] is word])
         else:
             self._values.setdefault(keyword, [value])
+
+    def _take_names(self, words: Sequence[str]) -> None:
+        """Keep the names of variables that are sent; `-NAME` takes away what stands before it."""
+        names = self._values.setdefault("sendenv", [])
+        for word in words:
+            if word.startswith("-"):
+                names[:] = [name for name in names if not matches(name, [word[1:]])]
+            else:
+                names.append(word)
 
     def _begins(self, keyword: str, rest: str, here: Line) -> bool:
         """Whether the block that begins here is in force. One that we cannot judge never is, and is told of."""
@@ -214,7 +228,10 @@ class ConfigReader:
             return is_asked and self._succeeds(value, user)
         if criterion not in subjects:
             raise ValueError(f"`Match {criterion}` is not known here")
-        return matches(subjects[criterion], value.split(","))
+        subject = subjects[criterion]
+        if criterion in _ANY_CASE:
+            subject, value = subject.lower(), value.lower()
+        return matches(subject, value.split(","))
 
     def _succeeds(self, command: str, user: str) -> bool:
         port = int(self._values.get("port", [str(DEFAULT_PORT)])[0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import pytest
 
 from kernelbridge import errors
@@ -563,3 +564,13 @@ def test_a_pull_that_fails_says_why_and_what_helps(
     assert type(error) is kind, error
     assert sentence in error.sentence
     assert remedy in error.remedy
+
+
+@pytest.mark.parametrize("part", ["nvidia-container-cli: mount error: ", "lookup ", "unshare", "cgroup ", "x"])
+def test_the_words_of_an_engine_are_explained_soon_and_shortly_however_many_there_are(part: str) -> None:
+    """A registry answers with a page, and a container may have written anything into its log."""
+    began = time.process_time()
+    for explain in (error_map.container_error, error_map.pull_error):
+        error = explain(host="lab", image="i", message=part * (1_000_000 // len(part)))
+        assert 0 < len(error.sentence) < 6000
+    assert time.process_time() - began < 20

@@ -59,3 +59,17 @@ def test_a_folder_is_passed_over_where_nothing_in_it_can_be_sent() -> None:
 def test_a_line_that_means_nothing_is_refused(line: str) -> None:
     with pytest.raises(ValueError, match=r"names nothing|is no pattern"):
         dockerignore.parse(line)
+
+
+@pytest.mark.parametrize("line", ["[[a]x", "[a--b]", "[--9]", "[a&&b]", "[a||b]", "[~~]"])
+def test_a_class_that_python_would_warn_of_is_none_or_one_like_others(line: str) -> None:
+    try:
+        dockerignore.parse(line).excludes("ax")
+    except ValueError as exc:
+        assert "is no pattern" in str(exc)
+
+
+def test_many_stars_in_a_row_take_no_longer_than_two() -> None:
+    rules = dockerignore.parse("**/" * 40 + "x")
+    assert rules.excludes("a/" * 40 + "x")
+    assert not rules.excludes("a/" * 40 + "y")

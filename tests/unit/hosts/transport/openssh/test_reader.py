@@ -84,7 +84,7 @@ def test_what_is_not_a_time_is_refused(text: str) -> None:
     [
         (["lab"], True),
         (["l?b"], True),
-        (["LAB"], True),
+        (["LAB"], False),
         (["l*", "!lab"], False),
         (["!lab"], False),
         (["!other"], False),
@@ -103,6 +103,40 @@ def test_the_first_value_counts_and_lists_grow(tmp_path: Path) -> None:
         "Host lab\n User grace\n IdentityFile ~/a\nHost other\n Port 1\nHost l*\n User x\n Port 2\n IdentityFile ~/b\n",
     )
     assert (values["user"], values["port"], values["identityfile"]) == (["grace"], ["2"], ["~/a", "~/b"])
+
+
+def test_of_environment_variables_the_first_line_counts_and_in_it_the_first_of_each(tmp_path: Path) -> None:
+    values = read(tmp_path, "Host other\n SetEnv A=0\nHost lab\n SetEnv A=1 B=2 A=3\nHost *\n SetEnv A=4 C=5\n")
+    assert values["setenv"] == ["A=1", "B=2"]
+
+
+def test_a_name_with_a_minus_takes_away_variables_that_are_sent(tmp_path: Path) -> None:
+    assert read(tmp_path, "SendEnv LANG LC_*\nSendEnv -LC* FOO\n")["sendenv"] == ["LANG", "FOO"]
+
+
+def test_a_host_name_is_in_small_letters_however_it_is_written(tmp_path: Path) -> None:
+    assert read(tmp_path, "HostName BOX.%h\n", name="Lab")["hostname"] == ["box.lab"]
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("Host Lab", True),
+        ("Host lab", False),
+        ("Match host lab", True),
+        ("Match host LAB", True),
+        ("Match originalhost lab", True),
+        ("Match localuser ada", True),
+        ("Match localuser ADA", False),
+    ],
+)
+def test_hosts_of_a_match_fit_in_any_case_and_nothing_else_does(tmp_path: Path, line: str, expected: bool) -> None:
+    assert (read(tmp_path, f"{line}\n Port 7\n", name="Lab")["port"] == ["7"]) is expected
+
+
+def test_a_carriage_return_is_a_blank_and_ends_no_line(tmp_path: Path) -> None:
+    values = read(tmp_path, "Host\rlab\r\n Port 7\r\n")
+    assert values["port"] == ["7"]
 
 
 def test_what_the_address_says_counts_most(tmp_path: Path) -> None:
