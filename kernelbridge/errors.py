@@ -4,7 +4,7 @@ One table in one place, however long: `kernelbridge config --errors`, the docs a
 
 KernelBridgeError
     1x  what the user wrote: ConfigInvalid, ConfigMissing, UnknownEnvironment, UnknownHost, SpecsUnwritable,
-        SecretMissing, ConnectionFileInvalid, EndpointTaken, SetupFailed
+        SecretMissing, ConnectionFileInvalid, EndpointTaken, SetupFailed, FileFailed
     2x  the way to the host: HostRefused, HostNameUnknown, HostUnreachable, LoginRefused, HostKeyUnknown,
         HostKeyChanged, ForwardingForbidden, LinkLost, SshConfigInvalid, SshFailed
     3x  engine and scheduler: EngineMissing, EngineDown, EngineDenied, EngineTooOld, EngineFailed, SlurmMissing,
@@ -203,6 +203,16 @@ class SetupFailed(KernelBridgeError, exit_code=18):
             "Fix `setup` of the environment, or what the command needs.",
         )
         self.own_words = f"The setup of {environment} on {host} failed."
+
+
+class FileFailed(KernelBridgeError, exit_code=19):
+    """A file of this machine cannot be read or written: its disk is full, read-only or broken, or it is not yours."""
+
+    def __init__(self, *, path: str, reason: str) -> None:
+        super().__init__(
+            f"This machine: {path} cannot be read or written ({reason}).",
+            "Make room there, or give yourself the right to it, and try again; what was there is as it was.",
+        )
 
 
 class HostRefused(KernelBridgeError, exit_code=20):

@@ -5,6 +5,7 @@ A command's own module is loaded when it is called for: `--help` and `--version`
 
 from __future__ import annotations
 
+import errno
 import importlib
 import traceback
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -15,13 +16,14 @@ from typing import TYPE_CHECKING, Annotated, Final, NamedTuple
 import typer
 
 from kernelbridge.cli import output
-from kernelbridge.errors import KernelBridgeError
+from kernelbridge.errors import FileFailed, KernelBridgeError
 
 if TYPE_CHECKING:
     from kernelbridge.config.schema import Config, Host  # loads pydantic
     from kernelbridge.fleet.fleet import Fleet  # loads pydantic
 
 UNEXPECTED_EXIT_CODE = 1
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.ESTALE)
 # What a shell says of a program that SIGPIPE ended.
 BROKEN_PIPE_EXIT_CODE = 141
 
@@ -168,12 +170,10 @@ def run(
         # Nobody reads what is printed, as behind `| head`: typer ends without a word then.
         code = BROKEN_PIPE_EXIT_CODE if isinstance(end.__context__, BrokenPipeError) else code
     except KernelBridgeError as error:
-        code = error.exit_code
-        output.complain_of(error)
-        call.note(error)
-        if call.wants_traceback:
-            typer.echo(traceback.format_exc(), err=True)
-    except Exception as error:  # The edge: whatever comes here is our bug.
+        code = _complain_of(error, call)
+    except Exception as error:  # The edge: whatever comes here is our bug, but for what a disk does.
+        if (failed := _of_disk(error)) is not None:
+            return _complain_of(failed, call)
         code = UNEXPECTED_EXIT_CODE
         output.complain(f"kernelbridge has a bug here: {type(error).__name__}: {error}")
         call.note_text(traceback.format_exc())
@@ -182,6 +182,26 @@ def run(
         else:
             output.complain("Run it again with `kernelbridge --debug ...` and send us what it prints.")
     return code
+
+
+def _complain_of(error: KernelBridgeError, call: _Call) -> int:
+    """Tell an error and write it down; return its exit code."""
+    output.complain_of(error)
+    call.note(error)
+    if call.wants_traceback:
+        typer.echo(traceback.format_exc(), err=True)
+    return error.exit_code
+
+
+def _of_disk(error: Exception) -> FileFailed | None:
+    """Return the error for what this machine's disk refuses; None where that is not what failed."""
+    if not isinstance(error, OSError):
+        return None
+    # What has no file's name and these numbers was a write.
+    is_denied = isinstance(error, PermissionError) and error.filename is not None
+    if error.errno not in _DISK_ERRORS and not is_denied:
+        return None
+    return FileFailed(path=str(error.filename or "a file"), reason=error.strerror or str(error))
 
 
 def _words_to_complete(environ: Mapping[str, str]) -> list[str]:

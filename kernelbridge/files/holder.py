@@ -44,16 +44,20 @@ class Holder:
         return self._descriptor is not None
 
     def take(self) -> bool:
-        """Take the place if nobody has it; whether it is had now. Raises: OSError: no file can be made there."""
+        """Take the place if nobody has it; whether it is had now. Raises: OSError: no file can be made or locked there."""
         if self._descriptor is not None:
             return True
         self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
         try:
             _try_lock(descriptor)
-        except OSError:
+        except (BlockingIOError, PermissionError):  # The second is Windows' word for it.
             os.close(descriptor)
             return False
+        except OSError:
+            # Nobody has it, and nobody can: a file system without locks, or a broken one.
+            os.close(descriptor)
+            raise
         self._descriptor = descriptor
         self.tell_state(is_in_step=False)
         return True

@@ -71,9 +71,11 @@ class Manifest:
         rows = [[path] for path in gone] + [_row(path, known) for path, known in learned.items()]
         if self._lines and self._lines + len(rows) <= 2 * len(self.known) + _FEW_LINES:
             if rows:
+                # Unless all of it gets there, the file is written whole the next time: half a line would spoil it.
+                before, self._lines = self._lines, 0
                 with self._path.open("ab") as file:
                     file.write(_lines(rows))
-                self._lines += len(rows)
+                self._lines = before + len(rows)
             return
         head = json.dumps({"version": _VERSION, "copy": self.copy_id}).encode() + b"\n"
         self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

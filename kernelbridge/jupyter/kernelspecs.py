@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from jupyter_core.paths import jupyter_data_dir
 
-from kernelbridge.atomic_files import write_whole
+from kernelbridge.atomic_files import is_unfinished, write_whole
 from kernelbridge.config import fields
 from kernelbridge.config import load as configs
 from kernelbridge.config.schema import Config, Environment, Host
@@ -138,7 +138,9 @@ def write(config: Config, root: Path, launcher: Path) -> Changes:
     foreign: list[str] = []
     for name, spec in specs_of(config, launcher).items():
         folder = root / name
-        if folder.exists() and not _is_ours(folder, config.path):
+        with _translated(folder):
+            is_there = folder.exists()
+        if is_there and not (_is_ours(folder, config.path) or _is_unfinished(folder)):
             foreign.append(folder.name)
             continue
         (written if renew_folder(folder, spec) else unchanged).append(folder.name)
@@ -183,11 +185,15 @@ def remove_folders(root: Path, config_path: Path | None, *, keep: Collection[str
     Where no config is named, those of every config.
     """
     removed = []
-    for folder in sorted(root.glob(f"{FOLDER_PREFIX}*")):
-        if folder.name in keep or not _is_ours(folder, config_path):
+    with _translated(root):
+        folders = sorted(root.glob(f"{FOLDER_PREFIX}*"))
+    for folder in folders:
+        if folder.name in keep or not (_is_ours(folder, config_path) or _is_unfinished(folder)):
             continue
         with _translated(folder):
-            for name in (SPEC_FILE, *LOGO_FILES):
+            # kernel.json goes last: as long as it is there, the folder is known for one of ours.
+            left = [path.name for path in folder.iterdir() if is_unfinished(path.name)]
+            for name in (*left, *LOGO_FILES, SPEC_FILE):
                 (folder / name).unlink(missing_ok=True)
             # What somebody else put there stays, and the folder with it.
             with suppress(OSError):
@@ -200,9 +206,17 @@ def _is_ours(folder: Path, config_path: Path | None) -> bool:
     """Whether the spec was written by us, for this config where one is named."""
     try:
         marker = json.loads((folder / SPEC_FILE).read_bytes())["metadata"]["kernelbridge"]["config"]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError):
         return False
+    except OSError as error:
+        raise SpecsUnwritable(path=str(folder), reason=error.strerror or str(error)) from error
     return bool(marker == str(config_path)) if config_path is not None else isinstance(marker, str)
+
+
+def _is_unfinished(folder: Path) -> bool:
+    """Whether there is nothing in it but what we write before, and remove before, the kernel.json of a spec."""
+    with _translated(folder):
+        return folder.is_dir() and all(path.name in LOGO_FILES or is_unfinished(path.name) for path in folder.iterdir())
 
 
 def _content(path: Path) -> bytes | None:

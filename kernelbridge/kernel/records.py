@@ -148,21 +148,13 @@ class Records:
 
     def image(self, image: str) -> ImageRecord | None:
         """Return what is known of an image, by its id or by the name that it last had; None if nothing is."""
-        known = self._images()
-        found = known["images"].get(known["names"].get(image, image))
-        widgets = found.get("widgets") if isinstance(found, dict) else None
-        try:
-            # What an older version kept was not checked.
-            info = kernel_info(found.get("kernel_info")) if isinstance(found, dict) else None
-        except WireError:
-            info = None
-        if info is None:
-            return None
-        return ImageRecord(kernel_info=info, widgets=plain(widgets) if isinstance(widgets, str) else None)
+        return _image_of(self._images(), image)
 
     def keep_image(self, *, name: str, image_id: str, record: ImageRecord) -> None:
         """Keep what a kernel of this image said."""
-        known = self._images()
+        known = self._images_to_change()
+        if known is None:
+            return
         entry = {"kernel_info": dict(record.kernel_info), "widgets": record.widgets}
         if known["names"].get(name) == image_id and known["images"].get(image_id) == entry:
             return
@@ -177,7 +169,9 @@ class Records:
 
     def keep_image_python(self, key: str, found: Mapping[str, Any]) -> None:
         """Keep what was found in an image."""
-        known = self._images()
+        known = self._images_to_change()
+        if known is None:
+            return
         known["pythons"].pop(key, None)
         known["pythons"][key] = dict(found)
         self._keep_images(known)
@@ -188,7 +182,7 @@ class Records:
 
     def kernels(self) -> list[KernelRecord]:
         """Return all kernels that are remembered, the oldest first."""
-        found = (_read_kernel(path) for path in self._folder.glob("kernels/*.json"))
+        found = (_read_kernel(path) for path in self._paths("kernels/*.json"))
         return sorted((record for record in found if record is not None), key=lambda record: record.started)
 
     def kernel(self, kernel_id: str) -> KernelRecord | None:
@@ -234,11 +228,27 @@ class Records:
         return self._folder / "kernels" / f"{name}.json"
 
     def _images(self) -> dict[str, dict[str, Any]]:
-        return self._known_images() or {"names": {}, "images": {}, "pythons": {}}
+        return self._known_images() or self._no_images()
 
     def _known_images(self) -> dict[str, dict[str, Any]] | None:
-        with contextlib.suppress(OSError, ValueError, RecursionError):
-            known = json.loads((self._folder / _IMAGES_FILE).read_text("utf-8"))
+        with contextlib.suppress(OSError):
+            return self._read_images()
+        return None
+
+    def _images_to_change(self) -> dict[str, dict[str, Any]] | None:
+        """Return what is known; None where that cannot be read at the moment, and must not be written over."""
+        try:
+            return self._read_images() or self._no_images()
+        except FileNotFoundError:
+            return self._no_images()
+        except OSError as exc:
+            _LOG.warning("%s cannot be read: %s", self._folder / _IMAGES_FILE, exc)
+            return None
+
+    def _read_images(self) -> dict[str, dict[str, Any]] | None:
+        """Return what is known; None where the file holds nothing of use. Raises OSError."""
+        with contextlib.suppress(ValueError, RecursionError):
+            known = json.loads(_read(self._folder / _IMAGES_FILE))
             is_whole = isinstance(known, dict) and all(isinstance(known.get(key), dict) for key in ("names", "images"))
             if is_whole and all(isinstance(name, str) for name in known["names"].values()):
                 pythons = known.get("pythons")
@@ -246,17 +256,22 @@ class Records:
                 return {**sections, "pythons": pythons if isinstance(pythons, dict) else {}}
         return None
 
+    @staticmethod
+    def _no_images() -> dict[str, dict[str, Any]]:
+        return {"names": {}, "images": {}, "pythons": {}}
+
     def unreadable(self) -> list[str]:
         """Return which files, and which entries of them, hold nothing that anybody can use."""
-        entries = [f"{_IMAGES_FILE} of {key.partition(' ')[0]}" for _, key in self._unreadable_entries()]
+        entries = [f"{_IMAGES_FILE} of {key.partition(' ')[0]}" for _, key in _unreadable_entries(self._images())]
         images = [] if self._has_images() else [_IMAGES_FILE]
         files = [*self._unreadable_kernels(), *self._unreadable_wheels()]
         return [*images, *dict.fromkeys(entries), *(path.relative_to(self._folder).as_posix() for path in files)]
 
     def forget_unreadable(self) -> None:
         """Throw that away: it is made anew, and the truth about kernels is with their containers."""
-        known, gone = self._images(), self._unreadable_entries()
-        if gone or not self._has_images():
+        known = self._images_to_change()
+        gone = _unreadable_entries(known or self._no_images())
+        if known is not None and (gone or not self._has_images()):
             for section, key in gone:
                 known[section].pop(key, None)
             known["names"] = {name: key for name, key in known["names"].items() if key in known["images"]}
@@ -268,24 +283,30 @@ class Records:
             shutil.rmtree(path.parent, ignore_errors=True)
 
     def _has_images(self) -> bool:
-        """Whether the file of images is as it should be, or not there yet."""
-        return self._known_images() is not None or not (self._folder / _IMAGES_FILE).exists()
-
-    def _unreadable_entries(self) -> list[tuple[str, str]]:
-        known = self._images()
-        images = [("images", key) for key in known["images"] if self.image(key) is None]
-        return [*images, *(("pythons", key) for key, found in known["pythons"].items() if not _is_python(found))]
+        """Whether the file of images is as it should be, or not there yet; also where it cannot be read just now."""
+        try:
+            return self._read_images() is not None
+        except OSError:
+            return True
 
     def _unreadable_kernels(self) -> list[Path]:
-        return [path for path in sorted(self._folder.glob("kernels/*.json")) if _read_kernel(path) is None]
+        return [path for path in self._paths("kernels/*.json") if _is_of_no_use(path)]
 
     def _unreadable_wheels(self) -> list[Path]:
-        return [path for path in sorted(self.wheels_folder.glob("*/*.whl")) if not zipfile.is_zipfile(path)]
+        return [path for path in self._paths("wheels/*/*.whl") if _is_no_wheel(path)]
 
     @property
     def wheels_folder(self) -> Path:
         """Where wheels for the Pythons of images are kept."""
         return self._folder / "wheels"
+
+    def _paths(self, pattern: str) -> list[Path]:
+        """Return files of the folder; none where it cannot be read just now."""
+        try:
+            return sorted(self._folder.glob(pattern))
+        except OSError as exc:
+            _LOG.warning("%s cannot be read: %s", self._folder, exc)
+            return []
 
     def _make_folder(self, folder: Path) -> None:
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -300,6 +321,24 @@ class Records:
             _LOG.warning("%s cannot be written: %s", path, exc)
 
 
+def _image_of(known: Mapping[str, Mapping[str, Any]], image: str) -> ImageRecord | None:
+    found = known["images"].get(known["names"].get(image, image))
+    widgets = found.get("widgets") if isinstance(found, dict) else None
+    try:
+        # What an older version kept was not checked.
+        info = kernel_info(found.get("kernel_info")) if isinstance(found, dict) else None
+    except WireError:
+        info = None
+    if info is None:
+        return None
+    return ImageRecord(kernel_info=info, widgets=plain(widgets) if isinstance(widgets, str) else None)
+
+
+def _unreadable_entries(known: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str]]:
+    images = [("images", key) for key in known["images"] if _image_of(known, key) is None]
+    return [*images, *(("pythons", key) for key, found in known["pythons"].items() if not _is_python(found))]
+
+
 def _is_python(found: object) -> bool:
     try:
         python_probe.parse_python(found)
@@ -311,13 +350,41 @@ def _is_python(found: object) -> bool:
 def _read_kernel(path: Path) -> KernelRecord | None:
     """Return the record in a file; None where there is none, or another version wrote it."""
     try:
-        known = json.loads(_read(path))
+        return _parse_kernel(_read(path))
+    except (OSError, ValueError):
+        return None
+
+
+def _is_of_no_use(path: Path) -> bool:
+    """Whether a file holds no record; one that cannot be read just now may."""
+    try:
+        return _parse_kernel(_read(path)) is None
+    except OSError:
+        return False
+    except ValueError:
+        return True
+
+
+def _is_no_wheel(path: Path) -> bool:
+    """Whether a file is damaged; one that cannot be read just now may not be."""
+    try:
+        with zipfile.ZipFile(path):
+            return False
+    except OSError:
+        return False
+    except (zipfile.BadZipFile, ValueError, EOFError, NotImplementedError):
+        return True
+
+
+def _parse_kernel(text: str) -> KernelRecord | None:
+    try:
+        known = json.loads(text)
         names = {one.name for one in fields(KernelRecord)}
         facts = {key: value for key, value in known.items() if key in names}
         facts["sessions"] = tuple(SessionRecord(**row) for row in facts.get("sessions", ()))
         facts["gpus"] = tuple(facts.get("gpus", ()))
         return _checked(KernelRecord(**facts))
-    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
+    except (ValueError, TypeError, AttributeError, RecursionError):
         return None
 
 

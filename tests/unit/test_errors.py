@@ -26,6 +26,7 @@ from kernelbridge.errors import (
     EngineFailed,
     EngineMissing,
     EngineTooOld,
+    FileFailed,
     ForwardFailed,
     ForwardingForbidden,
     GpuToolkitMissing,
@@ -156,6 +157,12 @@ TABLE: list[tuple[KernelBridgeError, int, str, str]] = [
         17,
         "This machine: the kernel's ports are already in use (port 9001).",
         "Start the kernel again.",
+    ),
+    (
+        FileFailed(path="/home/ada/k.toml", reason="No space left on device"),
+        19,
+        "This machine: /home/ada/k.toml cannot be read or written (No space left on device).",
+        "Make room there, or give yourself the right to it, and try again; what was there is as it was.",
     ),
     (
         HostRefused(host="lab", address="lab.example:22"),

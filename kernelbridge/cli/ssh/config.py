@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from kernelbridge.atomic_files import write_whole
+from kernelbridge.atomic_files import write_through, write_whole
 
 # What a container is called for ssh: this, and an environment's name or the beginning of a kernel's id.
 HOST_PREFIX: Final = "kb-"
@@ -81,21 +81,13 @@ def write(text: str, ssh_folder: Path) -> Path:
     written = _text(config) if config.exists() else ""
     if not includes(written):
         # First: what stands below a `Host` line is that one's alone.
-        _write_through(config, f"{_HEAD}{written}")
+        write_through(config, f"{_HEAD}{written}".encode("utf-8", "surrogateescape"))
     return own
 
 
 def _text(path: Path) -> str:
     """Return a file whose bytes may be anything: they go back as they were."""
     return path.read_bytes().decode("utf-8", "surrogateescape")
-
-
-def _write_through(path: Path, text: str) -> None:
-    """Replace a file that may be a link, as of people who keep such files in a repository."""
-    target = Path(os.path.realpath(path))
-    mode = target.stat().st_mode & 0o777 if target.exists() else 0o600
-    write_whole(target, text.encode("utf-8", "surrogateescape"), is_private=True)
-    target.chmod(mode)
 
 
 def includes(config: str) -> bool:
@@ -116,6 +108,6 @@ def remove(ssh_folder: Path) -> bool:
     was_there = own.exists()
     own.unlink(missing_ok=True)
     if config.exists() and includes(text := _text(config)):
-        _write_through(config, text.replace(_HEAD, "", 1))
+        write_through(config, text.replace(_HEAD, "", 1).encode("utf-8", "surrogateescape"))
         was_there = True
     return was_there

@@ -43,6 +43,12 @@ def _list(value: object, what: str) -> list[Any]:
     return value or []
 
 
+def _objects(value: object, what: str) -> None:
+    """Check that a list has objects alone. Raises ValueError."""
+    if not all(isinstance(one, dict) for one in _list(value, what)):
+        raise ValueError(f"{what} is no list of objects")
+
+
 def read_text(value: object, what: str) -> str:
     """Return a text; null is an empty one. Raises ValueError."""
     if not isinstance(value, str | None):
@@ -258,8 +264,7 @@ def parse_info(answer: object) -> Answer:
     read_object(info.get("Runtimes"), "Runtimes")
     for key in ("SecurityOptions", "CDISpecDirs", "DiscoveredDevices"):
         _list(info.get(key), key)
-    for device in _list(info.get("DiscoveredDevices"), "DiscoveredDevices"):
-        read_object(device, "a device")
+    _objects(info.get("DiscoveredDevices"), "DiscoveredDevices")
     if "SystemTime" in info:
         read_time(info["SystemTime"], "SystemTime")
     return info
@@ -271,8 +276,7 @@ def parse_version(answer: object) -> Answer:
     if not re.fullmatch(r"[0-9]{1,3}\.[0-9]{1,3}", _required(version.get("ApiVersion"), "ApiVersion")):
         raise ValueError("ApiVersion is no version")
     read_text(version.get("Version"), "Version")
-    for part in _list(version.get("Components"), "Components"):
-        read_object(part, "a component")
+    _objects(version.get("Components"), "Components")
     return version
 
 

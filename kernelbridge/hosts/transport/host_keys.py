@@ -11,6 +11,7 @@ import secrets
 from dataclasses import dataclass
 from pathlib import Path
 
+from kernelbridge.atomic_files import write_through
 from kernelbridge.config.schema import Host
 from kernelbridge.errors import HostKeyChanged, SshConfigInvalid
 
@@ -53,20 +54,45 @@ def remember(host: Host, key: HostKey) -> str:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         before = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
         line = _hashed(key) if key.is_hashed or "|1|" in before else key.line
-        with os.fdopen(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), "w", encoding="utf-8") as file:
-            file.write(("\n" if before and not before.endswith("\n") else "") + line)
+        _append(path, (("\n" if before and not before.endswith("\n") else "") + line).encode())
     except OSError as exc:
         raise SshConfigInvalid(host=host.name, reason=str(exc)) from exc
     return line
 
 
+def _append(path: Path, data: bytes) -> None:
+    """Put something at the end of a file, whole or not at all. Raises OSError.
+
+    The file is not written anew: ssh itself may add a line meanwhile.
+    """
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    try:
+        before_bytes, written_bytes = os.fstat(descriptor).st_size, 0
+        try:
+            while written_bytes < len(data):
+                written_bytes += os.write(descriptor, data[written_bytes:])
+        except OSError:
+            _take_off(descriptor, before_bytes, len(data))
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def _take_off(descriptor: int, before_bytes: int, most_bytes: int) -> None:
+    """Cut off what was written of a line, unless somebody has written behind it."""
+    with contextlib.suppress(OSError):
+        if os.fstat(descriptor).st_size <= before_bytes + most_bytes:
+            os.ftruncate(descriptor, before_bytes)
+
+
 def forget(path: Path, line: str) -> None:
     """Take a line of remember() away again, whatever else was written meanwhile."""
     with contextlib.suppress(OSError):
-        before = path.read_text(encoding="utf-8", errors="surrogateescape")
+        before = path.read_bytes().decode("utf-8", "surrogateescape")
         at = before.rfind(line)
         if at >= 0:
-            path.write_text(before[:at] + before[at + len(line) :], encoding="utf-8", errors="surrogateescape")
+            after = before[:at] + before[at + len(line) :]
+            write_through(path, after.encode("utf-8", "surrogateescape"))
 
 
 def _hashed(key: HostKey) -> str:

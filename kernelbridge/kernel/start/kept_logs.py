@@ -100,8 +100,12 @@ class KeptLogs:
                     path.unlink()
 
     def _paths(self) -> list[Path]:
-        # What begins with a dot is being written.
-        return [path for path in self._folder.glob(f"*{_SUFFIX}") if not path.name.startswith(".")]
+        try:
+            # What begins with a dot is being written.
+            return [path for path in self._folder.glob(f"*{_SUFFIX}") if not path.name.startswith(".")]
+        except OSError as exc:
+            _LOG.warning("%s cannot be read: %s", self._folder, exc)
+            return []
 
 
 def _plain(kernel_id: str) -> str:

@@ -70,9 +70,13 @@ def hold_lock(folder: str) -> Optional[Tuple[int, str]]:
         os.makedirs(own, 0o700, exist_ok=True)
         path = os.path.join(own, str(os.getpid()))
         descriptor = os.open(path + _UNLOCKED, os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError:
+        return None
+    try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         os.rename(path + _UNLOCKED, path)  # Under this name it is never seen without its lock.
     except OSError:
+        os.close(descriptor)
         return None
     return descriptor, path
 

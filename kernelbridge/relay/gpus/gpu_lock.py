@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import os
 import sys
+from contextlib import suppress
 from typing import Any, Dict, List, Mapping, Sequence, Tuple
 
 from ...protocol.exit_codes import EXIT_NO_LOCK, EXIT_TAKEN
@@ -69,7 +70,9 @@ class GpuLocks:
     def give_back(self) -> None:
         """Hold none from now on. Safe to call twice; a kernel process that is still there keeps its locks."""
         while self._locks:
-            os.close(self._locks.popitem()[1])
+            # It is closed, whatever is said of that.
+            with suppress(OSError):
+                os.close(self._locks.popitem()[1])
         self._is_taken = False
 
 

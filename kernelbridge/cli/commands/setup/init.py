@@ -12,7 +12,7 @@ from typing import Annotated, Final
 
 import typer
 
-from kernelbridge.atomic_files import write_whole
+from kernelbridge.atomic_files import write_through
 from kernelbridge.cli import output
 from kernelbridge.cli.commands.setup import doctor, install
 from kernelbridge.cli.commands.setup.trust import Lines, trust_host
@@ -134,7 +134,7 @@ def _read(path: Path) -> tuple[str, Config]:
 def _write(path: Path, text: str) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, text.encode(), is_private=False)
+        write_through(path, text.encode(), mode=0o666)
     except OSError as exc:
         raise ConfigMissing(path=str(path), reason=exc.strerror or str(exc)) from exc
 

@@ -84,6 +84,14 @@ async def fetch_kernel(python: FoundPython, cache: Path) -> list[bytes | Path]:
 
     What was fetched is kept in the folder `cache`, for other images with such a Python, until it is not used for long.
     """
+    try:
+        return await _fetched_kernel(python, cache)
+    except (OSError, zipfile.BadZipFile) as exc:
+        reason = getattr(exc, "strerror", None) or exc
+        raise WheelsFailed(f"{getattr(exc, 'filename', None) or cache}: {reason}") from exc
+
+
+async def _fetched_kernel(python: FoundPython, cache: Path) -> list[bytes | Path]:
     roots = derived_image.kernel_requirements()
     kept = cache / derived_image.cache_name(python)
     if not await asyncio.to_thread(kept.is_dir):
@@ -238,13 +246,15 @@ def keep(wheels: Sequence[Wheel], folder: Path) -> None:
     """Keep wheels in a folder that is whole or not there; who comes second keeps what the first has kept."""
     folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     unfinished = folder.with_name(f"{folder.name}.{secrets.token_hex(4)}")
-    unfinished.mkdir(mode=0o700)
-    for wheel in wheels:
-        shutil.move(wheel.path, unfinished)
     try:
+        unfinished.mkdir(mode=0o700)
+        for wheel in wheels:
+            shutil.move(wheel.path, unfinished)
         unfinished.rename(folder)
-    except OSError:
+    except BaseException as exc:
         shutil.rmtree(unfinished, ignore_errors=True)
+        if not (isinstance(exc, OSError) and folder.is_dir()):
+            raise
 
 
 def forget_unused(cache: Path, now: float) -> None:
@@ -260,8 +270,13 @@ def packed(wheels: Sequence[Wheel], prefix: str, folder: Path) -> Path:
     archive = folder / "packages.tar.gz"
     if not archive.exists():
         unfinished = archive.with_name(f"{archive.name}.{secrets.token_hex(4)}")
-        pack(wheels, prefix, unfinished)
-        unfinished.replace(archive)
+        try:
+            pack(wheels, prefix, unfinished)
+            unfinished.replace(archive)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                unfinished.unlink(missing_ok=True)
+            raise
     return archive
 
 

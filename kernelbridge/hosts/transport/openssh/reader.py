@@ -30,7 +30,7 @@ _LISTS = frozenset({"identityfile", "certificatefile"})
 # Criteria of `Match` whose patterns fit small letters and capitals alike; users, tags and `Host` lines tell them apart.
 _ANY_CASE = frozenset({"host", "originalhost"})
 # The rest of the line, with all its quotes and number signs.
-_COMMANDS = frozenset({"proxycommand", "proxyjump", "remotecommand", "localcommand", "knownhostscommand"})
+_COMMANDS = frozenset({"proxycommand", "remotecommand", "localcommand", "knownhostscommand"})
 _PROXIES = ("proxycommand", "proxyjump")
 _SWITCHES = frozenset(
     {
@@ -169,7 +169,8 @@ class ConfigReader:
 
     def _take(self, keyword: str, rest: str) -> None:
         """Keep the value of a line that is in force."""
-        words = [rest] if keyword in _COMMANDS else words_of(rest)
+        # ProxyJump ends at the first blank, whatever quotes it has.
+        words = rest.split()[:1] if keyword == "proxyjump" else [rest] if keyword in _COMMANDS else words_of(rest)
         if not any(words):
             raise ValueError(f"{keyword} has no value")
         value = _checked(keyword, words)

@@ -114,6 +114,10 @@ def test_a_name_with_a_minus_takes_away_variables_that_are_sent(tmp_path: Path) 
     assert read(tmp_path, "SendEnv LANG LC_*\nSendEnv -LC* FOO\n")["sendenv"] == ["LANG", "FOO"]
 
 
+def test_what_stands_behind_a_jump_host_is_none(tmp_path: Path) -> None:
+    assert read(tmp_path, "ProxyJump ada@jump:2,two # the door\n")["proxyjump"] == ["ada@jump:2,two"]
+
+
 def test_a_host_name_is_in_small_letters_however_it_is_written(tmp_path: Path) -> None:
     assert read(tmp_path, "HostName BOX.%h\n", name="Lab")["hostname"] == ["box.lab"]
 
