@@ -13,7 +13,6 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-
 _UNFINISHED = re.compile(r"\..+\.[0-9]+\.[0-9a-f]{8}")
 
 

@@ -44,7 +44,7 @@ class Holder:
         return self._descriptor is not None
 
     def take(self) -> bool:
-        """Take the place if nobody has it; whether it is had now. Raises: OSError: no file can be made or locked there."""
+        """Take the place if nobody has it; whether it is had now. Raises: OSError: there can be no locked file."""
         if self._descriptor is not None:
             return True
         self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -31,13 +31,12 @@ from kernelbridge.hosts.docker.images.wheels import Wheel
 from kernelbridge.hosts.transport import host_keys
 from kernelbridge.jupyter import kernelspecs
 from kernelbridge.kernel import life_lock
-from kernelbridge.kernel.process_mark import own_mark
 from kernelbridge.kernel.records import ImageRecord, KernelRecord, Records
 from kernelbridge.kernel.start.kept_logs import KeptLogs
-from kernelbridge.relay.process import setup_runner
 from kernelbridge.relay.beside import terminal
 from kernelbridge.relay.gpus.gpu_lock import GpuLocks, Refused
 from kernelbridge.relay.journal import Journal
+from kernelbridge.relay.process import setup_runner
 from kernelbridge.relay.spool import Spool
 from tests.disk.faults import Fault
 from tests.disk.runs import Case, State, files

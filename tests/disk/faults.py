@@ -50,15 +50,17 @@ _LASTING: Final = (Fault.STAYS_BROKEN, Fault.STAYS_FULL, Fault.KILLED)
 _NEEDS_ROOM: Final = frozenset({"open", "write", "mkdir", "link", "symlink", "rename", "fsync", "close"})
 _READS: Final = frozenset({"open", "read", "stat", "list"})
 # In the place of os.NAME: what it is counted as.
+# fmt: off
 _BY_PATH: Final = {
-    **{"open": "open", "mkdir": "mkdir", "rmdir": "rmdir", "unlink": "unlink", "remove": "unlink", "rename": "rename"},
-    **{"replace": "rename", "link": "link", "symlink": "symlink", "chmod": "chmod", "utime": "utime", "stat": "stat"},
-    **{"lstat": "stat", "listdir": "list", "scandir": "list", "truncate": "truncate", "readlink": "stat"},
+    "open": "open", "mkdir": "mkdir", "rmdir": "rmdir", "unlink": "unlink", "remove": "unlink", "rename": "rename",
+    "replace": "rename", "link": "link", "symlink": "symlink", "chmod": "chmod", "utime": "utime", "stat": "stat",
+    "lstat": "stat", "listdir": "list", "scandir": "list", "truncate": "truncate", "readlink": "stat",
 }
 _BY_NUMBER: Final = {
-    **{"close": "close", "read": "read", "pread": "read", "write": "write", "pwrite": "write", "pwritev": "write"},
-    **{"ftruncate": "truncate", "fsync": "fsync", "fchmod": "chmod"},
+    "close": "close", "read": "read", "pread": "read", "write": "write", "pwrite": "write", "pwritev": "write",
+    "ftruncate": "truncate", "fsync": "fsync", "fchmod": "chmod",
 }
+# fmt: on
 
 
 class Killed(BaseException):
@@ -152,8 +154,9 @@ class Faults:
             return self.open.get(path)
         name = os.fsdecode(path)
         if folder is not None and folder in self.open:
-            return os.path.join(self.open[folder], name)
-        whole = os.path.abspath(name)
+            return f"{self.open[folder]}{os.sep}{name}"
+        # It asks the disk for nothing, as a Path would.
+        whole = os.path.abspath(name)  # noqa: PTH100
         return whole if whole == self._root or whole.startswith(self._root + os.sep) else None
 
     def _by_path(self, name: str) -> Callable[..., Any]:
@@ -228,8 +231,9 @@ class Faults:
     def _lock(self, file: Any, operation: int) -> None:
         number = file if isinstance(file, int) else file.fileno()
         if number not in self.open:
-            return self._real["flock"](file, operation)
-        return self.call("flock", self.open[number], lambda: self._real["flock"](file, operation))
+            self._real["flock"](file, operation)
+        else:
+            self.call("flock", self.open[number], lambda: self._real["flock"](file, operation))
 
     @contextlib.contextmanager
     def injected(self) -> Iterator[Faults]:

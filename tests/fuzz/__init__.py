@@ -1,1 +1,1 @@
-"""Feed readers of other people's bytes with what nobody would send: frames, messages, answers of engines and clusters."""
+"""Feed readers of other people's bytes with what nobody would send."""

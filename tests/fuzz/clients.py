@@ -1,4 +1,4 @@
-"""What clients and kernels say: messages, signed or broken, through the proxy and the relay's side; what debuggers ask."""
+"""What clients and kernels say: messages, signed or broken, at both ends; what debuggers ask."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from functools import partial
 from pathlib import PurePosixPath
 from typing import Any, Final, cast
 
@@ -230,11 +231,9 @@ def check_asked(example: tuple[list[Any], list[Any], int]) -> None:
             proxy.ask(CellQuestion(prompt="password?", answered=lambda answer: None))
         if at:
             channel, parts = _written(one, signer, number >> 4 if at == 1 else 1)
-            request = refused(
-                lambda parts=parts, channel=channel: messages.parse(channel, parts, raw._signer), MessageInvalid
-            )
+            request = refused(partial(messages.parse, channel, parts, raw._signer), MessageInvalid)
             if request is not None:
-                refused(lambda request=request: raw._receive(request), frames.MessageTooLong)
+                refused(partial(raw._receive, request), frames.MessageTooLong)
                 _read_request(request)
     for one in said:
         channel, tables = one if isinstance(one, list) and len(one) == 2 else (IOPUB, one)
@@ -350,7 +349,7 @@ def check_relayed(example: tuple[list[Any], list[tuple[int, list[bytes]]]]) -> N
             client.say(channel, list(parts))
             client.refusal(Message(channel, 1, parts))
             made.sockets[channel].arrived.append(list(parts) or [b""])
-            client.listen({sock: 1 for sock in made.sockets.values()})
+            client.listen(dict.fromkeys(made.sockets.values(), 1))
     client.do_due(float("1e12"))
     assert client.running is None or isinstance(client.running, dict)
     journal = Journal(Spool(None), limit_bytes=2000, memory_bytes=2000)

@@ -1,4 +1,4 @@
-"""What users and systems write into files: ssh's config, held against `ssh -G`; known_hosts; our own TOML, read and edited."""
+"""What is written into files: ssh's config, held against `ssh -G`; known_hosts; our own TOML, read and edited."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import socket
 import subprocess
 import tempfile
 import tomllib
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -113,7 +114,8 @@ SSH: Final = st.one_of(
     st.lists(_LINE, max_size=9).map("\r\n".join),
     mutated_text(
         [
-            "Host lab\n HostName box\n User ada\n Port 2222\nMatch user ada\n IdentityFile ~/.ssh/a\nHost *\n ProxyJump j\n"
+            "Host lab\n HostName box\n User ada\n Port 2222\n"
+            "Match user ada\n IdentityFile ~/.ssh/a\nHost *\n ProxyJump j\n"
         ]
     ),
 )
@@ -203,7 +205,7 @@ def check_known(text: str) -> None:
     for port in (22, 2222):
         assert known_hosts._match(text, "lab", port) is not None
     for line in text.splitlines()[:3]:
-        refused(lambda line=line: parse_address(line), ValueError)
+        refused(partial(parse_address, line), ValueError)
 
 
 # -- ours
@@ -300,7 +302,7 @@ FIELDS: Final = mutated_text(
 def check_fields(text: str) -> None:
     """Values of one line are read or refused; sizes and times come back as they were."""
     for read, write in ((fields.parse_size, fields.size_text), (fields.parse_duration, fields.duration_text)):
-        value: Any = refused(lambda read=read: read(text), ValueError)
+        value: Any = refused(partial(read, text), ValueError)
         if value is not None:
             assert 0 <= value < float("inf")
             assert read(write(value)) == value
@@ -315,7 +317,7 @@ def check_fields(text: str) -> None:
         ),
         *(fields.check_path_inside, fields.check_environment_name, fields.check_extra_host, fields.check_command),
     ):
-        refused(lambda check=check: check(text), ValueError)
+        refused(partial(check, text), ValueError)
     fields.looks_secret("HF_TOKEN", text)
     for line in text.splitlines():
         requirements_file._wrong(line)

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import fields
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -80,8 +81,10 @@ _LOGS: Final = [
     "sbatch: error: Batch job submission failed: Invalid partition name specified\n",
 ]
 SLURM: Final = mutated_text(
-    [_sample("slurm/squeue.txt"), _sample("slurm/squeue.txt"), _sample("slurm/sinfo.txt"), _ACCOUNTS, *_ENDINGS, *_LOGS]
-    + ["main*|gpu:h200:8(S:0-1),nic:2\nshort|(null)\n", "1234;cluster\n", "1-02:03:04", "59:53"]
+    [
+        *(_sample("slurm/squeue.txt"), _sample("slurm/squeue.txt"), _sample("slurm/sinfo.txt"), _ACCOUNTS),
+        *(*_ENDINGS, *_LOGS, "main*|gpu:h200:8(S:0-1),nic:2\nshort|(null)\n", "1234;cluster\n", "1-02:03:04", "59:53"),
+    ]
 )
 
 
@@ -211,7 +214,7 @@ def check_engine(answer: Any) -> None:
         responses.read_id,
     )
     for read in readers:
-        refused(lambda read=read: read(answer), ValueError)
+        refused(partial(read, answer), ValueError)
     image = refused(lambda: responses.parse_image(answer), ValueError)
     assert image is None or python_probe.possible_paths(image.env) is not None
     state = refused(lambda: responses.parse_state(answer), ValueError)
@@ -231,7 +234,7 @@ def check_engine(answer: Any) -> None:
         assert engine is None or str(engine)
     tally = responses.PullTally(image="i")
     for line in answer if isinstance(answer, list) else [answer]:
-        refused(lambda line=line: tally.add(line), ValueError)
+        refused(partial(tally.add, line), ValueError)
     assert tally.progress.status.isprintable()
     text = json.dumps(answer)
     config = cli_config.parse_config(text)
@@ -253,8 +256,13 @@ def _read_info(info: responses.Answer) -> None:
     for version in ("20.10.5", "28.1.0", "5.0.1"):
         for access in ("auto", "cdi", "runtime"):
             refused(
-                lambda version=version, access=access: gpu_access.gpu_way(
-                    info, is_podman=version[0] == "5", version=version, access=access, host="lab"
+                partial(
+                    gpu_access.gpu_way,
+                    info,
+                    is_podman=version[0] == "5",
+                    version=version,
+                    access=access,
+                    host="lab",
                 ),
                 KernelBridgeError,
             )
@@ -267,8 +275,8 @@ _HOST: Final = facts.HostFacts(
 )
 _REFUSALS: Final = [
     "Error response from daemon: failed to create task for container: failed to create shim task: OCI runtime create "
-    "failed: runc create failed: unable to start container process: error during container init: error running prestart "
-    "hook #0: exit status 1, stdout: , stderr: Auto-detected mode as 'legacy'\nnvidia-container-cli: initialization "
+    "failed: runc create failed: unable to start container process: error during container init: error running "
+    "prestart hook #0: exit status 1, stdout: , stderr: Auto-detected mode as 'legacy'\nnvidia-container-cli: initialization "
     "error: load library failed: libnvidia-ml.so.1: cannot open shared object file: no such file or directory: unknown",
     "nvidia-container-cli: mount error: file creation failed: /var/lib/x/libcuda.so.1: file exists: unknown",
     "nvidia-container-cli: requirement error: unsatisfied condition: cuda>=12.4, please update your driver",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from functools import partial
 from typing import Any, Final
 
 from hypothesis import strategies as st
@@ -52,7 +53,7 @@ STREAM: Final = st.tuples(mutated(_streams()), _CUTS)
 
 def _decoded(pieces: list[bytes]) -> tuple[list[tuple[int, int, int, bytes]], bool]:
     """Return what a decoder makes of some pieces, and whether it refused."""
-    decoder, found = Decoder(), []
+    decoder, found = Decoder(), list[tuple[int, int, int, bytes]]()
     for piece in pieces:
         try:
             came = decoder.feed(piece)
@@ -76,15 +77,15 @@ def check_stream(example: tuple[bytes, list[int]]) -> None:
         session.add(frames.ORDERED, frames.pack(Message(SHELL, 1, _PARTS)))
         session.outgoing(0.0)
         for kind, flags, number, payload in found:
-            taken = refused(lambda one=Frame(kind, flags, number, payload): session.accept(one, 1.0), WireError)
+            taken = refused(partial(session.accept, Frame(kind, flags, number, payload), 1.0), WireError)
             assert sum(lane.begun_bytes for lane in session.receive_lanes) <= len(data)
             if taken is not None:
-                message = refused(lambda packed=taken: frames.unpack(packed), WireError)
+                message = refused(partial(frames.unpack, taken), WireError)
                 if message is not None:
                     parts = [bytes(part) for part in message.parts]
                     assert frames.pack(Message(message.channel, message.launch, parts)) == bytes(taken)
             if kind == ACK:
-                refused(lambda one=payload: frames.acknowledged(one), WireError)
+                refused(partial(frames.acknowledged, payload), WireError)
         session.outgoing(2.0)
 
 
@@ -201,7 +202,7 @@ def check_talk(example: tuple[bytes, bool, int]) -> None:
         for port in (8888, 6006):
             mux.open(port)
     for at in range(0, len(data), step):
-        events = refused(lambda at=at: mux.feed(data[at : at + step]), WireError)
+        events = refused(partial(mux.feed, data[at : at + step]), WireError)
         if events is None:
             return
         for event in events:

@@ -6,6 +6,10 @@ import posixpath
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Final
+
+# Of Linux.
+_LONGEST_NAME: Final = 4096
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +59,8 @@ def parse(text: str, *, always_sent: Iterable[str] = ()) -> IgnoreRules:
         name = words.removeprefix("!").strip()
         if not name:
             raise ValueError(f"{words!r} names nothing")
+        if len(name) > _LONGEST_NAME:
+            raise ValueError(f"{name[:20]!r}... is longer than any path")
         patterns.append(Pattern(regex=_regex(_plain(name)), is_exception=words.startswith("!")))
     return IgnoreRules(patterns, frozenset(always_sent))
 
