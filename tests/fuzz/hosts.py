@@ -276,8 +276,9 @@ _HOST: Final = facts.HostFacts(
 _REFUSALS: Final = [
     "Error response from daemon: failed to create task for container: failed to create shim task: OCI runtime create "
     "failed: runc create failed: unable to start container process: error during container init: error running "
-    "prestart hook #0: exit status 1, stdout: , stderr: Auto-detected mode as 'legacy'\nnvidia-container-cli: initialization "
-    "error: load library failed: libnvidia-ml.so.1: cannot open shared object file: no such file or directory: unknown",
+    "prestart hook #0: exit status 1, stdout: , stderr: Auto-detected mode as 'legacy'\n"
+    "nvidia-container-cli: initialization error: load library failed: libnvidia-ml.so.1: cannot open shared object "
+    "file: no such file or directory: unknown",
     "nvidia-container-cli: mount error: file creation failed: /var/lib/x/libcuda.so.1: file exists: unknown",
     "nvidia-container-cli: requirement error: unsatisfied condition: cuda>=12.4, please update your driver",
     'invalid mount config for type \\"bind\\": bind source path does not exist: /data/x',
