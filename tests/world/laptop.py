@@ -311,8 +311,9 @@ class Process:
         """By the world's clock; a machine that sleeps does nothing."""
         if not self.is_alive:
             return float("inf")
-        due = min(self.machine.in_world(self.loop.due_at), self._poll_at)
-        return max(due, self.machine.asleep_until)
+        due, polls_at, wakes_at = self.machine.in_world(self.loop.due_at), self._poll_at, self.machine.asleep_until
+        due = due if due < polls_at else polls_at
+        return due if due > wakes_at else wakes_at
 
     def turn(self) -> None:
         # Time goes on while code runs: what waits for "a moment later" must come to its end.

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 from unittest import mock
 
+from kernelbridge.channels import proxy
 from kernelbridge.channels.output_queue import OutputQueue
 from kernelbridge.channels.rate_limit import Limits
 from kernelbridge.hosts.transport import retry
@@ -35,6 +36,8 @@ PROGRESS_SECONDS, WORK_SECONDS = 120.0, 2000.0
 MOST_TURNS, MOST_TURNS_A_SECOND = 50_000, 50
 # Within which what was acknowledged is handed on, on the busiest machine.
 MOST_LAG_SECONDS = 1.0
+# How long a poll of channels sleeps that knows of nothing to do: it looks at nothing then. In a process, a minute.
+IDLE_MS = 10**8
 _LIMITS = Limits(messages_per_second=1000.0, stream_bytes_per_second=1_000_000.0, window_seconds=3.0)
 
 
@@ -67,19 +70,19 @@ def system_calls() -> Iterator[_Calls]:
     calls = _Calls()
     os_of: Any = _Ask(lambda: OsModule(calls.host))
     socket_of: Any = _Ask(lambda: SocketModule(calls.host))
-    queue_defaults: Any = OutputQueue.__init__.__kwdefaults__
     with contextlib.ExitStack() as stack:
         patch = lambda *args: stack.enter_context(mock.patch.object(*args))  # noqa: E731
         patch(time, "monotonic", lambda: calls.clock.monotonic())
         patch(time, "sleep", lambda seconds: calls.clock.sleep(seconds))
         patch(time, "clock_gettime", lambda clock: calls.clock.boottime())
-        stack.enter_context(mock.patch.dict(queue_defaults, clock=lambda: calls.clock.monotonic()))
+        patch(proxy, "OutputQueue", lambda **how: OutputQueue(**how, clock=lambda: calls.clock.monotonic()))
         stack.enter_context(mock.patch.dict(retry.delays.__kwdefaults__, clock=lambda: calls.clock.monotonic()))
         for module in (server, supervisor, spool):
             patch(module, "os", os_of)
         for module in (server, supervisor):
             patch(module, "socket", socket_of)
         patch(spool, "tempfile", _Ask(lambda: calls.host.disk))
+        patch(proxy, "IDLE_MS", IDLE_MS)
         patch(supervisor, "KernelProcess", lambda *args, **more: calls.host.made_process(*args, **more))
         patch(supervisor, "MEMORY_BYTES", MEMORY_BYTES)
         patch(supervisor, "scratch_folder", lambda folder: folder)
