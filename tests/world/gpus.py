@@ -27,6 +27,8 @@ from tests.world.clock import FIRST_MOMENT, Agenda, WorldLoop
 
 # A dead start's ticket is passed over after a minute; what comes free then is taken within some looks.
 TAKEN_SECONDS = 60.0 + 15.0
+# After so long a start that got nothing has its ticket; that, and a sign of life, the next made before it goes.
+QUEUED_SECONDS, MOST_VOLUMES = 10.0, 3
 
 
 class HeldTwice(AssertionError):
@@ -194,6 +196,19 @@ class GpuWorld:
                 raise HeldTwice(f"{gpu} is given to {start.id[:8]} while {self._held[gpu][:8]} has it")
             self._held[gpu] = start.id
         self.counts["a kernel got its cards"] += 1
+        self._check_turn(start)
+
+    def _check_turn(self, start: _Start) -> None:
+        """Who came first gets cards first, if its process was awake, and the host in reach, all the time."""
+        for other in self.starts:
+            has_waited = other.began_at + QUEUED_SECONDS < min(start.began_at, self.agenda.now)
+            waits = other.is_alive and not other.is_over and other.locks is None and not other.slept_seconds
+            if waits and has_waited and other.gpus <= start.gpus and not self._was_away:
+                raise HeldTwice(f"{start.id[:8]} has overtaken {other.id[:8]} in the queue")
+            if waits and has_waited:
+                self.counts["a start took its cards before one that had slept, or wants more"] += 1
+            if sum(other.id in name for name in self.engine.volumes.there) > MOST_VOLUMES:
+                raise HeldTwice(f"{other.id[:8]} has too many volumes in the queue")
 
     def gave_back(self, start: _Start) -> None:
         self._held = {gpu: kernel for gpu, kernel in self._held.items() if kernel != start.id}

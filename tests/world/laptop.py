@@ -30,7 +30,7 @@ from tests.world.line import Line, Network
 if TYPE_CHECKING:
     from tests.world.clients import Client
 
-_CLIENT_MESSAGES = 1000
+_CLIENT_MESSAGES = 100
 KEY = b"k"
 
 
@@ -214,7 +214,7 @@ class Process:
         self.loop.set_exception_handler(self._broken)
         self._poll_at = 0.0
         self.poller = WorldPoller(self)
-        self._limits = limits
+        self.limits = limits
         # What its kernel could not do: a bug of ours.
         self.bugs: list[str] = []
         self.states: list[str] = []
@@ -232,7 +232,7 @@ class Process:
             owner=Owner(mark=self.mark, who="ada@laptop"),
             mark=ProcessMark(f"{self.number}@1.00"),
             config="/kernelbridge.toml",
-            limits=self._limits,
+            limits=self.limits,
             labels=nothing,
             engine=nothing,
             cluster=nothing,
