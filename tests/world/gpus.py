@@ -112,6 +112,8 @@ class _Start:
                 if not await self._start(lease.gpu_ids):
                     self.world.counts["another was faster"] += 1
                     allocator.lost(lease)
+        except HeldTwice as exc:
+            self.world.broken = exc
         except GpusBusy:
             self.world.counts["gave up"] += 1
             self.is_over = True
@@ -178,6 +180,8 @@ class GpuWorld:
         self.engine = MadeEngine(clock=_Clock(self.agenda), facts_of_gpus=cards(self.number_of_cards))  # type: ignore[arg-type]
         self.starts: list[_Start] = []
         self.bugs: list[str] = []
+        # What a start has seen that must not be.
+        self.broken: HeldTwice | None = None
         self._held: dict[str, str] = {}
         self._reader = lambda: self.agenda.now
 
@@ -276,6 +280,8 @@ class GpuWorld:
                 agenda.now = max(agenda.now, due) + 1e-6
                 self._reader = start.loop.time
                 start.loop.turn()
+            if self.broken is not None:
+                raise self.broken
             waits = [one for one in self.starts if not one.is_over and one.locks is None]
             if watches and not waits and all(one.is_over for one in self.starts):
                 # The last ones give their tickets back.

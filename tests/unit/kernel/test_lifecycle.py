@@ -449,6 +449,13 @@ def test_what_is_known_besides_the_phase() -> None:
     assert (life.state, life.exit.code) == (KernelState.STOPPED, 0)
 
 
+def test_a_kernel_in_a_new_container_was_asked_by_nobody_to_end() -> None:
+    life = at(L)
+    life.phase, life.execution.is_ending = Phase.CHECKING, True
+    life.feed(Checked())
+    assert not life.execution.is_ending
+
+
 def test_a_failure_is_published_with_its_exit_code_once_it_was_read() -> None:
     life = at(L)
     life.feed(StartFailed(error=WHY))
