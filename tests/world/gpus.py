@@ -129,6 +129,9 @@ class _Start:
         labels = Labels(kernel=self.id, environment="torch", owner="m", user="ada@laptop", gpus=",".join(gpus))
         status = made_events.status(gpus=GpuStatus(ids=list(gpus))).to_dict()
         world.engine.boxes[self.id] = made_hosts.Box(labels=labels.to_dict(), state="created", status=status)
+        if world.chance.random() < 0.05:
+            world.counts["a start died between its container and its kernel"] += 1
+            world.agenda.after(0.05, self.kill)
         await asyncio.sleep(world.chance.choice((0.1, 0.1, 2.0)))
         locks = GpuLocks(gpus, "/locks")
         try:

@@ -30,6 +30,7 @@ SOMETIMES = (
     "shutdown", "a kernel shut down as it was asked to", "a shutdown was asked while the kernel could not be asked",
     "rival", "full at write", "a disk was full at one write", "a stuck client has lost output",
     "ended by goodbye", "ended by max_lifetime", "kept for ever", "farewell: stop twice",
+    "a start died between its container and its kernel",
 )  # fmt: skip
 
 

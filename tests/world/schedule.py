@@ -56,7 +56,7 @@ _KINDS = {
     "cut": 6, "swallow": 4, "stall": 3, "offline": 3, "sleep": 3, "kill": 5, "take": 3, "detach": 2, "restart": 2,
     "kernel dies": 1, "relay dies": 0.3, "disk full": 1, "disk broken": 0.3, "interrupt": 2, "slow client": 1,
     "stuck client": 0.5, "reload": 2, "relay stopped": 1, "slow line": 2, "host sleeps": 0.5,
-    "busy laptop": 3, "shutdown": 2, "rival": 1, "full at write": 1,
+    "busy laptop": 3, "shutdown": 2, "rival": 1, "full at write": 1.5,
 }  # fmt: skip
 
 

@@ -384,7 +384,7 @@ class World:
         self.agenda.after(one.number, is_mended)
 
     def _full_at_write(self, one: Happening) -> None:
-        self.host.disk.full_at_write = self.host.disk.writes + 1 + int(one.number)
+        self.host.disk.full_at_write = self.host.disk.writes + 1 + int(one.number) % 3
 
     def _disk_broken(self, one: Happening) -> None:
         self.host.disk.is_broken = True
