@@ -210,7 +210,8 @@ class GpuWorld:
         for other in self.starts:
             has_waited = other.began_at + QUEUED_SECONDS < min(start.began_at, self.agenda.now)
             waits = other.is_alive and not other.is_over and other.locks is None and not other.slept_seconds
-            if waits and has_waited and other.gpus <= start.gpus and not self._was_away:
+            has_none_left = self.number_of_cards - len(self._held) < other.gpus <= start.gpus
+            if waits and has_waited and has_none_left and not self._was_away:
                 raise HeldTwice(f"{start.id[:8]} has overtaken {other.id[:8]} in the queue")
             if waits and has_waited:
                 self.counts["a start took its cards before one that had slept, or wants more"] += 1

@@ -125,8 +125,14 @@ class Host:
 
     def made_process(self, launch: int, folder: str, order: Any, ring: Any, **more: Any) -> MadeProcess:
         """In the place of KernelProcess."""
+        self.kernels.pop(launch, None)
         self.kernels[launch] = MadeProcess(self, launch, order)
         return self.kernels[launch]
+
+    @property
+    def kernel(self) -> MadeProcess:
+        """The newest."""
+        return next(reversed(self.kernels.values()))
 
     # -- its clocks
 

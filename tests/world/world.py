@@ -368,8 +368,7 @@ class World:
             self.host.rival_knocks(Line(self.network, nobody, post=lambda *_: None, ring=self.host.ring))
 
     def _kernel_dies(self, one: Happening) -> None:
-        kernels = self.host.kernels
-        kernels[max(kernels)].end(1)
+        self.host.kernel.end(1)
 
     def _relay_dies(self, one: Happening) -> None:
         self.host.kill()
@@ -434,7 +433,7 @@ class World:
                 self._restart(Happening(0.0, "restart"))
 
     def _is_idle(self) -> bool:
-        kernel = self.host.kernels[max(self.host.kernels)]
+        kernel = self.host.kernel
         return kernel.code is not None or kernel.is_idle
 
     def _is_quiet(self) -> bool:
@@ -470,7 +469,7 @@ class World:
         process, host = self._process, self.host
         if process is None or not process.kernel.is_joined or not host.is_running:
             return
-        state, last = process.kernel.state, host.kernels[max(host.kernels)]
+        state, last = process.kernel.state, host.kernel
         # Nobody waited for it any more when it came: the next restart has it.
         is_given_up = any("took longer than" in text or "was cancelled" in text for text in process.states)
         if last.code is None and host.supervisor.client.is_ready and state is not KernelState.RUNNING:
@@ -624,7 +623,7 @@ class World:
     def _is_kept_for_ever(self, said_goodbye: bool) -> bool:
         """Whether nothing may end it any more."""
         supervisor, schedule = self.host.supervisor, self.schedule
-        has_kernel = self.host.kernels[max(self.host.kernels)].code is None
+        has_kernel = self.host.kernel.code is None
         is_limited = schedule.max_lifetime is not None or schedule.idle_timeout is not None
         used = supervisor.lifetime.has_run_cell and not is_limited
         return schedule.persist and used and has_kernel and not (said_goodbye and schedule.farewell == "end")
