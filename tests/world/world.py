@@ -458,11 +458,19 @@ class World:
             raise Broken("all was shown, and the relay holds it as if it were not")
         self._check_spool()
         self._check_state()
+        self._check_lifetime()
 
     def _check_spool(self) -> None:
         host = self.host
         if host.is_running and host.supervisor.stream.is_delivered and host.disk.files:
             raise Broken(f"{len(host.disk.files)} files are left of output that was delivered")
+
+    def _check_lifetime(self) -> None:
+        limit, host = self.schedule.max_lifetime, self.host
+        is_long_there = self.agenda.now > max(self.restarted_at, host.stopped_until) + 30.0
+        lives_on = host.is_running and host.kernel.code is None and is_long_there
+        if limit is not None and self.seconds > limit + 30.0 and lives_on:
+            raise Broken(f"the kernel lives for {self.seconds:.0f} s, and may for {limit:.0f} s")
 
     def _check_state(self) -> None:
         """What people see of the kernel is what has become of it."""
