@@ -42,4 +42,6 @@ def last_lines(text: str, count: int) -> str:
 
 def printable(text: str, *, instead: str = "?") -> str:
     """Replace each character that a terminal would not print."""
+    if text.isprintable():
+        return text
     return "".join(mark if mark.isprintable() else instead for mark in text)

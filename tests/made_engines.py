@@ -122,6 +122,8 @@ class MadeEngine:
     facts_of_gpus: GpuFacts = field(default_factory=lambda: cards(1))
     boxes: dict[str, made_hosts.Box] = field(default_factory=dict)
     images: dict[str, ImageFacts] = field(default_factory=dict)
+    # Containers that carried the folders of GPUs.
+    carriers: Sequence[ContainerFacts] = ()
     # What every question to it, or to its GPUs alone, comes to.
     failure: KernelBridgeError | None = None
     way: GpuWay | KernelBridgeError = "gpus"
@@ -181,7 +183,7 @@ class MadeEngine:
         if self.failure is not None:
             raise self.failure
         if label in (LOCKS_LABEL, WORK_LABEL):
-            return []
+            return self.carriers if label == LOCKS_LABEL else []
         assert label == KERNEL_LABEL
         created = self.clock.engines.timestamp() - 60
         return [

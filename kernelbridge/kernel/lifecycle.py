@@ -820,6 +820,12 @@ def note_relay(life: Lifecycle, event: Joined) -> list[Action]:
     return [Remember()]
 
 
+def note_launch(life: Lifecycle, event: Joined) -> list[Action]:
+    """Number the next launch behind all that the relay knows, also where the start was cancelled before it joined."""
+    life.launch = max(life.launch, event.launch)
+    return []
+
+
 def open_channels(life: Lifecycle, event: Answered | Joined) -> list[Action]:
     """Let clients through to the kernel."""
     assert event.info is not None
@@ -1143,8 +1149,8 @@ TRANSITIONS: tuple[Transition, ...] = (
         (do(CancelStart(), Disconnect(), ForgetContainer()), fail),
     ),
     # The link.
-    Transition(HELD, Joined, has_launched, None, (link_up, report_execution)),
-    Transition(HELD, Joined, None, None, (link_up,)),
+    Transition(HELD, Joined, has_launched, None, (link_up, note_launch, report_execution)),
+    Transition(HELD, Joined, None, None, (link_up, note_launch)),
     Transition((_LAUNCHING, _JOINING, _AWAITING, *HELD), LinkDown, None, None, (link_down,)),
     Transition((_LAUNCHING, _JOINING, _AWAITING), JoinFailed, None, None, (say_sentence,)),
     Transition(HELD, JoinFailed, needs_help, None, (explain_failure,)),

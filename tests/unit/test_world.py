@@ -5,6 +5,7 @@ More of them: `python -m tests.world`. That each rule of the code is needed: `py
 
 from __future__ import annotations
 
+import os
 from unittest import mock
 
 import pytest
@@ -16,14 +17,14 @@ from tests.world.mutants import MUTANTS, ROOT, Mutant
 from tests.world.schedule import Schedule, made
 
 # Each takes some 30 ms of a processor.
-SCHEDULES = 320
+SCHEDULES = int(os.environ.get("KERNELBRIDGE_TEST_WORLDS", "320"))
 
 
 def test_nothing_is_lost_nothing_comes_twice_and_nothing_stays_behind_whatever_happens() -> None:
     """And each rare branch was reached: else this would tell less than it says."""
     figures = runs.run(runs.from_seed(0, SCHEDULES))
     assert figures.failures == []
-    assert figures.never == []
+    assert SCHEDULES < 300 or figures.never == []
 
 
 @pytest.mark.parametrize("name", KEPT)

@@ -30,6 +30,8 @@ class Client:
         self.is_subscribed = self.is_here = True
         self.published: deque[tuple[list[bytes], Any]] = deque()
         self._is_reading = False
+        # What counts for its server's limits: when, and how much of a stream.
+        self._metered: deque[tuple[float, int]] = deque()
         # What it was shown, and when; what was said to be dropped; how many replies came to each request.
         self.shown: list[tuple[float, int, int]] = []
         self.told_dropped = 0
@@ -84,6 +86,9 @@ class Client:
     def interrupt(self) -> str:
         return self.ask("interrupt_request", {}, channel="control")
 
+    def shutdown(self, *, restart: bool) -> str:
+        return self.ask("shutdown_request", {"restart": restart}, channel="control")
+
     def leave(self) -> None:
         """It disconnects."""
         self.is_here = self.is_subscribed = False
@@ -95,7 +100,28 @@ class Client:
 
     # -- it reads
 
+    def _meter(self, parts: list[bytes]) -> None:
+        """Count as jupyter_server does, which drops what is too much within its window."""
+        limits, now = self.process.limits, self.process.agenda.now
+        at = parts.index(DELIMITER)
+        kind = json.loads(parts[at + 2])["msg_type"]
+        if limits is None or kind in ("status", "comm_open", "execute_input"):
+            if kind == "status" and json.loads(parts[at + 5])["execution_state"] == "idle":
+                self._metered.clear()
+            return
+        size = sum(map(len, parts[at + 2 :])) if kind == "stream" else 0
+        self._metered.append((now, size))
+        while self._metered[0][0] <= now - limits.window_seconds:
+            self._metered.popleft()
+        rate = len(self._metered) / limits.window_seconds
+        assert rate <= max(limits.messages_per_second, 1), "more messages a second than the front-end takes"
+        stream_rate = sum(bytes_of for _, bytes_of in self._metered) / limits.window_seconds
+        # One that is longer than all goes alone.
+        is_within = stream_rate <= limits.stream_bytes_per_second or len(self._metered) == 1
+        assert is_within, "more output a second than the front-end takes"
+
     def publish(self, parts: list[bytes], tracker: Any) -> None:
+        self._meter(parts)
         self.published.append((parts, tracker))
         if not self._is_reading and self.pace != float("inf"):
             self._is_reading = True

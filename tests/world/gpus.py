@@ -27,6 +27,8 @@ from tests.world.clock import FIRST_MOMENT, Agenda, WorldLoop
 
 # A dead start's ticket is passed over after a minute; what comes free then is taken within some looks.
 TAKEN_SECONDS = 60.0 + 15.0
+# After so long a start that got nothing has its ticket; that, and a sign of life, the next made before it goes.
+QUEUED_SECONDS, MOST_VOLUMES = 10.0, 3
 
 
 class HeldTwice(AssertionError):
@@ -110,6 +112,8 @@ class _Start:
                 if not await self._start(lease.gpu_ids):
                     self.world.counts["another was faster"] += 1
                     allocator.lost(lease)
+        except HeldTwice as exc:
+            self.world.broken = exc
         except GpusBusy:
             self.world.counts["gave up"] += 1
             self.is_over = True
@@ -125,6 +129,9 @@ class _Start:
         labels = Labels(kernel=self.id, environment="torch", owner="m", user="ada@laptop", gpus=",".join(gpus))
         status = made_events.status(gpus=GpuStatus(ids=list(gpus))).to_dict()
         world.engine.boxes[self.id] = made_hosts.Box(labels=labels.to_dict(), state="created", status=status)
+        if world.chance.random() < 0.05:
+            world.counts["a start died between its container and its kernel"] += 1
+            world.agenda.after(0.05, self.kill)
         await asyncio.sleep(world.chance.choice((0.1, 0.1, 2.0)))
         locks = GpuLocks(gpus, "/locks")
         try:
@@ -176,6 +183,8 @@ class GpuWorld:
         self.engine = MadeEngine(clock=_Clock(self.agenda), facts_of_gpus=cards(self.number_of_cards))  # type: ignore[arg-type]
         self.starts: list[_Start] = []
         self.bugs: list[str] = []
+        # What a start has seen that must not be.
+        self.broken: HeldTwice | None = None
         self._held: dict[str, str] = {}
         self._reader = lambda: self.agenda.now
 
@@ -194,6 +203,20 @@ class GpuWorld:
                 raise HeldTwice(f"{gpu} is given to {start.id[:8]} while {self._held[gpu][:8]} has it")
             self._held[gpu] = start.id
         self.counts["a kernel got its cards"] += 1
+        self._check_turn(start)
+
+    def _check_turn(self, start: _Start) -> None:
+        """Who came first gets cards first, if its process was awake, and the host in reach, all the time."""
+        for other in self.starts:
+            has_waited = other.began_at + QUEUED_SECONDS < min(start.began_at, self.agenda.now)
+            waits = other.is_alive and not other.is_over and other.locks is None and not other.slept_seconds
+            has_none_left = self.number_of_cards - len(self._held) < other.gpus <= start.gpus
+            if waits and has_waited and has_none_left and not self._was_away:
+                raise HeldTwice(f"{start.id[:8]} has overtaken {other.id[:8]} in the queue")
+            if waits and has_waited:
+                self.counts["a start took its cards before one that had slept, or wants more"] += 1
+            if sum(other.id in name for name in self.engine.volumes.there) > MOST_VOLUMES:
+                raise HeldTwice(f"{other.id[:8]} has too many volumes in the queue")
 
     def gave_back(self, start: _Start) -> None:
         self._held = {gpu: kernel for gpu, kernel in self._held.items() if kernel != start.id}
@@ -261,6 +284,8 @@ class GpuWorld:
                 agenda.now = max(agenda.now, due) + 1e-6
                 self._reader = start.loop.time
                 start.loop.turn()
+            if self.broken is not None:
+                raise self.broken
             waits = [one for one in self.starts if not one.is_over and one.locks is None]
             if watches and not waits and all(one.is_over for one in self.starts):
                 # The last ones give their tickets back.

@@ -9,7 +9,7 @@ from typing import Any
 
 from kernelbridge.protocol import frames
 from kernelbridge.protocol.exit_codes import EXIT_CODES
-from kernelbridge.protocol.handshake import Goodbye
+from kernelbridge.protocol.handshake import Goodbye, Hello
 from kernelbridge.protocol.session import REPLAY_BYTES
 from kernelbridge.relay.gpus.gpu_lock import GpuLocks
 from kernelbridge.relay.supervisor import Supervisor
@@ -25,6 +25,7 @@ MEMORY_BYTES = 16 * 1024
 STARVED_SECONDS, JOINED_SECONDS = 600.0, 4.0
 TURN_SECONDS = 0.00005
 KILLED = 137
+RIVAL = "eve:1@1.00:x"
 
 
 class _Relay(Supervisor):
@@ -92,9 +93,31 @@ class Host:
         self.supervisor = _Relay(order, GpuLocks([]))
         self.supervisor.host = self
         self.supervisor.monitor.is_settled = True
+        self._watch_admission()
         client: Any = self.supervisor.client
         client.zmq = client._context = ZmqModule(self)
         self.supervisor.spawn(spawn)
+
+    def _watch_admission(self) -> None:
+        """No owner loses the kernel to another one that does not take it."""
+        server: Any = self.supervisor.server
+        admit = server._admit
+
+        def admitted(connection: Any, hello: Any, now: float) -> None:
+            is_held = server.connection is not None and server.connection.owner != hello.owner
+            assert hello.take or not is_held, "another owner was let in, and did not take the kernel"
+            if hello.owner == RIVAL:
+                server.disconnect(connection)  # Nobody held it at this moment; it dies before it has it.
+            else:
+                admit(connection, hello, now)
+
+        server._admit = admitted
+
+    def rival_knocks(self, line: Line) -> None:
+        """Somebody else wants the kernel, and does not take it."""
+        hello = Hello(KERNEL_ID, owner=RIVAL, who="eve@desk", stream="rival", received=[0, 0])
+        line.source += hello.frame()
+        self.knock(line)
 
     def name_one(self) -> str:
         self._names += 1
@@ -102,8 +125,14 @@ class Host:
 
     def made_process(self, launch: int, folder: str, order: Any, ring: Any, **more: Any) -> MadeProcess:
         """In the place of KernelProcess."""
+        self.kernels.pop(launch, None)
         self.kernels[launch] = MadeProcess(self, launch, order)
         return self.kernels[launch]
+
+    @property
+    def kernel(self) -> MadeProcess:
+        """The newest."""
+        return next(reversed(self.kernels.values()))
 
     # -- its clocks
 
@@ -190,12 +219,17 @@ class Host:
         stream = self.supervisor.stream
         lane: Any = stream.send_lanes[frames.ORDERED]
         assert lane._kept_bytes <= REPLAY_BYTES, "more is kept than REPLAY_BYTES"
+        for segment in self.supervisor.spool._segments:
+            size = len(self.disk.files.get(segment.file, b""))
+            assert size == segment.end, "a segment's file is longer than what is in it"
         assert lane._kept_bytes == sum(len(one) for _, one in lane._kept), "what is kept is counted wrongly"
         assert lane.sent_bytes == sum(len(one.payload) for one in lane._sent), "what is under way is counted wrongly"
         journal: Any = lane.waiting
         if hasattr(journal, "memory_bytes"):
             in_memory = sum(b.batch.held_bytes for r in journal._regions for b in r if b.batch is not None)
             assert journal.memory_bytes == in_memory, "the journal counts its memory wrongly"
+            bound = 5 * journal._limit_bytes + 20 * journal._block_bytes + 8 * frames.FRAME_BYTES
+            assert journal.held_bytes <= bound, "the journal holds more than it may"
             if not self.disk.is_full and not self.disk.has_been_full:
                 bound = journal._memory_limit_bytes + 20 * journal._block_bytes + 2 * frames.FRAME_BYTES
                 assert journal.memory_bytes <= bound, "the journal takes more memory than it may"

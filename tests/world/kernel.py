@@ -125,6 +125,11 @@ class MadeProcess:
             return
         at = parts.index(DELIMITER)
         header = json.loads(parts[at + 2])
+        if header["msg_type"] == "shutdown_request":
+            self.host.counts["a kernel shut down as it was asked to"] += 1
+            self._reply(parts, {"status": "ok", **json.loads(parts[at + 5])}, channel=channel)
+            self.host.agenda.after(0.02, lambda: self.end(0))
+            return
         if header["msg_type"] == "execute_request":
             self.host.ran[header["msg_id"]] += 1
         self._waiting.append(parts)
@@ -184,11 +189,11 @@ class MadeProcess:
         self._beat += 1
         self.host.agenda.after(0.0005, self._next)
 
-    def _reply(self, parts: Sequence[bytes], content: Mapping[str, Any]) -> None:
+    def _reply(self, parts: Sequence[bytes], content: Mapping[str, Any], *, channel: str = "shell") -> None:
         at = parts.index(DELIMITER)
         header = json.loads(parts[at + 2])
         kind = header["msg_type"].replace("_request", "_reply")
-        self._put("shell", [*parts[1:at], *self._message(kind, header, content)])
+        self._put(channel, [*parts[1:at], *self._message(kind, header, content)])
 
     def _say(self, kind: str, parent: Mapping[str, Any], **content: Any) -> None:
         self._put("iopub", [f"k.{kind}".encode(), *self._message(kind, parent, content)])

@@ -30,7 +30,7 @@ from tests.world.line import Line, Network
 if TYPE_CHECKING:
     from tests.world.clients import Client
 
-_CLIENT_MESSAGES = 1000
+_CLIENT_MESSAGES = 100
 KEY = b"k"
 
 
@@ -214,7 +214,7 @@ class Process:
         self.loop.set_exception_handler(self._broken)
         self._poll_at = 0.0
         self.poller = WorldPoller(self)
-        self._limits = limits
+        self.limits = limits
         # What its kernel could not do: a bug of ours.
         self.bugs: list[str] = []
         self.states: list[str] = []
@@ -232,7 +232,7 @@ class Process:
             owner=Owner(mark=self.mark, who="ada@laptop"),
             mark=ProcessMark(f"{self.number}@1.00"),
             config="/kernelbridge.toml",
-            limits=self._limits,
+            limits=self.limits,
             labels=nothing,
             engine=nothing,
             cluster=nothing,
@@ -311,8 +311,9 @@ class Process:
         """By the world's clock; a machine that sleeps does nothing."""
         if not self.is_alive:
             return float("inf")
-        due = min(self.machine.in_world(self.loop.due_at), self._poll_at)
-        return max(due, self.machine.asleep_until)
+        due, polls_at, wakes_at = self.machine.in_world(self.loop.due_at), self._poll_at, self.machine.asleep_until
+        due = due if due < polls_at else polls_at
+        return due if due > wakes_at else wakes_at
 
     def turn(self) -> None:
         # Time goes on while code runs: what waits for "a moment later" must come to its end.

@@ -6,15 +6,16 @@ Each mutant is a change of a file's text, applied to a copy of the project; the 
 from __future__ import annotations
 
 import os
+import resource
 import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).parents[2]
+# Of a processor.
 MOST_SECONDS = 60.0
 
 
@@ -178,7 +179,187 @@ MUTANTS = (
         "                    await place.leave()",
         "                    pass",
     ),
+    Mutant(
+        "the queue's newest ticket comes first",
+        "hosts/docker/gpu_queue.py",
+        "return sorted(found, key=lambda ticket: (ticket.created, ticket.kernel_id))",
+        "return sorted(found, key=lambda ticket: (ticket.created, ticket.kernel_id), reverse=True)",
+    ),
+    Mutant(
+        "who waits is ahead of itself",
+        "hosts/docker/gpu_queue.py",
+        "for ticket in tickets[:place] if",
+        "for ticket in tickets[: place + 1] if",
+    ),
+    Mutant(
+        "signs of life come too seldom",
+        "hosts/docker/gpu_queue.py",
+        "BEAT_SECONDS: Final = 10.0",
+        "BEAT_SECONDS: Final = 200.0",
+    ),
+    Mutant(
+        "old signs of life stay",
+        "hosts/docker/gpu_queue.py",
+        "        if number > 1:\n",
+        "        if False:\n",
+    ),
+    Mutant(
+        "who keeps its container is not asked whether it holds cards",
+        "kernel/start/gpu_allocator.py",
+        "if time.monotonic() - queue.asked_at > ASK_AGAIN_SECONDS:",
+        "if False:",
+    ),
+    Mutant(
+        "who gets one card of two keeps it",
+        "relay/gpus/gpu_lock.py",
+        "        except Refused:\n            self.give_back()\n",
+        "        except Refused:\n",
+    ),
+    Mutant(
+        "what those ahead could use is given away",
+        "hosts/gpus/selection.py",
+        "        kept |= _with_families(board.families, (gpu.uuid for gpu in share))\n",
+        "",
+    ),
+    Mutant(
+        "a container that was only made holds its cards",
+        "kernel/start/gpu_allocator.py",
+        '        if facts.state == "created":\n            claimed.update(gpus)\n        elif facts.state in _HOLDING:',
+        '        if facts.state == "created" or facts.state in _HOLDING:',
+    ),
+    Mutant(
+        "a block that was read keeps its place on the disk",
+        "relay/journal.py",
+        "        self._spool.free(slot)\n        block.batch",
+        "        block.batch",
+    ),
+    Mutant(
+        "a block is written over the first of its file",
+        "relay/spool.py",
+        "        offset = segment.end\n",
+        "        offset = 0\n",
+    ),
+    Mutant(
+        "what a full disk took of a block stays in the file",
+        "relay/spool.py",
+        "                os.ftruncate(segment.file, segment.end)",
+        "                pass",
+    ),
+    Mutant(
+        "a read that is cut short is taken for all",
+        "relay/spool.py",
+        "offset, size_bytes = offset + len(piece), size_bytes - len(piece)",
+        "offset, size_bytes = offset + len(piece), 0",
+    ),
+    Mutant(
+        "a notice counts the last of what was dropped",
+        "relay/eviction.py",
+        "        notice.messages += messages\n",
+        "        notice.messages = messages\n",
+    ),
+    Mutant(
+        "the journal has no bound",
+        "relay/journal.py",
+        "is_over = is_full or self.held_bytes > self._limit_bytes",
+        "is_over = is_full",
+    ),
+    Mutant(
+        "lost_grace counts from before the owner was lost",
+        "relay/lifetime.py",
+        "max(self.idle_since, self.detached_since) + self.terms.lost_grace",
+        "self.idle_since + self.terms.lost_grace",
+    ),
+    Mutant(
+        "a kernel that is to be kept ends as any",
+        "relay/lifetime.py",
+        "if self.detached_since is None or self.terms.persist:",
+        "if self.detached_since is None:",
+    ),
+    Mutant(
+        "a kernel that is to run on ends with its owner",
+        "relay/lifetime.py",
+        "if ends and not (self.terms.persist",
+        "if not (self.terms.persist",
+    ),
+    Mutant(
+        "max_lifetime counts from the last launch",
+        "relay/lifetime.py",
+        "Deadline(self.started_at + self.terms.max_lifetime,",
+        "Deadline(self.idle_since + self.terms.max_lifetime,",
+    ),
+    Mutant(
+        "an end of the launch before is taken for the kernel's",
+        "kernel/lifecycle.py",
+        "isinstance(event, Joined) or event.launch == life.launch",
+        "True",
+    ),
+    Mutant(
+        "a restart has the number of the launch before",
+        "kernel/lifecycle.py",
+        "    life.launch += 1\n",
+        "    life.launch += 0\n",
+    ),
+    Mutant(
+        "a client that reads nothing holds up all",
+        "channels/output_queue.py",
+        "elif now - self._stuck_since > self._patience_seconds:",
+        "elif False:",
+    ),
+    Mutant(
+        "the limiter forgets what went",
+        "channels/rate_limit.py",
+        "        self._sent_messages += one.messages\n        self._sent_bytes += one.stream_bytes\n",
+        "",
+    ),
+    Mutant(
+        "a shutdown leaves in the queue what it has answered",
+        "channels/waiting.py",
+        "                answers += messages.aborted_answer(request)\n        self.queue.clear()\n",
+        "                answers += messages.aborted_answer(request)\n",
+    ),
+    Mutant(
+        "an interrupt leaves in the queue what it has answered",
+        "channels/waiting.py",
+        "        self.queue = [request for request in self.queue if not self._is_open_execute(request)]\n",
+        "",
+    ),
+    Mutant(
+        "another owner is let in without taking it",
+        "relay/server.py",
+        "self.connection.owner != hello.owner and not hello.take:",
+        "False:",
+    ),
+    Mutant(
+        "nobody notes that the owner's line has ended",
+        "relay/server.py",
+        "            self.close_connection()\n            self._supervisor.left()\n",
+        "            self.close_connection()\n",
+    ),
+    Mutant(
+        "a piece of a message goes for all of it",
+        "protocol/session.py",
+        "                    flags |= MORE\n",
+        "",
+    ),
+    Mutant(
+        "what cannot be handed on is acknowledged",
+        "kernel/relay_client.py",
+        "outgoing(now, acknowledges=self._listener.acknowledges())",
+        "outgoing(now)",
+    ),
+    Mutant(
+        "a request that came too late is run",
+        "relay/supervisor.py",
+        "if self.process is not None and message.launch == self.process.launch:",
+        "if self.process is not None:",
+    ),
 )
+
+
+def processor_seconds() -> float:
+    """How long all that was started and has ended has computed."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def run(mutant: Mutant, folder: Path) -> tuple[bool, float, str]:
@@ -188,7 +369,7 @@ def run(mutant: Mutant, folder: Path) -> tuple[bool, float, str]:
     if text.count(mutant.old) != 1:
         raise ValueError(f"{mutant.name}: its text is {text.count(mutant.old)} times in {mutant.path}")
     path.write_text(text.replace(mutant.old, mutant.new), "utf-8")
-    began = time.monotonic()
+    began = processor_seconds()
     try:
         done = subprocess.run(
             [
@@ -210,7 +391,7 @@ def run(mutant: Mutant, folder: Path) -> tuple[bool, float, str]:
     finally:
         path.write_text(text, "utf-8")
     said = [line for line in done.stdout.splitlines() if line]
-    return done.returncode == 1, time.monotonic() - began, said[0] if said else done.stderr[-200:]
+    return done.returncode == 1, processor_seconds() - began, said[0] if said else done.stderr[-200:]
 
 
 def main(names: list[str]) -> int:

@@ -33,7 +33,10 @@ class Schedule:
     journal_bytes: int = 1 << 28
     lost_grace: float = 3600.0
     idle_timeout: float | None = None
-    # How its last process goes: `stop`, `detach`, without a word (`vanish`), or so while a cell runs (`amid`).
+    max_lifetime: float | None = None
+    persist: bool = False
+    # How its last process goes: `stop`, `stop twice`, `detach`, `end` (it may be claimed), without a word (`vanish`),
+    # or so while a cell runs (`amid`).
     farewell: str = "vanish"
 
 
@@ -53,7 +56,7 @@ _KINDS = {
     "cut": 6, "swallow": 4, "stall": 3, "offline": 3, "sleep": 3, "kill": 5, "take": 3, "detach": 2, "restart": 2,
     "kernel dies": 1, "relay dies": 0.3, "disk full": 1, "disk broken": 0.3, "interrupt": 2, "slow client": 1,
     "stuck client": 0.5, "reload": 2, "relay stopped": 1, "slow line": 2, "host sleeps": 0.5,
-    "busy laptop": 3,
+    "busy laptop": 3, "shutdown": 2, "rival": 1, "full at write": 1.5,
 }  # fmt: skip
 
 
@@ -89,7 +92,9 @@ def made(seed: int) -> Schedule:
         journal_bytes=chance.choice((1 << 28, 1 << 28, 64 * 1024)),
         lost_grace=chance.choice((600.0, 3600.0, 200_000.0)),
         idle_timeout=chance.choice((None, None, 1800.0)),
-        farewell=chance.choice(("vanish", "amid", "stop", "detach")),
+        farewell=chance.choice(("vanish", "amid", "stop", "detach", "stop twice", "end")),
+        max_lifetime=chance.choice((None, None, None, None, 60.0, 5000.0)),
+        persist=chance.random() < 0.15,
     )
 
 
@@ -110,7 +115,16 @@ def shrunk(schedule: Schedule, fails: Callable[[Schedule], bool]) -> Schedule:
             break
         size = max(1, size // 2)
     plain = Schedule(seed=schedule.seed, happenings=())
-    for name in ("delay_seconds", "bytes_per_second", "is_limited", "journal_bytes", "lost_grace", "idle_timeout"):
+    for name in (
+        "delay_seconds",
+        "bytes_per_second",
+        "is_limited",
+        "journal_bytes",
+        "lost_grace",
+        "idle_timeout",
+        "max_lifetime",
+        "persist",
+    ):
         tried = replace(schedule, **{name: getattr(plain, name)})
         if tried != schedule and fails(tried):
             schedule = tried

@@ -233,6 +233,8 @@ class Disk:
         self.files: dict[int, bytearray] = {}
         self.is_full = self.is_broken = self.has_been_full = False
         self.writes = 0
+        # At which of its writes it is full next.
+        self.full_at_write: int | None = None
 
     def mkstemp(self, prefix: str, dir: str) -> tuple[int, str]:
         if self.is_full:
@@ -244,6 +246,12 @@ class Disk:
     def write(self, number: int, data: bytes, at: int) -> int:
         self.writes += 1
         size = len(data)
+        if self.full_at_write is not None and self.writes >= self.full_at_write:
+            self.full_at_write = None
+            self.has_been_full = True
+            self._host.counts["a disk was full at one write"] += 1
+            self.files[number][at:] = data[: self._host.chance.randrange(size + 1)]
+            raise OSError(errno.ENOSPC, "full")
         if self.is_full:
             # What there was room for is written before that is noticed.
             self.files[number][at:] = data[: size // 3]
@@ -256,6 +264,8 @@ class Disk:
     def read(self, number: int, size: int, at: int) -> bytes:
         if self.is_broken:
             raise OSError(errno.EIO, "broken")
+        if size > 10 and self._host.chance.random() < 0.2:
+            size = self._host.chance.randrange(1, size)
         return bytes(self.files[number][at : at + size])
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 from unittest import mock
 
+from kernelbridge.channels import proxy
 from kernelbridge.channels.output_queue import OutputQueue
 from kernelbridge.channels.rate_limit import Limits
 from kernelbridge.hosts.transport import retry
@@ -23,7 +24,7 @@ from tests.world.clock import FIRST_MOMENT, Agenda, Clock
 from tests.world.host import MEMORY_BYTES, STARVED_SECONDS, Host
 from tests.world.kernel import Plan
 from tests.world.laptop import Machine, Process
-from tests.world.line import Network
+from tests.world.line import Line, Network
 from tests.world.schedule import Happening, Schedule
 from tests.world.system import OsModule, SocketModule
 
@@ -35,17 +36,19 @@ PROGRESS_SECONDS, WORK_SECONDS = 120.0, 2000.0
 MOST_TURNS, MOST_TURNS_A_SECOND = 50_000, 50
 # Within which what was acknowledged is handed on, on the busiest machine.
 MOST_LAG_SECONDS = 1.0
-_LIMITS = Limits(messages_per_second=1000.0, stream_bytes_per_second=1_000_000.0, window_seconds=3.0)
+# How long a poll of channels sleeps that knows of nothing to do: it looks at nothing then. In a process, a minute.
+IDLE_MS = 10**8
+_LIMITS = Limits(messages_per_second=100.0, stream_bytes_per_second=200_000.0, window_seconds=3.0)
 
 
 # What needs a machine that is awake.
 _BY_PEOPLE = frozenset(
-    ["cell", "interrupt", "kill", "take", "detach", "restart", "slow client", "stuck client", "reload"]
+    ["cell", "interrupt", "kill", "take", "detach", "restart", "shutdown", "slow client", "stuck client", "reload"]
 )
 
 # Besides what only a process's end does, these keep no acknowledgement from the relay.
 _NO_FAULTS = frozenset(
-    ["cell", "interrupt", "kill", "take", "detach", "reload", "slow client", "kernel dies", "busy laptop"]
+    ["cell", "interrupt", "kill", "take", "detach", "reload", "slow client", "kernel dies", "busy laptop", "rival"]
 )
 
 
@@ -67,19 +70,19 @@ def system_calls() -> Iterator[_Calls]:
     calls = _Calls()
     os_of: Any = _Ask(lambda: OsModule(calls.host))
     socket_of: Any = _Ask(lambda: SocketModule(calls.host))
-    queue_defaults: Any = OutputQueue.__init__.__kwdefaults__
     with contextlib.ExitStack() as stack:
         patch = lambda *args: stack.enter_context(mock.patch.object(*args))  # noqa: E731
         patch(time, "monotonic", lambda: calls.clock.monotonic())
         patch(time, "sleep", lambda seconds: calls.clock.sleep(seconds))
         patch(time, "clock_gettime", lambda clock: calls.clock.boottime())
-        stack.enter_context(mock.patch.dict(queue_defaults, clock=lambda: calls.clock.monotonic()))
+        patch(proxy, "OutputQueue", lambda **how: OutputQueue(**how, clock=lambda: calls.clock.monotonic()))
         stack.enter_context(mock.patch.dict(retry.delays.__kwdefaults__, clock=lambda: calls.clock.monotonic()))
         for module in (server, supervisor, spool):
             patch(module, "os", os_of)
         for module in (server, supervisor):
             patch(module, "socket", socket_of)
         patch(spool, "tempfile", _Ask(lambda: calls.host.disk))
+        patch(proxy, "IDLE_MS", IDLE_MS)
         patch(supervisor, "KernelProcess", lambda *args, **more: calls.host.made_process(*args, **more))
         patch(supervisor, "MEMORY_BYTES", MEMORY_BYTES)
         patch(supervisor, "scratch_folder", lambda folder: folder)
@@ -112,7 +115,12 @@ class World:
         self.network.delay_seconds = schedule.delay_seconds
         self.network.bytes_per_second = schedule.bytes_per_second
         self.machine = Machine(self.agenda)
-        terms = {"lost_grace": schedule.lost_grace, "idle_timeout": schedule.idle_timeout}
+        terms = {
+            "lost_grace": schedule.lost_grace,
+            "idle_timeout": schedule.idle_timeout,
+            "max_lifetime": schedule.max_lifetime,
+            "persist": schedule.persist,
+        }
         self.host = Host(
             self.agenda, self.chance, terms=terms, journal_bytes=schedule.journal_bytes, counts=self.counts
         )
@@ -342,9 +350,25 @@ class World:
             request = process.kernel.request
             process.loop.call_soon(lambda: process.loop.create_task(_quietly(process.kernel.relaunch(lambda: request))))
 
+    def _shutdown(self, one: Happening) -> None:
+        """Its front-end asks it to end, or to begin anew; one that waits for a kernel too. Then it is started again."""
+        process, main = self._process, self._main
+        if process is None or main is None or not self._is_up(process):
+            return
+        if not process.kernel.is_joined or process.kernel.state is not KernelState.RUNNING:
+            self.counts["a shutdown was asked while the kernel could not be asked"] += 1
+        main.shutdown(restart=one.flag)
+        # What is asked from here on may end with the kernel.
+        self.restarted_at = float("inf")
+        self.agenda.after(max(0.3, one.number), lambda: self._restart(one))
+
+    def _rival(self, one: Happening) -> None:
+        if self.host.supervisor.server.connection is not None and self.host.is_running:
+            nobody: Any = mock.MagicMock()
+            self.host.rival_knocks(Line(self.network, nobody, post=lambda *_: None, ring=self.host.ring))
+
     def _kernel_dies(self, one: Happening) -> None:
-        kernels = self.host.kernels
-        kernels[max(kernels)].end(1)
+        self.host.kernel.end(1)
 
     def _relay_dies(self, one: Happening) -> None:
         self.host.kill()
@@ -357,6 +381,9 @@ class World:
             disk.is_full = False
 
         self.agenda.after(one.number, is_mended)
+
+    def _full_at_write(self, one: Happening) -> None:
+        self.host.disk.full_at_write = self.host.disk.writes + 1 + int(one.number) % 3
 
     def _disk_broken(self, one: Happening) -> None:
         self.host.disk.is_broken = True
@@ -388,7 +415,9 @@ class World:
         network, host, machine = self.network, self.host, self.machine
         until = max(network.away_until, network.stalled_until, host.stopped_until, machine.asleep_until)
         for client in self.clients:
-            client.read_at(min(client.pace, 0.01))
+            # One that is stuck may stay so: the others must have all of it for that.
+            if client.pace != float("inf") or self.chance.random() < 0.5:
+                client.read_at(min(client.pace, 0.01))
         if until > self.agenda.now:
             self._run_until(until + 0.1)
         network.bytes_per_second, network.delay_seconds = 1e7, 0.01
@@ -397,9 +426,14 @@ class World:
             process.lag_seconds = 0.0
         self._run_until(self.agenda.now + 10.0)
         self._come_back()
+        if self.counts["shutdown"]:
+            # Its server sees that it has ended, should whoever was to start it again have gone meanwhile.
+            self._run_until(self.agenda.now + 30.0)
+            if self._process is not None and self._process.kernel.state is KernelState.EXITED:
+                self._restart(Happening(0.0, "restart"))
 
     def _is_idle(self) -> bool:
-        kernel = self.host.kernels[max(self.host.kernels)]
+        kernel = self.host.kernel
         return kernel.code is not None or kernel.is_idle
 
     def _is_quiet(self) -> bool:
@@ -422,6 +456,37 @@ class World:
             self._run_until(self.agenda.now + 30.0, stops=lambda: self.host.supervisor.stream.is_delivered)
         if is_joined and self._is_idle() and not self.host.supervisor.stream.is_delivered:
             raise Broken("all was shown, and the relay holds it as if it were not")
+        self._check_spool()
+        self._check_state()
+        self._check_lifetime()
+
+    def _check_spool(self) -> None:
+        host = self.host
+        if host.is_running and host.supervisor.stream.is_delivered and host.disk.files:
+            raise Broken(f"{len(host.disk.files)} files are left of output that was delivered")
+
+    def _check_lifetime(self) -> None:
+        limit, host = self.schedule.max_lifetime, self.host
+        is_long_there = self.agenda.now > max(self.restarted_at, host.stopped_until) + 30.0
+        lives_on = host.is_running and host.kernel.code is None and is_long_there
+        if limit is not None and self.seconds > limit + 30.0 and lives_on:
+            raise Broken(f"the kernel lives for {self.seconds:.0f} s, and may for {limit:.0f} s")
+
+    def _check_state(self) -> None:
+        """What people see of the kernel is what has become of it."""
+        process, host = self._process, self.host
+        if process is None or not process.kernel.is_joined or not host.is_running:
+            return
+        state, last = process.kernel.state, host.kernel
+        # Nobody waited for it any more when it came: the next restart has it.
+        is_given_up = any("took longer than" in text or "was cancelled" in text for text in process.states)
+        if last.code is None and host.supervisor.client.is_ready and state is not KernelState.RUNNING:
+            if is_given_up:
+                self.counts["a kernel came that was given up"] += 1
+                return
+            raise Broken(f"the kernel runs, and is said to be {state}")
+        if last.code is not None and state is KernelState.RUNNING:
+            raise Broken("the kernel has ended, and is said to run")
 
     def _check_bugs(self) -> None:
         for process in self.processes:
@@ -519,27 +584,70 @@ class World:
         host, schedule = self.host, self.schedule
         left_at = self.agenda.now
         is_ours = process is not None and process.kernel.state is not KernelState.FAILED
-        if process is not None and is_ours and schedule.farewell == "stop":
-            process.loop.call_soon(lambda: process.loop.create_task(_quietly(process.kernel.stop())))
-            self._run_until(left_at + 60.0, stops=lambda: not host.is_running)
-            if host.is_running:
-                raise Broken("a stopped kernel's container runs")
+        if process is not None and is_ours and schedule.farewell.startswith("stop"):
+            self._stop(process)
             return
-        if process is not None and is_ours and schedule.farewell == "detach":
-            process.loop.call_soon(lambda: process.loop.create_task(_quietly(process.kernel.detach(end=False))))
+        if process is not None and is_ours and schedule.farewell in ("detach", "end"):
+            ends = schedule.farewell == "end"
+            process.loop.call_soon(lambda: process.loop.create_task(_quietly(process.kernel.detach(end=ends))))
             self._run_until(left_at + 10.0)
+        said_goodbye = host.goodbye_at >= left_at
         for one in self.processes:
             one.kill(is_seen=self.chance.random() < 0.5)
         if not host.is_running:
+            self._check_end(said_goodbye)
             return
-        longest = max(schedule.lost_grace, 600.0) + 2 * SILENCE_SECONDS + 2 * STARVED_SECONDS
+        most = max(schedule.lost_grace, schedule.idle_timeout or 0.0, schedule.max_lifetime or 0.0, 600.0)
+        longest = most + 2 * SILENCE_SECONDS + 2 * STARVED_SECONDS
+        if self._is_kept_for_ever(said_goodbye):
+            self._run_until(left_at + longest)
+            if not host.is_running:
+                raise Broken(f"ended by {host.end_word}, and was to be kept for ever")
+            self.counts["kept for ever"] += 1
+            return
         self._run_until(left_at + longest, stops=lambda: not host.is_running)
         if host.is_running:
             raise Broken(f"the container is left behind; its deadline: {host.supervisor.deadline}")
-        self.counts[f"ended by {host.end_word}"] += 1
+        self._check_end(said_goodbye)
         alone = host.ended_at - left_at
         if host.end_word == "lost_grace" and alone < schedule.lost_grace - 60.0:
             raise Broken(f"lost_grace fired after {alone:.0f} s alone")
+
+    def _stop(self, process: Process) -> None:
+        """It is stopped, and as people do once more while that is under way: each has its end, and nothing is left."""
+        host, ended = self.host, list[Any]()
+        times = 2 if self.schedule.farewell == "stop twice" else 1
+        for _ in range(times):
+            process.loop.call_soon(
+                lambda: process.loop.create_task(_quietly(process.kernel.stop())).add_done_callback(ended.append)
+            )
+        self._run_until(self.agenda.now + 60.0, stops=lambda: not host.is_running and len(ended) == times)
+        if host.is_running:
+            raise Broken("a stopped kernel's container runs")
+        if len(ended) < times:
+            raise Broken("who stops a kernel waits for ever")
+        self.counts[f"farewell: {self.schedule.farewell}"] += 1
+
+    def _is_kept_for_ever(self, said_goodbye: bool) -> bool:
+        """Whether nothing may end it any more."""
+        supervisor, schedule = self.host.supervisor, self.schedule
+        has_kernel = self.host.kernel.code is None
+        is_limited = schedule.max_lifetime is not None or schedule.idle_timeout is not None
+        used = supervisor.lifetime.has_run_cell and not is_limited
+        return schedule.persist and used and has_kernel and not (said_goodbye and schedule.farewell == "end")
+
+    def _check_end(self, said_goodbye: bool) -> None:
+        """What has ended the container is what was to end it."""
+        host, schedule = self.host, self.schedule
+        self.counts[f"ended by {host.end_word}"] += 1
+        if host.end_word == "goodbye" and schedule.farewell != "end":
+            raise Broken("a kernel that was to run on has ended with its owner")
+        if said_goodbye and schedule.farewell == "end" and host.end_word in ("lost_grace", "idle_timeout"):
+            raise Broken(f"its owner has ended it, and it was ended by {host.end_word}")
+        lived = host.ended_at - FIRST_MOMENT
+        limit = schedule.max_lifetime
+        if limit is not None and host.end_word == "max_lifetime" and lived < limit:
+            raise Broken(f"max_lifetime fired after {lived:.0f} s")
 
 
 async def _quietly(coroutine: Any) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from kernelbridge.channels.waiting import DEFAULT_INFO, TRY_AGAIN, ShutdownIntent, Waiting
 from kernelbridge.errors import HostRefused, KernelDied, LinkLost, StartCancelled
-from kernelbridge.protocol.frames import CONTROL, SHELL
+from kernelbridge.protocol.frames import CONTROL, IOPUB, SHELL
 from tests.made_requests import PROBE, STARTUP, answered, execute, hidden, request, told
 
 
@@ -83,6 +83,9 @@ def test_an_interrupt_ends_the_cells_that_wait_and_nothing_else() -> None:
     assert ended == ["execute_reply KeyboardInterrupt (e1)", "execute_reply KeyboardInterrupt (e2)"]
     assert told(answers)[-3:] == answered("interrupt_reply", "interrupt_request")
     assert ([one.kind for one in wait.queue], intent) == (["complete_request"], None)
+    shown = [one for one in answers if one.kind in ("error", "execute_reply")]
+    assert [one.kind for one in shown] == ["error", "execute_reply"] * 2
+    assert {one.content["evalue"] for one in shown} == {"interrupted before the kernel started"}
 
 
 @pytest.mark.parametrize(("restart", "intent"), [(True, ShutdownIntent.RESTART), (False, ShutdownIntent.CANCEL)])
@@ -174,7 +177,12 @@ def test_a_new_cell_takes_the_progress_over_when_the_first_was_interrupted() -> 
     wait.receive(execute(name="e1"))
     wait.progress("pulling")
     wait.show(3)
-    assert told(wait.receive(request("interrupt_request"))[0])[0] == "clear_output (e1)"
+    assert told(wait.receive(request("interrupt_request"))[0]) == [
+        "clear_output (e1)",
+        *("status busy (e1)", "error KeyboardInterrupt (e1)"),
+        *("execute_reply KeyboardInterrupt (e1)", "status idle (e1)"),
+        *answered("interrupt_reply", "interrupt_request"),
+    ]
     wait.receive(execute(name="e2"))
     assert told(wait.show(4)) == ["status busy (e2)", "stream (e2)"]
 
@@ -211,12 +219,14 @@ def test_a_question_is_told_of_in_its_cell_and_nothing_is_drawn_until_it_is_answ
     assert told(wait.show(3)) == ["status busy (first)", "stream (first)"]
     answers = wait.ask_in(second, ["lab: Welcome", "lab: Denied"])
     assert told(answers) == ["clear_output (first)", "status busy (second)", "stream (second)"]
-    assert answers[-1].content["text"] == "lab: Welcome\nlab: Denied\n"
+    assert answers[-1].content == {"name": "stdout", "text": "lab: Welcome\nlab: Denied\n"}
+    assert {one.channel for one in answers} == {IOPUB}
     assert wait.show(4) == []
     wait.asked()
     assert told(wait.show(5)) == ["clear_output (second)", "stream (second)"]
     # In the cell that shows progress it takes that away.
-    assert told(wait.ask_in(second, [])) == ["clear_output (second)"]
+    [cleared] = wait.ask_in(second, [])
+    assert (told([cleared]), cleared.channel, cleared.content) == (["clear_output (second)"], IOPUB, {"wait": True})
     assert wait.release()[2] == "second"
 
 

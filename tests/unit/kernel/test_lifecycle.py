@@ -449,6 +449,26 @@ def test_what_is_known_besides_the_phase() -> None:
     assert (life.state, life.exit.code) == (KernelState.STOPPED, 0)
 
 
+def test_who_cancelled_before_it_heard_of_the_newest_launch_orders_the_one_behind_it() -> None:
+    """Else what is on its way of the launch with that number would be taken for the new one's."""
+    life = Lifecycle()
+    life.feed(ComeBack(takes=True))
+    life.feed(ShutdownAsked(restart=False, cancelled=StartCancelled(environment="e")))
+    life.feed(joined(2))
+    assert OrderLaunch(3) in life.feed(Relaunch(is_joined=True))
+    # Ours is on its way: the relay does not know of it yet.
+    life.feed(StartFailed(error=WHY))
+    life.feed(joined(2))
+    assert life.launch == 3
+
+
+def test_a_kernel_in_a_new_container_was_asked_by_nobody_to_end() -> None:
+    life = at(L)
+    life.phase, life.execution.is_ending = Phase.CHECKING, True
+    life.feed(Checked())
+    assert not life.execution.is_ending
+
+
 def test_a_failure_is_published_with_its_exit_code_once_it_was_read() -> None:
     life = at(L)
     life.feed(StartFailed(error=WHY))

@@ -90,3 +90,39 @@ def test_a_reply_ends_a_flood() -> None:
     gathering.went()
     gathering.output()
     assert gathering.nap_seconds == 0.0
+
+
+def test_all_that_comes_behind_a_reply_goes_with_it() -> None:
+    gathering = Batcher(Clock())
+    gathering.other()
+    for _ in range(3):
+        gathering.output()
+    assert not gathering.is_on
+
+
+@pytest.mark.parametrize("ends", ["a reply", "one alone"])
+def test_a_flood_is_so_many_messages_since_something_else_and_not_one_fewer(ends: str) -> None:
+    gathering = Batcher(Clock())
+    if ends == "a reply":
+        gathering.other()
+    else:
+        gathering.output()
+    gathering.went()
+    for _ in range(FLOOD_MESSAGES - 1):
+        gathering.output()
+    gathering.went()
+    gathering.output()
+    assert gathering.nap_seconds == 0.0
+    gathering.output()
+    gathering.went()
+    gathering.output()
+    assert gathering.nap_seconds == FLOOD_SECONDS
+
+
+def test_a_moment_is_over_when_it_is_over() -> None:
+    clock = Clock()
+    clock.now = 0.0
+    gathering = Batcher(clock)
+    gathering.output()
+    assert gathering.waits(GATHER_SECONDS * 0.999)
+    assert not gathering.waits(GATHER_SECONDS)

@@ -180,6 +180,29 @@ def test_what_a_broken_disk_lost_is_counted_and_the_rest_comes() -> None:
     assert (journal.held_bytes, journal.memory_bytes, spool.blocks) == (0, 0, {})
 
 
+def test_the_newest_blocks_can_be_looked_at_up_to_so_many_bytes() -> None:
+    """Also those in the spool; and a notice's place is no message."""
+    journal = in_blocks(memory=16)
+    said = [text(number) for number in range(64)]
+    for packed in said:
+        journal.add(packed)
+    assert journal.peek(0) == []
+    newest = journal.peek(1)
+    assert 0 < len(newest) < 8
+    assert newest == said[-len(newest) :]
+    # So many bytes are one block; another one is begun for one more.
+    size = sum(map(len, newest))
+    assert journal.peek(size) == newest
+    assert len(journal.peek(size + 1)) > len(newest)
+    assert journal.peek(FAR) == said
+    assert list(drained(journal)) == said
+    over = in_blocks(limit=16)
+    for packed in said:
+        over.add(packed)
+    kept = over.peek(FAR)
+    assert kept == said[-len(kept) :]
+
+
 def test_all_can_be_forgotten_and_its_room_is_given_back() -> None:
     spool = MemorySpool()
     journal = in_blocks(limit=100, memory=16, spool=spool)

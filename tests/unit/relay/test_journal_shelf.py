@@ -120,6 +120,13 @@ def test_clients_that_show_nothing_leave_all_for_the_next(scene: Scene) -> None:
     assert scene.sent() == ["titles", "one", "two", "three", "of a, and not taken", "of a"]
 
 
+def test_each_who_can_show_only_its_own_is_told_the_titles_also_of_nothing(scene: Scene) -> None:
+    for titles in (b"titles", b"again"):
+        scene.joined(only_own=True)
+        scene.shelf.open(lambda: titles)  # noqa: B023
+        assert scene.sent() == [titles.decode()]
+
+
 def test_what_went_out_and_was_not_acknowledged_waits_for_the_next(scene: Scene) -> None:
     scene.said("one", "two")
     scene.joined(only_own=True)

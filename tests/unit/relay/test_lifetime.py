@@ -213,3 +213,11 @@ def test_its_state_can_be_read() -> None:
     life.left(1.0)
     life.is_over = True
     assert repr(life) == "<Lifetime alone, over>"
+
+
+def test_a_relay_has_its_limits_before_there_is_a_kernel_and_its_idleness_counts_from_the_start() -> None:
+    life = Lifetime(Terms(max_lifetime=GRACE, idle_timeout=50.0), 0.0)
+    life.joined()
+    life.used()
+    assert looked(life, 10.0) == Deadline(50.0, "idle_timeout")
+    assert looked(life, 10.0, busy=True) == Deadline(GRACE, "max_lifetime")

@@ -47,6 +47,7 @@ def test_there_is_no_file_before_it_is_needed_and_nobody_else_may_read_it(tmp_pa
     assert repr(spool) == "<Spool 1 segments, 14 bytes>"
     spool.free(slot)
     assert list(tmp_path.iterdir()) == []
+    assert repr(spool) == "<Spool 0 segments, 0 bytes>"
     assert spool.read(spool.write([b"again"], 0)) == [b"again"]
     spool.close()
     assert list(tmp_path.iterdir()) == []

@@ -109,6 +109,19 @@ def test_an_engines_time_has_a_zone_and_nanoseconds(text: str, expected: datetim
     assert now.tzinfo is not None
 
 
+def test_an_engine_that_tells_no_time_has_ours_and_one_that_tells_nonsense_is_told_of() -> None:
+    assert abs(gpu_queue.engine_now({}) - datetime.now(UTC)) < timedelta(minutes=5)
+    assert gpu_queue.engine_now({}).tzinfo is not None
+    with pytest.raises(ValueError, match="SystemTime"):
+        gpu_queue.engine_now({"SystemTime": 5})
+
+
+def test_a_ticket_without_labels_asks_for_nothing_and_is_nobodys() -> None:
+    bare = VolumeFacts(name="kernelbridge-ticket-", labels={}, created=NOON)
+    (ticket,) = gpu_queue.read([bare])
+    assert (ticket.kernel_id, ticket.request, ticket.user) == ("", "", "")
+
+
 def test_zones_of_volumes_and_of_the_engine_need_not_agree() -> None:
     berlin = timezone(timedelta(hours=1))
     row = VolumeFacts(
@@ -151,6 +164,10 @@ async def test_a_ticket_says_what_is_wished_and_by_whom_and_its_beats_only_whose
         "kernelbridge.user": "ada@laptop",
     }
     assert dict(beat.labels) == {"kernelbridge.queue": "a"}
+    (read,) = gpu_queue.read(list(volumes.there.values()))
+    assert (read.kernel_id, read.request, read.user) == ("a", WISH, "ada@laptop")
+    # Nothing was removed: there was no beat before the first.
+    assert not [line for line in volumes.log if line.startswith("remove")]
 
 
 async def test_all_that_was_made_is_removed_at_the_end_the_ticket_last_and_nobody_elses() -> None:

@@ -307,6 +307,8 @@ def test_a_driver_that_does_not_answer_is_told_in_its_own_words() -> None:
     facts = GpuFacts(trouble="Failed to initialize NVML: Driver/library version mismatch")
     with pytest.raises(GpuUnavailable, match=r"no GPU \(nvidia-smi: Failed to initialize NVML: Driver/library"):
         pick(facts, one(), Others(), host="lab")
+    with pytest.raises(GpuUnavailable, match=r"GPU 0 requested, found no GPU \(nvidia-smi: Failed to initialize NVML"):
+        pick(facts, ids("0"), Others(), host="lab")
 
 
 def test_how_long_one_waited_is_told() -> None:
@@ -332,7 +334,10 @@ def test_a_moment_of_another_day_is_told_with_its_day(since: datetime, words: st
         (0, "process 7 (python) of bob since 0 s"),
         (59, "process 7 (python) of bob since 59 s"),
         (60, "process 7 (python) of bob since 1 min"),
+        (3599, "process 7 (python) of bob since 59 min"),
+        (3600, "process 7 (python) of bob since 1 h"),
         (7199, "process 7 (python) of bob since 1 h"),
+        (86400, "process 7 (python) of bob since 1 d"),
         (172800, "process 7 (python) of bob since 2 d"),
     ],
 )

@@ -10,7 +10,9 @@ from collections.abc import Mapping, Sequence
 import pytest
 
 from kernelbridge.errors import GpusBusy, HostUnreachable, LinkLost, LoginRefused
-from kernelbridge.kernel.start.gpu_allocator import NEXT_LOOK_SECONDS, QUEUE_LOOK_SECONDS
+from kernelbridge.hosts.backend import ContainerFacts
+from kernelbridge.hosts.docker import gpu_queue
+from kernelbridge.kernel.start.gpu_allocator import NEXT_LOOK_SECONDS, QUEUE_LOOK_SECONDS, tidy
 from tests.made_clock import MadeClock
 from tests.made_engines import BOBS, CARLS, MINE, MadeEngine, cards
 from tests.made_starts import TICKET, Start, begun, cancelled, taken
@@ -176,6 +178,36 @@ async def test_the_ticket_of_one_who_is_no_more_is_thrown_away(lab: MadeEngine, 
     clock.skip(3700)
     assert taken(await Start(lab).whole()) == ("lab", ("GPU-0",))
     assert lab.volumes.there == {}
+
+
+async def test_a_ticket_is_kept_for_an_hour_without_a_sign_of_life_and_no_longer(
+    lab: MadeEngine, clock: MadeClock
+) -> None:
+    await lab.queue(BOBS)
+    clock.skip(gpu_queue.DEAD_AFTER.total_seconds())
+    before = len(lab.log)
+    await tidy(lab)  # type: ignore[arg-type]
+    # It is dead a moment later.
+    assert not [line for line in lab.log[before:] if "ticket" in line]
+    clock.skip(1)
+    await tidy(lab)  # type: ignore[arg-type]
+    assert f"remove kernelbridge-ticket-{BOBS}" in lab.log[before:]
+
+
+async def test_carriers_that_were_never_started_are_removed_after_a_minute(lab: MadeEngine) -> None:
+    now = lab.clock.engines.timestamp()
+    cases = (
+        ("kernelbridge-old", 61, "created"),
+        ("kernelbridge-new", 60, "created"),
+        ("kernelbridge-runs", 61, "running"),
+        ("another-old", 61, "created"),
+    )
+    lab.carriers = [
+        ContainerFacts(id=name, name=name, image="x", labels={}, state=state, created=now - age)
+        for name, age, state in cases
+    ]
+    await tidy(lab)  # type: ignore[arg-type]
+    assert lab.log == ["remove kernelbridge-old"]
 
 
 async def test_a_wish_that_cannot_be_read_keeps_nobody_out(lab: MadeEngine) -> None:
