@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from kernelbridge import __version__
-from kernelbridge.cli import app
 
 if TYPE_CHECKING:
     from kernelbridge.config.schema import Config, Host  # loads pydantic
@@ -45,7 +44,39 @@ def main() -> int:
     started = threading.Timer(LOADING_SECONDS, gc.enable)
     started.daemon = True
     started.start()
-    return app.run(sys.argv[1:], open_fleet=_open_fleet, environ=os.environ, version=__version__)
+    arguments, open_fleet = sys.argv[1:], _open_fleet
+    if arguments[:1] in (["ps"], ["gpus"]):
+        try:
+            code = _list_quickly(arguments)
+        except KeyboardInterrupt:
+            open_fleet = _interrupted
+        else:
+            if code is not None:
+                return code
+    from kernelbridge.cli import app
+
+    return app.run(arguments, open_fleet=open_fleet, environ=os.environ, version=__version__)
+
+
+def _list_quickly(arguments: Sequence[str]) -> int | None:
+    """List in the time of an ssh command, where that can be; returns the exit code, or None where it cannot."""
+    from kernelbridge.cli.listings import early
+
+    begun = early.begin(arguments, os.environ)
+    if begun is None:
+        return None
+    # After that: it is loaded while the hosts let us in.
+    from kernelbridge.cli.listings import quick
+
+    code = quick.finish(begun, os.environ)
+    # At the end all that is left would be looked through for garbage, which takes longer than it is worth.
+    gc.freeze()
+    return code
+
+
+def _interrupted(config: Config, hosts: Sequence[Host]) -> Fleet:
+    """Take the place of what would ask the hosts: Ctrl-C has come already."""
+    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Final, NamedTuple
 import typer
 
 from kernelbridge.cli import output
+from kernelbridge.cli.listings.plain import BROKEN_PIPE_EXIT_CODE
 from kernelbridge.errors import FileFailed, KernelBridgeError
 
 if TYPE_CHECKING:
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
 
 UNEXPECTED_EXIT_CODE = 1
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.ESTALE)
-# What a shell says of a program that SIGPIPE ended.
-BROKEN_PIPE_EXIT_CODE = 141
 
 
 class Command(NamedTuple):

@@ -8,13 +8,13 @@ import threading
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager, nullcontext, suppress
-from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from kernelbridge.cli import output
+from kernelbridge.cli.listings.plain import is_plain_pipe, plain_table
 from kernelbridge.config import load, schema
 from kernelbridge.errors import KernelBridgeError
 
@@ -50,6 +50,11 @@ class CliContext:
 
     def __repr__(self) -> str:
         return f"<CliContext config={self.config_path}>"
+
+    @property
+    def has_named_config(self) -> bool:
+        """Whether --config says which config this call is about."""
+        return self._named_path is not None
 
     @property
     def config_path(self) -> Path:
@@ -129,6 +134,10 @@ class CliContext:
 
     def show_table(self, columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
         """Print rows under headings, aligned."""
+        text = plain_table(columns, rows) if is_plain_pipe(self.environ) else None
+        if text is not None:
+            output.print_text(text)
+            return
         from kernelbridge.cli.tables import table  # loads rich
 
         self.out.print(table(columns, rows))
@@ -136,12 +145,6 @@ class CliContext:
 
 def _load_tables() -> None:
     importlib.import_module("kernelbridge.cli.tables")  # loads rich
-
-
-def moment(at: datetime, *, now: datetime | None = None) -> str:
-    """Write a moment in local time: the hour alone on the same day."""
-    local, today = at.astimezone(), (now or datetime.now(UTC)).astimezone()
-    return f"{local:%H:%M}" if local.date() == today.date() else f"{local:%d %b %H:%M}"
 
 
 def result(future: Future[T], look: Callable[[], None] = lambda: None) -> T:

@@ -17,6 +17,11 @@ def say(line: str) -> None:
     typer.echo(printable(line))
 
 
+def print_text(text: str) -> None:
+    """Print lines of the answer that hold nothing that a terminal would take for orders."""
+    typer.echo(text)
+
+
 def complain(line: str) -> None:
     """Print a line that is no part of the answer."""
     typer.echo(printable(line), err=True)

@@ -6,10 +6,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from kernelbridge.cli.listings.plain import PIPE_COLUMNS
 from kernelbridge.plain_text import printable
-
-# Where the output is no terminal nothing may be cut off to fit a line.
-PIPE_COLUMNS = 500
 
 
 def console(*, of_stderr: bool = False) -> Console:

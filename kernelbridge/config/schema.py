@@ -644,6 +644,11 @@ class Environment(Frozen):
         return (*self.mounts, *caches)
 
     @property
+    def is_host_user(self) -> bool:
+        """Whether the kernel runs as the login on the host."""
+        return self.user == HOST_USER
+
+    @property
     def has_debugger(self) -> bool:
         """On the host's network a debugger's port is open to every login there."""
         return self.network != "host" or self.debug_on_host_network
@@ -756,6 +761,14 @@ class Config(Frozen):
                 name=name, path=str(self.path), nearest=diagnostics.nearest(name, self.environments)
             )
         return self.environments[name]
+
+    def environment_as(self, name: str, *, image: str, python: str) -> Environment:
+        """Return an environment as a container of it was made; another machine's may be unknown here.
+
+        `python` is empty where nobody knows it.
+        """
+        known = self.environments.get(name) or Environment.model_construct(name=name, image=image)
+        return known.model_copy(update={"image": image, "python": python or known.python})
 
     def host(self, name: str) -> Host:
         """Return the host of this name. Raises: UnknownHost."""

@@ -62,6 +62,7 @@ if TYPE_CHECKING:
     from kernelbridge.fleet.doctor.trials import Talk
     from kernelbridge.fleet.gpu_listing import GpuListing  # loads what speaks to Slurm
     from kernelbridge.fleet.offers import ImageOffer
+    from kernelbridge.hosts.docker.responses import EngineFacts
     from kernelbridge.hosts.slurm.commands import PartitionFacts
     from kernelbridge.kernel.command.run import CommandRun, RunOutput  # loads pyzmq
     from kernelbridge.kernel.command.terminal import CommandRequest, Terminal
@@ -507,6 +508,17 @@ class Fleet:
         engine = await self._backends.engine(self.config.host(host_name))
         environment = self.config.environment(environment_name)
         return await launch.pull_ahead(engine, environment, self.records, self.config.path, say)
+
+    async def unasked_engines(self) -> dict[str, EngineFacts]:
+        """Return the engines whose sockets are forwarded, of the hosts that let us in without asking anybody."""
+        found: dict[str, EngineFacts] = {}
+        for host in self.config.hosts.values():
+            if host.scheduler is None and not host.is_local:
+                engine = await self._backends.engine(host)
+                was_asked = engine.link.entry.was_asked or self._backends.has_needed_user(host)
+                if engine.is_forwarded and not was_asked:
+                    found[host.name] = engine.about
+        return found
 
     async def _tidy(self, host: Host) -> None:
         await asyncio.sleep(TIDY_SECONDS)

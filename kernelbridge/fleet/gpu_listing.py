@@ -11,25 +11,27 @@ from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, 
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
-from kernelbridge.config.schema import Config, Host
 from kernelbridge.errors import KernelBridgeError, unexpected_answer
 from kernelbridge.hosts.docker import gpu_queue
 from kernelbridge.hosts.docker.gpu_queue import Ticket
+from kernelbridge.hosts.gpus.holders import Holding
 from kernelbridge.hosts.gpus.nvidia_smi import Gpu, GpuFacts, GpuProcess
-from kernelbridge.hosts.gpus.selection import GpuRequest, Holding
 from kernelbridge.hosts.labels import KERNEL_LABEL, parse_labels
-from kernelbridge.hosts.slurm.cluster import Cluster
-from kernelbridge.hosts.slurm.commands import JobFacts, NodeFacts
-from kernelbridge.kernel.start.gpu_allocator import holdings, released
+from kernelbridge.hosts.transport.stream import BeyondLink
+from kernelbridge.kernel.start.gpu_holders import holdings, released
 
 if TYPE_CHECKING:
+    from kernelbridge.config.schema import Config, Host  # loads pydantic
     from kernelbridge.hosts.docker.engine import Engine  # loads docker-py
+    from kernelbridge.hosts.listed_engine import ListedEngine
+    from kernelbridge.hosts.slurm.cluster import Cluster
+    from kernelbridge.hosts.slurm.commands import JobFacts, NodeFacts
 
 _LOG = logging.getLogger(__name__)
 
-BackendOf = Callable[[Host], Awaitable["Engine | Cluster"]]
+BackendOf = Callable[["Host"], Awaitable["Engine | ListedEngine | Cluster"]]
 
 # Below the shortest interval at which people look again.
 MAX_AGE_SECONDS: Final = 0.5
@@ -145,7 +147,7 @@ async def look(config: Config, backend_of: BackendOf, names: Collection[str] = (
             listings.append(answer)
         elif isinstance(answer, KernelBridgeError):
             listings.append(GpuListing(problems=(answer,)))
-        elif isinstance(answer, Exception):
+        elif isinstance(answer, Exception) and not isinstance(answer, BeyondLink):
             _LOG.error("[%s] not listed", host.name, exc_info=answer)
             listings.append(GpuListing(problems=(unexpected_answer(host.name, answer),)))
         else:
@@ -162,9 +164,11 @@ async def look(config: Config, backend_of: BackendOf, names: Collection[str] = (
 
 async def _list_host(host: Host, backend_of: BackendOf) -> GpuListing:
     backend = await backend_of(host)
-    if isinstance(backend, Cluster):
+    if host.scheduler is not None:
+        backend = cast("Cluster", backend)
         nodes, jobs = await asyncio.gather(backend.nodes(), backend.look())
         return GpuListing(nodes=node_rows(host.name, nodes), waiting=jobs_waiting(host.name, list(jobs.values())))
+    backend = cast("Engine | ListedEngine", backend)
     facts, found, waiting = await asyncio.gather(
         backend.gpus.look(max_age_seconds=MAX_AGE_SECONDS),
         backend.list(KERNEL_LABEL),
@@ -183,7 +187,7 @@ def no_answer(host: str, trouble: str) -> KernelBridgeError:
     return KernelBridgeError(f"{host}: nvidia-smi does not answer ({trouble}).", f"Fix the NVIDIA driver of {host}.")
 
 
-async def _waiting(host: str, engine: Engine) -> tuple[WaitRow, ...]:
+async def _waiting(host: str, engine: Engine | ListedEngine) -> tuple[WaitRow, ...]:
     found = gpu_queue.read(await engine.volumes.list(gpu_queue.QUEUE_LABEL))
     return tickets_waiting(host, found, gpu_queue.engine_now(await engine.info())) if found else ()
 
@@ -289,6 +293,11 @@ def node_rows(host: str, nodes: Sequence[NodeFacts]) -> tuple[NodeRow, ...]:
 
 def tickets_waiting(host: str, found: Sequence[Ticket], now: datetime) -> tuple[WaitRow, ...]:
     """Return the tickets of a host's queue but those of the dead; `now` is the engine's."""
+    if not found:
+        return ()
+    # Here and not above: it loads pydantic, and mostly nobody waits.
+    from kernelbridge.hosts.gpus.selection import GpuRequest
+
     return tuple(
         WaitRow(
             host=host,

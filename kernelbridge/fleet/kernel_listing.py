@@ -8,15 +8,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import os
 import time
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from kernelbridge.config.fields import MOST_SECONDS
-from kernelbridge.config.schema import Config, Environment, Host
 from kernelbridge.errors import (
     EngineFailed,
     KernelBridgeError,
@@ -29,15 +28,17 @@ from kernelbridge.hosts import relay_query
 from kernelbridge.hosts.backend import Backend, ContainerFacts, Exited, Missing, Over, Workload
 from kernelbridge.hosts.labels import KERNEL_LABEL, Labels, container_name, parse_labels, short_id
 from kernelbridge.hosts.relay_query import RelayAddress, ask_log, ask_output, ask_status
-from kernelbridge.hosts.transport.retry import is_transient
-from kernelbridge.kernel import failures
+from kernelbridge.hosts.transport.retry import deadline, is_transient
+from kernelbridge.hosts.transport.stream import BeyondLink
 from kernelbridge.kernel.process_mark import Liveness, ProcessMark, liveness, owner_process
 from kernelbridge.kernel.records import KernelRecord, Records
-from kernelbridge.kernel.request import deadline
 from kernelbridge.kernel.state import KernelState
 from kernelbridge.plain_text import added, last_lines
 from kernelbridge.protocol import exit_codes
 from kernelbridge.protocol.handshake import Status
+
+if TYPE_CHECKING:
+    from kernelbridge.config.schema import Config, Host  # loads pydantic
 
 _LOG = logging.getLogger(__name__)
 # A relay that does not say so fast is shown as unknown.
@@ -211,7 +212,7 @@ class KernelFinder:
             if isinstance(answer, list):
                 kernels += answer
                 continue
-            if not isinstance(answer, Exception):
+            if not isinstance(answer, Exception) or isinstance(answer, BeyondLink):
                 raise answer
             problem = answer if isinstance(answer, KernelBridgeError) else _unexpected(host, answer)
             problems.append(problem)
@@ -284,6 +285,8 @@ class KernelFinder:
                 async with turns:
                     state = await (await self._address(config, host, labels).workload()).state()
                 ended = state if isinstance(state, Exited) else None
+        except BeyondLink:
+            raise
         except (KernelBridgeError, TimeoutError) as exc:
             _LOG.info("[%s k=%s] unknown: %s", host.name, labels.kernel[:4], exc)
         except Exception:
@@ -292,13 +295,10 @@ class KernelFinder:
         return _Inspected(facts=facts, labels=labels, status=status, ended=ended)
 
     def _address(self, config: Config, host: Host, labels: Labels) -> RelayAddress:
-        # Another machine's may be unknown here, and ours may have been written anew since.
-        environment = config.environments.get(labels.environment) or Environment.model_construct(
-            name=labels.environment, image=labels.image
-        )
+        # Ours may have been written anew since.
         record = self._records.kernel(labels.kernel)
-        python = labels.python or (record.python if record else environment.python)
-        environment = environment.model_copy(update={"image": labels.image, "python": python})
+        python = labels.python or (record.python if record else "")
+        environment = config.environment_as(labels.environment, image=labels.image, python=python)
         return relay_query.relay_address(
             labels.kernel, environment, host, backend=lambda: self._backend_of(host), rest=self._rest
         )
@@ -613,8 +613,9 @@ def is_over(ended: Exited, labels: Labels, now: datetime) -> bool:
     try:
         # The engine writes nanoseconds.
         finished = datetime.fromisoformat(ended.finished_at[:19]).replace(tzinfo=UTC)
-        return now - finished > timedelta(seconds=min(float(labels.keep_exited), MOST_SECONDS))
-    except (ValueError, OverflowError):
+        kept_seconds = float(labels.keep_exited)
+        return math.isfinite(kept_seconds) and (now - finished).total_seconds() > kept_seconds
+    except ValueError:
         return False
 
 
@@ -629,7 +630,7 @@ def why_ended(status: Status) -> str:
         return _NO_KEYS.get(event.why, f"ended by `{event.why}`")
     if event.wanted:
         return "ended on request"
-    return "out of memory" if event.out_of_memory else failures.how_ended(event.code)
+    return "out of memory" if event.out_of_memory else exit_codes.how_ended(event.code)
 
 
 def why_container_ended(ended: Exited) -> str:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from kernelbridge.config.schema import Environment
 from kernelbridge.errors import KernelBridgeError
 from kernelbridge.hosts.transport.stream import AnyLink, Receiver, Stream
+
+if TYPE_CHECKING:
+    from kernelbridge.config.schema import Environment  # loads pydantic
 
 
 class Workload(Protocol):

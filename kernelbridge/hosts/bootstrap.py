@@ -8,14 +8,16 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from importlib import resources
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kernelbridge import __version__
 from kernelbridge.config.container_paths import JOURNAL_FOLDER, LOCKS_FOLDER, RUN_FOLDER
-from kernelbridge.config.schema import HOST_USER, Environment
 from kernelbridge.errors import ImageUnusable
 from kernelbridge.protocol.exit_codes import EXIT_NO_ORDER, EXIT_OLD_PYTHON, OLD_PYTHON_SAYS
 from kernelbridge.protocol.port_mux import NO_FORWARDER
+
+if TYPE_CHECKING:
+    from kernelbridge.config.schema import Environment  # loads pydantic
 
 RELAY_FOLDER = f"{RUN_FOLDER}/relay"
 # The journal's folder, in the volume that is made for it.
@@ -255,6 +257,6 @@ def relay_line(
     journal = {"folder": f"{JOURNAL_FOLDER}/{JOURNAL_NAME}", "bytes": environment.journal_size}
     locks = LOCKS_FOLDER if gpus and environment.gpu_lock == "flock" else ""
     cards = {"ids": None if gpus is None else list(gpus), "locks": locks}
-    is_login = environment.user == HOST_USER
+    is_login = environment.is_host_user
     more["probe"] = [mount.target for mount in environment.all_mounts if is_login and not mount.read_only]
     return order_line(kernel_id, spawn, terms, journal, gpus=cards, **more)

@@ -159,6 +159,10 @@ class BackendPool:
         """Have what logs in by itself in the block ask where other logins to the host do."""
         return self._links.questions(host.name).for_login()
 
+    def has_needed_user(self, host: Host) -> bool:
+        """Whether the last login to a host had to wait for the user: to unlock an agent, to touch a key."""
+        return self._links.has_needed_user(host.name)
+
     def retry_login(self, host: Host) -> None:
         """Try a login again that was refused, as soon as somebody needs the link."""
         self._links.retry_login(host.name)

@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from kernelbridge.config.schema import Environment, Host
 from kernelbridge.errors import ContainerFailed
 from kernelbridge.hosts.backend import Backend, Workload
 from kernelbridge.hosts.labels import container_name
 from kernelbridge.protocol import frames
 from kernelbridge.protocol.handshake import Hello, Status
 from kernelbridge.protocol.json_object import parse_object
+
+if TYPE_CHECKING:
+    from kernelbridge.config.schema import Environment, Host  # loads pydantic
 
 HELLO_SECONDS = 15.0
 

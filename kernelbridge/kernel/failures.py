@@ -36,11 +36,6 @@ from kernelbridge.protocol.handshake import DroppedEvent, ExitedEvent, FailedEve
 
 # Of Linux, whatever this machine is: that is where it ended.
 _SIGILL, _SIGBUS = 4, 7
-_SIGNALS: Final = {
-    1: "SIGHUP", 2: "SIGINT", 3: "SIGQUIT", 4: "SIGILL", 5: "SIGTRAP", 6: "SIGABRT", 7: "SIGBUS", 8: "SIGFPE",
-    9: "SIGKILL", 10: "SIGUSR1", 11: "SIGSEGV", 12: "SIGUSR2", 13: "SIGPIPE", 14: "SIGALRM", 15: "SIGTERM",
-    24: "SIGXCPU", 25: "SIGXFSZ", 31: "SIGSYS",
-}  # fmt: skip
 _MEANINGS: Final = {
     4: "it has an instruction that this processor does not know",
     6: "native code gave up",
@@ -195,7 +190,10 @@ def death(request: LaunchRequest, host: Host, event: ExitedEvent) -> KernelBridg
 def _why_died(request: LaunchRequest, host: Host, event: ExitedEvent) -> tuple[str, str]:
     """Return how a kernel process ended and what helps, as far as its exit code and its folders tell."""
     is_kernel = request.command is None
-    how, again = how_ended(event.code), "Restart the kernel to continue." if is_kernel else "Then start it again."
+    how, again = (
+        exit_codes.how_ended(event.code),
+        "Restart the kernel to continue." if is_kernel else "Then start it again.",
+    )
     disks = [folder for folder in event.full if folder != _SHARED_MEMORY]
     if event.code == -_SIGBUS and not disks:
         is_ours = _is_shm_ours(request.environment, host)
@@ -353,13 +351,6 @@ def debug_refusal(environment: Environment, host: Host) -> str:
         f"Debugging is off in {environment.name}: on the host's network, every login there could run code in your "
         "kernel. Use another `network`, or set `debug_on_host_network = true`."
     )
-
-
-def how_ended(code: int) -> str:
-    """Return what an exit code says: negative ones are signals."""
-    if code >= 0:
-        return f"exit code {code}"
-    return f"signal {_SIGNALS.get(-code, -code)}"
 
 
 def pull_progress(meter: Meter, now: PullProgress) -> WorkProgress:

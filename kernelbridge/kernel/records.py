@@ -11,26 +11,23 @@ import errno
 import json
 import logging
 import secrets
-import shutil
-import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
-
-from jupyter_core.paths import jupyter_data_dir
+from typing import TYPE_CHECKING, Any
 
 from kernelbridge.atomic_files import write_once, write_whole
-from kernelbridge.channels.waiting import DEFAULT_INFO
-from kernelbridge.config.schema import Environment
-from kernelbridge.hosts.docker.images import python_probe
 from kernelbridge.kernel import life_lock
 from kernelbridge.kernel.process_mark import LIFE_LOCKS_FOLDER, Liveness, ProcessMark, is_local, liveness, own_mark
 from kernelbridge.protocol.frames import WireError
 from kernelbridge.protocol.handshake import kernel_info
 from kernelbridge.protocol.json_object import plain
 
+if TYPE_CHECKING:
+    from kernelbridge.config.schema import Environment  # loads pydantic
+
 _LOG = logging.getLogger(__name__)
+# What only a few calls need is imported where they need it: a listing reads records in a moment.
 # Images whose answers are kept; the oldest goes.
 _MOST_IMAGES = 64
 _IMAGES_FILE = "images.json"
@@ -113,6 +110,9 @@ class KernelRecord:
 
 def default_folder() -> Path:
     """Where the records are on this machine."""
+    # Here and not above: a listing that was made before knows the place.
+    from jupyter_core.paths import jupyter_data_dir
+
     return Path(jupyter_data_dir()) / "kernelbridge"
 
 
@@ -279,6 +279,8 @@ class Records:
         for path in self._unreadable_kernels():
             with contextlib.suppress(OSError):
                 path.unlink(missing_ok=True)
+        import shutil
+
         for path in self._unreadable_wheels():
             shutil.rmtree(path.parent, ignore_errors=True)
 
@@ -340,6 +342,8 @@ def _unreadable_entries(known: Mapping[str, Mapping[str, Any]]) -> list[tuple[st
 
 
 def _is_python(found: object) -> bool:
+    from kernelbridge.hosts.docker.images import python_probe
+
     try:
         python_probe.parse_python(found)
     except ValueError:
@@ -367,6 +371,8 @@ def _is_of_no_use(path: Path) -> bool:
 
 def _is_no_wheel(path: Path) -> bool:
     """Whether a file is damaged; one that cannot be read just now may not be."""
+    import zipfile
+
     try:
         with zipfile.ZipFile(path):
             return False
@@ -417,6 +423,8 @@ class ImageInfo:
     """What is known of an image under one Python before its kernel runs: found by its id, or by its name until then."""
 
     def __init__(self, records: Records, environment: Environment) -> None:
+        from kernelbridge.channels.waiting import DEFAULT_INFO
+
         self._records = records
         self._python = environment.python
         self._name = f"{environment.image} {environment.python}"

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from kernelbridge.channels.rate_limit import Limits
 from kernelbridge.config.container_paths import CACHE_FOLDER
 from kernelbridge.config.schema import CACHE_VARIABLES, Environment, Host
-from kernelbridge.errors import StartTimeout
 from kernelbridge.files.project import Project
 from kernelbridge.hosts import bootstrap
 from kernelbridge.hosts.backend import Backend
@@ -91,16 +89,6 @@ class LaunchRequest:
         """Return it for other hosts, and with another `persist`."""
         environment = self.environment.model_copy(update={"persist": persist})
         return replace(self, hosts=self.hosts if hosts is None else hosts, environment=environment)
-
-
-@contextlib.asynccontextmanager
-async def deadline(seconds: float, host: str, what: str, remedy: str = "") -> AsyncIterator[None]:
-    """Give the block so many seconds. Raises StartTimeout with what was waited for."""
-    try:
-        async with asyncio.timeout(seconds):
-            yield
-    except TimeoutError as exc:
-        raise StartTimeout(host=host, what=what, seconds=seconds, remedy=remedy) from exc
 
 
 WatchLogin = Callable[[Host, Hearer], contextlib.AbstractContextManager[None]]

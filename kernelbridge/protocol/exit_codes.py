@@ -33,12 +33,24 @@ LACKS_SAYS = "kernelbridge finds no new enough "
 # Where the image's Python is too old for a relay, and what it says before its version.
 EXIT_OLD_PYTHON = 78
 OLD_PYTHON_SAYS = "kernelbridge cannot run in Python "
+_SIGNALS = {
+    1: "SIGHUP", 2: "SIGINT", 3: "SIGQUIT", 4: "SIGILL", 5: "SIGTRAP", 6: "SIGABRT", 7: "SIGBUS", 8: "SIGFPE",
+    9: "SIGKILL", 10: "SIGUSR1", 11: "SIGSEGV", 12: "SIGUSR2", 13: "SIGPIPE", 14: "SIGALRM", 15: "SIGTERM",
+    24: "SIGXCPU", 25: "SIGXFSZ", 31: "SIGSYS",
+}  # fmt: skip
 
 
 def key_of(exit_code: int) -> str:
     """Return the key of the config that ended a container with this exit code; empty if none did."""
     found = (key for key, code in EXIT_CODES.items() if code == exit_code and key in Terms._fields)
     return next(found, "")
+
+
+def how_ended(code: int) -> str:
+    """Return what an exit code says: negative ones are signals."""
+    if code >= 0:
+        return f"exit code {code}"
+    return f"signal {_SIGNALS.get(-code, -code)}"
 
 
 class Terms(NamedTuple):

@@ -72,7 +72,9 @@ LISTING = (
 # Our imports inside functions: what loads a module late, and may; a reason stands beside each.
 LATE = {
     ("__init__.py", "_jupyter_server_extension_points"),
+    ("__main__.py", "_list_quickly"),
     ("__main__.py", "_open_fleet"),
+    ("__main__.py", "main"),
     ("cli/app.py", "note_text"),
     ("cli/app.py", "_options"),
     # These are loaded while the hosts answer.
@@ -80,6 +82,22 @@ LATE = {
     ("cli/commands/gpus.py", "tell"),
     ("cli/commands/kernels.py", "offer"),
     ("cli/context.py", "out"),
+    # What a listing in the time of an ssh command does without, mostly or always.
+    ("cli/listings/memory.py", "keep"),
+    ("cli/listings/quick.py", "_draw"),
+    ("cli/listings/quick.py", "_gpus"),
+    ("cli/listings/quick.py", "_kernels"),
+    ("cli/listings/quick.py", "_load_tables"),
+    ("cli/listings/quick.py", "_offer"),
+    ("cli/listings/quick.py", "_start"),
+    ("config/remembered.py", "_write"),
+    ("fleet/gpu_listing.py", "tickets_waiting"),
+    ("hosts/listed_engine.py", "gpus"),
+    ("kernel/records.py", "__init__"),
+    ("kernel/records.py", "_is_python"),
+    ("kernel/records.py", "_is_no_wheel"),
+    ("kernel/records.py", "default_folder"),
+    ("kernel/records.py", "forget_unreadable"),
     ("cli/context.py", "show_table"),
     ("cli/context.py", "wait"),
     ("cli/status_line.py", "__rich_console__"),
@@ -172,6 +190,7 @@ def test_a_command_loads_only_what_it_needs(
     # Of other commands nothing.
     assert {name for name in found if name.startswith("kernelbridge.cli.")} <= {
         *("kernelbridge.cli.app", "kernelbridge.cli.output", "kernelbridge.cli.commands"),
+        *("kernelbridge.cli.listings", "kernelbridge.cli.listings.plain"),
         *("kernelbridge.cli.completion", "kernelbridge.cli.commands.setup"),
         *(("kernelbridge.cli.context",) if "config" in rooms(found) else ()),
         *(("kernelbridge.cli.commands.setup.config", "kernelbridge.cli.reference") if words == ["config"] else ()),
@@ -179,6 +198,9 @@ def test_a_command_loads_only_what_it_needs(
             (
                 "kernelbridge.cli.commands.kernels",
                 "kernelbridge.cli.filters",
+                "kernelbridge.cli.listings.early",
+                "kernelbridge.cli.listings.kernel_rows",
+                "kernelbridge.cli.listings.memory",
                 "kernelbridge.cli.login_prompt",
                 "kernelbridge.cli.status_line",
             )

@@ -25,7 +25,8 @@ from kernelbridge.atomic_files import write_whole
 from kernelbridge.channels import endpoints
 from kernelbridge.cli import completion, login_prompt
 from kernelbridge.cli.commands import kernels, run
-from kernelbridge.cli.context import CliContext, moment, until_told_to_leave
+from kernelbridge.cli.context import CliContext, until_told_to_leave
+from kernelbridge.cli.listings.plain import moment
 from kernelbridge.cli.status_line import status_line
 from kernelbridge.errors import KernelBridgeError, KernelEnded, KernelHeld, KernelNotFound, StartTimeout
 from kernelbridge.fleet.fleet import Fleet

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -10,6 +9,7 @@ import typer
 from kernelbridge.cli import completion, filters
 from kernelbridge.cli.commands.kernels import JsonOption
 from kernelbridge.cli.context import CliContext
+from kernelbridge.cli.listings.memory import ListingMemory
 from kernelbridge.fleet.loop import LIST_SECONDS
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ def list_all(
     if seconds is not None and not watch:
         raise typer.BadParameter("SECONDS goes with --watch")
     context: CliContext = ctx.obj
+    memory = ListingMemory(context)
     loaded = context.read_config()
     asked = filters.hosts_for(loaded, hosts, environments)
     if not asked:
@@ -55,11 +56,12 @@ def list_all(
             return wait(fleet, work, seconds=LIST_SECONDS, is_shown=not watch)
 
         if watch:
-            from kernelbridge.cli import gpu_view  # loads rich
+            from kernelbridge.cli.listings import gpu_view  # loads rich
 
             gpu_view.watch(context, look, seconds or WATCH_SECONDS, as_json=as_json)
             return
         listing = look()
+        memory.keep(fleet, asked, listing.problems)
     tell(context, listing, as_json=as_json)
     if len(listing.problems) >= len(asked) and not (listing.gpus or listing.nodes or listing.waiting):
         raise typer.Exit(listing.problems[0].exit_code)
@@ -68,10 +70,9 @@ def list_all(
 def tell(context: CliContext, listing: GpuListing, *, as_json: bool) -> None:
     """Print the GPUs, and on stderr what went wrong."""
     # Here and not above: rich and the fleet's modules are loaded while the hosts are asked.
-    from kernelbridge.cli import gpu_view
-    from kernelbridge.fleet import gpu_listing
+    from kernelbridge.cli.listings import gpu_rows, gpu_view
 
     if as_json:
-        print(json.dumps(gpu_listing.as_json(listing), indent=1))
+        print(gpu_rows.as_text(listing))
     else:
         gpu_view.tell(context, listing)

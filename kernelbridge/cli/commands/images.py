@@ -11,7 +11,8 @@ import typer
 from kernelbridge.cli import filters
 from kernelbridge.cli.commands.kernels import IdArgument, JsonOption
 from kernelbridge.cli.completion import EnvironmentArgument
-from kernelbridge.cli.context import CliContext, moment
+from kernelbridge.cli.context import CliContext
+from kernelbridge.cli.listings.plain import moment
 from kernelbridge.cli.status_line import News
 from kernelbridge.errors import KernelBridgeError
 from kernelbridge.fleet.images import ImageListing, ImageRow

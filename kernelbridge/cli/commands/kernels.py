@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import json
 import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
@@ -12,13 +11,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kernelbridge.cli import completion, filters
-from kernelbridge.cli.context import CliContext, moment, result
+from kernelbridge.cli.context import CliContext, result
+from kernelbridge.cli.listings import kernel_rows
+from kernelbridge.cli.listings.memory import ListingMemory
+from kernelbridge.cli.listings.plain import moment
 from kernelbridge.cli.output import is_reader_gone
 from kernelbridge.cli.status_line import StatusLine
 from kernelbridge.errors import KernelBridgeError, SpecsUnwritable
 from kernelbridge.fleet.loop import LIST_SECONDS
 from kernelbridge.hosts.labels import short_id
-from kernelbridge.kernel.state import KernelState
 from kernelbridge.plain_text import last_lines, printable_lines
 
 if TYPE_CHECKING:  # These are loaded while the hosts are asked: see CliContext.fleet().
@@ -26,7 +27,6 @@ if TYPE_CHECKING:  # These are loaded while the hosts are asked: see CliContext.
     from kernelbridge.fleet.kernel_listing import KernelListing, KernelRow
 
 STOP_ALL_SECONDS = 120.0
-_SHORT_GPU_LENGTH = 12
 LOG_LINES = 200
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -46,6 +46,7 @@ def list_all(
 ) -> None:
     """Carry out `kernelbridge ps`."""
     context: CliContext = ctx.obj
+    memory = ListingMemory(context)
     loaded = context.read_config()
     asked = filters.asked_hosts(loaded, hosts)
     with context.fleet(loaded, asked=asked) as fleet:
@@ -53,8 +54,9 @@ def list_all(
         wait = context.wait_for_table if draws else context.wait
         found = wait(fleet, fleet.list_kernels(hosts or ()), seconds=LIST_SECONDS)
         offer(context, fleet)
+        memory.keep(fleet, asked, found.problems)
     listing = replace(found, kernels=filters.of_environments(loaded, found.kernels, environments))
-    tell(context, listing, as_json=as_json, empty="No kernels.")
+    tell(context, listing, as_json=as_json, empty=kernel_rows.NO_KERNELS)
     if len(listing.problems) >= len(asked) and not listing.kernels:
         raise typer.Exit(listing.problems[0].exit_code)
 
@@ -182,9 +184,7 @@ def tell(
 ) -> None:
     """Print the kernels and what went wrong; `last` stands below the kernels, `also` in the JSON."""
     if as_json:
-        rows = [row.to_json() for row in listing.kernels]
-        problems = [error.to_json() for error in listing.problems]
-        print(json.dumps({**also, "kernels": rows, "problems": problems}, indent=1))
+        print(kernel_rows.as_json(listing, **also))
         return
     # Where a host did not answer nobody knows that there are none.
     if listing.kernels or not listing.problems:
@@ -197,49 +197,10 @@ def tell(
 
 def show(context: CliContext, rows: tuple[KernelRow, ...], *, empty: str) -> None:
     """Print kernels as a table."""
-    if not rows:
+    if rows:
+        context.show_table(kernel_rows.COLUMNS, kernel_rows.cells_of(rows))
+    else:
         context.say(empty)
-        return
-    columns = ("KERNEL", "ENVIRONMENT", "NOTEBOOK", "HOST", "STATE", "ENDS", "GPUS", "OWNER", "CREATED", "IMAGE")
-    context.show_table(columns, [_cells(row) for row in sorted(rows, key=lambda row: (row.host, row.created))])
-
-
-def _cells(row: KernelRow) -> tuple[str, ...]:
-    return (
-        short_id(row.kernel_id),
-        row.environment,
-        row.title or "-",
-        row.host,
-        state_text(row),
-        f"{moment(row.deadline)} ({row.deadline_key})" if row.deadline else "-",
-        ",".join(gpu_id[:_SHORT_GPU_LENGTH] for gpu_id in row.gpus.split(",")) or "-",
-        row.owner or "-",
-        f"{row.created.astimezone():%Y-%m-%d %H:%M}",
-        row.image,
-    )
-
-
-def state_text(row: KernelRow) -> str:
-    """Say a kernel's state and why, who holds it or since when nobody does, and what output waits."""
-    said = [row.state]
-    if row.state == KernelState.EXITED and row.why:
-        said = [f"exited ({row.why})"]
-    elif row.state == KernelState.STOPPING and row.why:
-        said += [f"{row.host} cannot be reached"]
-    if row.link == KernelState.HELD and (row.is_elsewhere or row.held_by != row.owner):
-        said += [f"held by {row.held_by}"]
-    elif row.link and row.link != KernelState.HELD:
-        said += [f"{row.link} since {moment(row.since)}" if row.since else row.link]
-    if row.undelivered_bytes and row.link != KernelState.HELD:
-        size = row.undelivered_bytes
-        said += [f"{size / 1e6:.1f} MB of output wait" if size > 5e5 else f"{max(1, size // 1000)} kB of output wait"]
-    if row.is_unsafe:
-        said += ["unsafe"]
-    if row.is_orphan:
-        said += ["orphan"]
-    elif row.is_elsewhere and row.link != KernelState.HELD:
-        said += ["of another machine"]
-    return ", ".join(said)
 
 
 def offer(context: CliContext, fleet: Fleet) -> None:

@@ -46,6 +46,7 @@ from kernelbridge.hosts.docker.client import (
 from kernelbridge.hosts.docker.connect import (
     Answered,
     Route,
+    Transport,
     ask_version,
     command_reason,
     find_route,
@@ -165,6 +166,11 @@ class Engine:
     def api_version(self) -> str:
         """The version of the API that we speak: the engine's own newest."""
         return self.about.api_version
+
+    @property
+    def is_forwarded(self) -> bool:
+        """Whether its socket itself is connected to, not a command."""
+        return self._route.candidate.transport is Transport.SOCKET
 
     @property
     def facts(self) -> HostFacts:

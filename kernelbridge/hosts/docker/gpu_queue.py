@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from kernelbridge.hosts.docker.responses import VolumeFacts, read_time
-from kernelbridge.hosts.docker.volumes import Volumes
 from kernelbridge.hosts.labels import LABEL_PREFIX, NAME_PREFIX, USER_LABEL
+
+if TYPE_CHECKING:
+    from kernelbridge.hosts.docker.volumes import Volumes
 
 # All volumes of the queue carry it; its value is the kernel's id.
 QUEUE_LABEL: Final = LABEL_PREFIX + "queue"

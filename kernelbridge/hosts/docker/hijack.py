@@ -8,9 +8,12 @@ import logging
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from kernelbridge.hosts.docker.client import Opener
 from kernelbridge.hosts.transport.stream import Receiver, Stream
+
+if TYPE_CHECKING:
+    from kernelbridge.hosts.docker.client import Opener  # loads docker-py
 
 _LOG = logging.getLogger(__name__)
 

@@ -12,12 +12,10 @@ from typing import Final, Literal
 from kernelbridge.config import fields
 from kernelbridge.config.schema import Environment
 from kernelbridge.errors import GpusBusy, GpuUnavailable
-from kernelbridge.hosts.gpus.nvidia_smi import Gpu, GpuFacts, GpuProcess, counted, shown
-from kernelbridge.plain_text import printable
+from kernelbridge.hosts.gpus.holders import Holding, plain_name, stranger
+from kernelbridge.hosts.gpus.nvidia_smi import Gpu, GpuFacts, counted, shown
 
 _MIB: Final = 1 << 20
-# Of a text in somebody else's label or process: more is cut off.
-MOST_MARKS: Final = 80
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,17 +82,6 @@ class GpuRequest:
             text = "all GPUs" if self.number == "all" else counted(self.number)
         text += f" of {self.model}" if self.model else ""
         return text + (f" with {fields.size_text(self.memory_bytes)} free" if self.memory_bytes else "")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Holding:
-    """A container of ours, of whomever, that has GPUs: what its labels say."""
-
-    gpus: tuple[str, ...]
-    kernel_id: str
-    environment: str
-    who: str
-    since: datetime
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -275,29 +262,8 @@ def _holder(holding: Holding, now: datetime | None) -> str:
     since = holding.since.astimezone()
     is_today = now is not None and since.date() == now.astimezone().date()
     moment = f"{since:%H:%M}" if is_today else f"{since:%d %b %H:%M}"
-    return f"{_plain(holding.environment)} of {_plain(holding.who) or 'another'} since {moment}"
-
-
-def stranger(computing: Sequence[GpuProcess]) -> str:
-    """Say in words which process is the largest, whose and since when, and how many others there are."""
-    first = max(computing, key=lambda process: process.memory_mib)
-    text = f"process {first.pid}" + (f" ({_plain(first.name)})" if first.name else "")
-    text += f" of {_plain(first.user)}" if first.user else ""
-    text += f" since {_age(first.seconds)}" if first.seconds is not None else ""
-    others = len({process.pid for process in computing} - {first.pid})
-    return text + (f" and {others} more" if others else "")
-
-
-def _age(seconds: int) -> str:
-    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= length:
-            return f"{seconds // length} {unit}"
-    return f"{seconds} s"
+    return f"{plain_name(holding.environment)} of {plain_name(holding.who) or 'another'} since {moment}"
 
 
 def _gib(mib: int) -> str:
     return f"{mib / 1024:.1f} GiB"
-
-
-def _plain(text: str) -> str:
-    return printable(text[:MOST_MARKS])

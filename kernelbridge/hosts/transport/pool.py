@@ -147,6 +147,10 @@ class Pool:
         under_way = {name: pooled.stages.newest for name, pooled in list(self._pooled.items())}
         return {name: stage.text for name, stage in under_way.items() if stage is not None}
 
+    def has_needed_user(self, host_name: str) -> bool:
+        """Whether the last login to a host had to wait for the user: to unlock an agent, to touch a key."""
+        return host_name in self._pooled and self._pooled[host_name].stages.has_needed_user
+
     def questions(self, host_name: str) -> LoginQuestions:
         """Return what the logins to a host ask, and whom."""
         return self._questions.setdefault(host_name, LoginQuestions(self._askers))

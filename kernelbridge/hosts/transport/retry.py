@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import random as random_module
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 
 from kernelbridge.errors import (
     EngineDown,
@@ -12,6 +14,7 @@ from kernelbridge.errors import (
     HostRefused,
     HostUnreachable,
     LinkLost,
+    StartTimeout,
 )
 
 # A wall clock that went on by so much more than the monotonic one: this machine slept.
@@ -55,3 +58,13 @@ def is_transient(exc: BaseException) -> bool:
     A name that is unknown counts: a laptop that has just woken up has no name service yet.
     """
     return isinstance(exc, HostRefused | HostUnreachable | HostNameUnknown | LinkLost | EngineDown)
+
+
+@contextlib.asynccontextmanager
+async def deadline(seconds: float, host: str, what: str, remedy: str = "") -> AsyncIterator[None]:
+    """Give the block so many seconds. Raises StartTimeout with what was waited for."""
+    try:
+        async with asyncio.timeout(seconds):
+            yield
+    except TimeoutError as exc:
+        raise StartTimeout(host=host, what=what, seconds=seconds, remedy=remedy) from exc

@@ -29,7 +29,7 @@ INLINE_STDIN_BYTES: Final = 12 * 1024
 # Plain in each shell's single quotes. Elsewhere ! is history, \ an escape, and a new line an error.
 _PLAIN: Final = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789 _./:=,+@%-")
 # Before it: a start-up file that reads a line or a key has those.
-_UNPACK: Final = """exec /bin/sh -c 'IFS=; t=$(printf %b "$*"); unset IFS; eval "$t"' sh """
+_UNPACK: Final = """/bin/sh -c 'IFS=; t=$(printf %b "$*"); unset IFS; eval "$t"' sh """
 _EMPTY_LINES: Final = "\n" * 4
 # How much is kept of what was printed around the frame, for the error message.
 _AROUND_BYTES: Final = 4096
@@ -124,12 +124,17 @@ def one_line(text: str) -> str:
         if len(words[-1]) + len(escaped) > _WORD_BYTES:
             words.append("")
         words[-1] += escaped
-    return _UNPACK + " ".join(f"'{word}'" for word in words)
+    return f"exec {_UNPACK}" + " ".join(f"'{word}'" for word in words)
 
 
 def for_stdin(text: str) -> bytes:
     """Return what is written to a shell that reads commands from its stdin."""
     return f"{_EMPTY_LINES}{one_line(text)}\n".encode()
+
+
+def for_next(text: str) -> bytes:
+    """Return the same for a shell that is to read more commands after this one."""
+    return for_stdin(text).replace(b"exec ", b"", 1)
 
 
 def name_of(argv: Sequence[str]) -> str:

@@ -77,6 +77,10 @@ class CommandError(Exception):
         self.stderr = stderr
 
 
+class BeyondLink(Exception):
+    """A link that can do little cannot do or say this; one by asyncssh can. Users never see it."""
+
+
 class OutputTooLong(Exception):
     """A command wrote more than anybody asked for. Given to closed(); users never see it."""
 

@@ -10,24 +10,25 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
-from kernelbridge.config.schema import Environment, Host
+from kernelbridge.config.schema import Host
 from kernelbridge.errors import GpusBusy, KernelBridgeError
-from kernelbridge.hosts.backend import ContainerFacts, Workload
+from kernelbridge.hosts.backend import ContainerFacts
 from kernelbridge.hosts.docker import gpu_queue
 from kernelbridge.hosts.docker.gpu_queue import QueuePlace, Ticket
 from kernelbridge.hosts.gpus import selection
+from kernelbridge.hosts.gpus.holders import Holding
 from kernelbridge.hosts.gpus.nvidia_smi import GpuFacts
-from kernelbridge.hosts.gpus.selection import GpuRequest, Holding, Others
-from kernelbridge.hosts.labels import KERNEL_LABEL, LOCKS_LABEL, NAME_PREFIX, Labels, container_name, parse_labels
+from kernelbridge.hosts.gpus.selection import GpuRequest, Others
+from kernelbridge.hosts.labels import KERNEL_LABEL, LOCKS_LABEL, NAME_PREFIX
 from kernelbridge.hosts.progress import Say, WorkProgress
-from kernelbridge.hosts.relay_query import RelayAddress, ask_status
 from kernelbridge.hosts.transport.retry import is_transient
 from kernelbridge.kernel.request import LaunchRequest
+from kernelbridge.kernel.start.gpu_holders import holdings, released
 
 if TYPE_CHECKING:
     from kernelbridge.hosts.docker.engine import Engine  # loads docker-py
@@ -43,14 +44,9 @@ LOST_SECONDS: Final = 1.0
 LAST_SECONDS: Final = 20.0
 # How often the relays of a full host are asked whether they still hold what their labels say.
 ASK_AGAIN_SECONDS: Final = 30.0
-ASK_SECONDS: Final = 4.0
 GIVE_BACK_SECONDS: Final = 10.0
 # How many of those who have the GPUs the waiting cell names.
 SHOWN_HOLDERS: Final = 4
-# States of a container in which its relay may hold a lock. One that was only created holds nothing.
-_HOLDING: Final = frozenset({"running", "paused", "restarting", "removing"})
-# Of somebody else's kernel: of its environment only the name of its Python would matter.
-_UNKNOWN: Final = Environment(name="unknown", image="unknown")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -266,35 +262,6 @@ class GpuAllocator:
                     await place.leave()
 
 
-async def released(engine: Engine, host: Host, found: Sequence[ContainerFacts]) -> frozenset[str]:
-    """Return the kernels among containers of ours whose relays say that they hold no GPU any more.
-
-    One that has ended gives its GPUs back, and may be kept for its output long after. Who does not answer holds them.
-    """
-    labels = [parse_labels(one.name, one.labels) for one in found if one.state == "running"]
-    with_gpus = [one for one in labels if one is not None and one.gpus]
-    answers = await asyncio.gather(*(_still_holds(engine, host, one) for one in with_gpus))
-    return frozenset(one.kernel for one, holds in zip(with_gpus, answers, strict=True) if not holds)
-
-
-async def _still_holds(engine: Engine, host: Host, labels: Labels) -> bool:
-    async def workload() -> Workload:
-        return engine.workload(container_name(labels.kernel), _UNKNOWN)
-
-    address = RelayAddress(
-        kernel=labels.kernel,
-        host=host.name,
-        image=labels.image,
-        python="python3",
-        workload=workload,
-        rest=asyncio.sleep,
-    )
-    with contextlib.suppress(KernelBridgeError, TimeoutError, KeyError, TypeError):
-        async with asyncio.timeout(ASK_SECONDS):
-            return bool((await ask_status(address)).gpus.ids)
-    return True
-
-
 async def tidy(engine: Engine) -> None:
     """Remove what starts whose process has died left on the host: tickets, containers that carried folders."""
     now = gpu_queue.engine_now(await engine.info())
@@ -305,27 +272,3 @@ async def tidy(engine: Engine) -> None:
         is_carrier = carrier.name.startswith(NAME_PREFIX) and carrier.state == "created"
         if is_carrier and now.timestamp() - carrier.created > gpu_queue.ASLEEP_AFTER.total_seconds():
             await engine.remove(carrier.name)
-
-
-def holdings(found: Sequence[ContainerFacts], *, but: Collection[str] = ()) -> tuple[list[Holding], set[str]]:
-    """Return who holds which GPUs by the labels of containers, and which GPUs are about to be taken."""
-    held: list[Holding] = []
-    claimed: set[str] = set()
-    for facts in found:
-        labels = parse_labels(facts.name, facts.labels)
-        if labels is None or not labels.gpus or labels.kernel in but:
-            continue
-        gpus = tuple(filter(None, labels.gpus.split(",")))
-        if facts.state == "created":
-            claimed.update(gpus)
-        elif facts.state in _HOLDING:
-            held.append(
-                Holding(
-                    gpus=gpus,
-                    kernel_id=labels.kernel,
-                    environment=labels.environment,
-                    who=labels.user,
-                    since=datetime.fromtimestamp(facts.created, UTC),
-                )
-            )
-    return held, claimed

@@ -35,12 +35,13 @@ from kernelbridge.hosts.docker.images.python_probe import ANY_PYTHON, FoundPytho
 from kernelbridge.hosts.docker.responses import ImageFacts, PullProgress
 from kernelbridge.hosts.labels import LOCKS_LABEL, LOCKS_VOLUME, SNAPSHOT_LABEL, Labels, container_name
 from kernelbridge.hosts.progress import Meter, Say
+from kernelbridge.hosts.transport.retry import deadline
 from kernelbridge.kernel import failures
 from kernelbridge.kernel.placement import Placement
 from kernelbridge.kernel.process_mark import own_mark, owner_has_ended, owner_text
 from kernelbridge.kernel.records import Records
 from kernelbridge.kernel.relay_client import LockMissing, PackagesMissing
-from kernelbridge.kernel.request import KernelServices, LaunchRequest, deadline
+from kernelbridge.kernel.request import KernelServices, LaunchRequest
 from kernelbridge.kernel.start import preflight, slurm_job
 from kernelbridge.kernel.start.gpu_allocator import GpuAllocator, Lease
 from kernelbridge.kernel.workspace import with_workspace

@@ -16,8 +16,9 @@ from kernelbridge.hosts import mounts
 from kernelbridge.hosts.docker.responses import ImageFacts
 from kernelbridge.hosts.gpus import driver_check
 from kernelbridge.hosts.progress import WorkProgress
+from kernelbridge.hosts.transport.retry import deadline
 from kernelbridge.hosts.transport.stream import AnyLink
-from kernelbridge.kernel.request import LaunchRequest, WatchLogin, deadline, unwatched
+from kernelbridge.kernel.request import LaunchRequest, WatchLogin, unwatched
 from kernelbridge.kernel.start import slurm_job
 from kernelbridge.kernel.start.gpu_allocator import GpuAllocator
 from kernelbridge.kernel.workspace import with_workspace

@@ -38,14 +38,6 @@ def launch_request(**keys: Any) -> LaunchRequest:
     return LaunchRequest(kernel_id="k1", environment=environment, display_name="Torch", hosts=(HOST,), environ={})
 
 
-@pytest.mark.parametrize(
-    ("code", "text"),
-    [(0, "exit code 0"), (3, "exit code 3"), (-9, "signal SIGKILL"), (-7, "signal SIGBUS"), (-200, "signal 200")],
-)
-def test_an_exit_code_is_said_as_people_know_it(code: int, text: str) -> None:
-    assert failures.how_ended(code) == text
-
-
 def test_a_death_names_environment_host_code_and_last_words() -> None:
     error = failures.death(launch_request(), HOST, exited(code=-11, last_words="Segmentation fault"))
     assert isinstance(error, KernelDied)

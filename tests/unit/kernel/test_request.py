@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,11 +9,9 @@ from typing import Any
 import pytest
 
 from kernelbridge.config.schema import Forward, Workspace
-from kernelbridge.errors import LinkLost, StartTimeout
 from kernelbridge.files.project import Project
-from kernelbridge.kernel.request import ALWAYS_PASSED, RunCommand, deadline, launch_order, secret_values
+from kernelbridge.kernel.request import ALWAYS_PASSED, RunCommand, launch_order, secret_values
 from kernelbridge.protocol.terminal import WindowSize
-from tests.made_clock import MadeClock
 from tests.made_engines import LAB, TWO, launch_request
 
 HERE = {"TOKEN": "hunter2", "LANG": "de", "PATH": "/bin", "HOME": "/home/ada", "AWS_KEY": "not asked for"}
@@ -78,26 +75,6 @@ def test_a_clients_arguments_come_last_on_the_command_line() -> None:
 
 def test_a_request_that_is_printed_shows_no_variable_of_this_machine() -> None:
     assert "hunter2" not in repr(launch_request(environ=HERE, secrets=("TOKEN",)))
-
-
-async def test_a_step_that_takes_too_long_says_what_was_waited_for_where_and_how_long(clock: MadeClock) -> None:
-    began = clock.now
-    with pytest.raises(StartTimeout) as caught:
-        async with deadline(30, "lab", "the engine's answer"):
-            await asyncio.sleep(1000)
-    assert clock.now - began == pytest.approx(30)
-    for words in ("lab", "the engine's answer", "30"):
-        assert words in str(caught.value)
-    assert isinstance(caught.value.__cause__, TimeoutError)
-
-
-async def test_a_step_in_time_is_let_be_and_so_is_its_own_failure(clock: MadeClock) -> None:
-    async with deadline(30, "lab", "it"):
-        await asyncio.sleep(29)
-    with pytest.raises(LinkLost):
-        async with deadline(30, "lab", "it"):
-            raise LinkLost(host="lab")
-    await asyncio.sleep(100)
 
 
 def test_a_cell_finds_its_board_on_this_machine_where_its_port_has_the_same_number() -> None:

@@ -53,6 +53,8 @@ class LoginStages:
         # Of the login under way; None where there is none.
         self._stage: LoginStage | None = None
         self._hearers: list[Hearer] = []
+        # Whether the last login had to wait for the user: to unlock an agent, to touch a key.
+        self.has_needed_user = False
 
     def __repr__(self) -> str:
         return f"<LoginStages {self._stage}, {len(self._hearers)} hear it>"
@@ -64,6 +66,7 @@ class LoginStages:
 
     def _tell(self, stage: LoginStage) -> None:
         self._stage = stage
+        self.has_needed_user = self.has_needed_user or stage.needs_user
         for hearer in list(self._hearers):
             hearer(stage)
 
@@ -71,6 +74,7 @@ class LoginStages:
     def reported(self) -> Iterator[None]:
         """Tell what the block reports."""
         token = _HEARER.set(self._tell)
+        self.has_needed_user = False
         try:
             yield
         finally:

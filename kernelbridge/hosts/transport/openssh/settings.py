@@ -12,7 +12,15 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from kernelbridge.hosts.transport.openssh.query import SSH_QUERY_SECONDS, Question, SshUnusable, query, query_defaults
+from kernelbridge.hosts.transport.openssh.address import parse_address
+from kernelbridge.hosts.transport.openssh.query import (
+    SSH_QUERY_SECONDS,
+    Question,
+    SshUnusable,
+    config_words,
+    query,
+    query_defaults,
+)
 from kernelbridge.hosts.transport.openssh.reader import DEFAULT_PORT, ConfigReader, Values, default_paths
 from kernelbridge.hosts.transport.openssh.tokens import Around, all_tokens, expand, target_tokens
 
@@ -122,6 +130,13 @@ def _split_paths(text: str) -> list[str]:
         is_start = word.startswith(("/", "~", "%", "$")) or Path(word).is_absolute() or not found
         found = [*found, word] if is_start else [*found[:-1], f"{found[-1]} {word}"]
     return [path for path in found if path]
+
+
+def command_line(ssh: str) -> list[str]:
+    """Return how ssh is called for a host as a config names it. Raises: ValueError."""
+    address = parse_address(ssh)
+    question = Question(name=address.name, user=address.user, port=address.port)
+    return [*config_words(look_around()), *question.words]
 
 
 def look_around() -> Around:

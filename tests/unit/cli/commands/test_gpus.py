@@ -1,4 +1,4 @@
-"""cli/commands/gpus.py: what `gpus` prints, once and again and again, and what it ends with."""
+"""cli/commands/gpus.py, listings/gpu_rows.py: what `gpus` prints, once and again and again, and what it ends with."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from kernelbridge.cli import gpu_view
 from kernelbridge.cli.context import CliContext
+from kernelbridge.cli.listings import gpu_view
 from kernelbridge.errors import HostRefused, HostUnreachable
 from kernelbridge.fleet.gpu_listing import GpuListing, GpuRow, GpuState, NodeRow, WaitRow
 from kernelbridge.hosts.gpus.nvidia_smi import GpuProcess

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from kernelbridge.cli.commands import kernels
-from kernelbridge.cli.context import moment
+from kernelbridge.cli.listings import kernel_rows
+from kernelbridge.cli.listings.plain import moment
 from kernelbridge.errors import HostRefused, HostUnreachable
 from kernelbridge.kernel.records import KernelRecord, Records
 from kernelbridge.kernel.start.kept_logs import KeptLog
@@ -144,7 +144,7 @@ def test_ps_as_json_has_every_fact(call: Call, fleet: FakeFleet) -> None:
     ],
 )
 def test_a_state_is_said_as_people_say_it(facts: dict[str, Any], text: str) -> None:
-    assert kernels.state_text(row(FIRST, **facts)) == text
+    assert kernel_rows.state_text(row(FIRST, **facts)) == text
 
 
 def test_ps_says_when_a_kernel_ends_and_by_which_key(call: Call, fleet: FakeFleet) -> None:

@@ -16,8 +16,9 @@ import pytest
 from kernelbridge.config.schema import Environment
 from kernelbridge.errors import GpusBusy, GpuUnavailable
 from kernelbridge.hosts.gpus import nvidia_smi
+from kernelbridge.hosts.gpus.holders import Holding
 from kernelbridge.hosts.gpus.nvidia_smi import Gpu, GpuFacts, GpuProcess
-from kernelbridge.hosts.gpus.selection import GpuRequest, Holding, Others, not_found, pick
+from kernelbridge.hosts.gpus.selection import GpuRequest, Others, not_found, pick
 
 GIB = 1 << 30
 SAMPLES = Path(__file__).parents[2] / "samples" / "nvidia-smi"

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 
 from kernelbridge.config.schema import Environment
 from kernelbridge.errors import GpusBusy, GpuUnavailable
+from kernelbridge.hosts.gpus.holders import Holding
 from kernelbridge.hosts.gpus.nvidia_smi import Gpu
-from kernelbridge.hosts.gpus.selection import GpuRequest, Holding, Others
+from kernelbridge.hosts.gpus.selection import GpuRequest, Others
 from tests.unit.hosts.gpus.test_selection import GIB, card, held, ids, one, split, take
 
 # -- a wish as a label

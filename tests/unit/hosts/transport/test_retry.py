@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import random
 
 import pytest
 
 from kernelbridge import errors
+from kernelbridge.errors import LinkLost, StartTimeout
 from kernelbridge.hosts.transport import retry
-from kernelbridge.hosts.transport.retry import is_transient
-from tests.made_clock import StillClock
+from kernelbridge.hosts.transport.retry import deadline, is_transient
+from tests.made_clock import MadeClock, StillClock
 
 TRANSIENT = {
     errors.HostRefused(host="lab", address="lab:22"): True,
@@ -72,3 +74,23 @@ def test_delays_of_two_processes_differ_and_keep_the_cap() -> None:
 )
 def test_a_sleep_is_told_by_the_clocks_drifting_apart(wall: float, monotonic: float, expected: bool) -> None:
     assert retry.is_resume(wall_seconds=wall, monotonic_seconds=monotonic) is expected
+
+
+async def test_a_step_that_takes_too_long_says_what_was_waited_for_where_and_how_long(clock: MadeClock) -> None:
+    began = clock.now
+    with pytest.raises(StartTimeout) as caught:
+        async with deadline(30, "lab", "the engine's answer"):
+            await asyncio.sleep(1000)
+    assert clock.now - began == pytest.approx(30)
+    for words in ("lab", "the engine's answer", "30"):
+        assert words in str(caught.value)
+    assert isinstance(caught.value.__cause__, TimeoutError)
+
+
+async def test_a_step_in_time_is_let_be_and_so_is_its_own_failure(clock: MadeClock) -> None:
+    async with deadline(30, "lab", "it"):
+        await asyncio.sleep(29)
+    with pytest.raises(LinkLost):
+        async with deadline(30, "lab", "it"):
+            raise LinkLost(host="lab")
+    await asyncio.sleep(100)

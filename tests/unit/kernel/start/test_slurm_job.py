@@ -25,7 +25,8 @@ from kernelbridge.errors import (
 from kernelbridge.hosts.backend import Over
 from kernelbridge.hosts.labels import Labels
 from kernelbridge.hosts.slurm import commands
-from kernelbridge.kernel.request import LaunchRequest, deadline
+from kernelbridge.hosts.transport.retry import deadline
+from kernelbridge.kernel.request import LaunchRequest
 from kernelbridge.kernel.start import slurm_job
 from tests import made_engines
 from tests.made_clock import MadeClock

@@ -57,3 +57,7 @@ async def test_a_user_is_said_to_be_waited_for_only_after_a_moment() -> None:
         with waits_for_user("touch it", after_seconds=0.02):
             await asyncio.sleep(0.1)
     assert heard == [LoginStage(text="touch it", needs_user=True)]
+    assert stages.has_needed_user
+    with stages.reported():
+        report("connecting")
+    assert not stages.has_needed_user
