@@ -125,7 +125,7 @@ class Host:
 
     def made_process(self, launch: int, folder: str, order: Any, ring: Any, **more: Any) -> MadeProcess:
         """In the place of KernelProcess."""
-        self.kernels.pop(launch, None)
+        assert launch not in self.kernels, "a launch has the number of another one"
         self.kernels[launch] = MadeProcess(self, launch, order)
         return self.kernels[launch]
 

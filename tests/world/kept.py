@@ -51,4 +51,14 @@ KEPT = {
         seed=79,
         happenings=(Happening(5.0, "cell", plan=Plan()), Happening(5.1, "offline", number=600.0)),
     ),
+    # A start was cancelled before it joined, and the restart behind it ordered launch 1, which the relay had had.
+    "a restart has a number of its own, though the start before it was cancelled": Schedule(
+        seed=291,
+        happenings=(
+            Happening(4.376, "restart", number=0.307),
+            Happening(4.539, "stall", number=0.983, flag=True),
+            Happening(4.539, "take", number=0.022, flag=True),
+            Happening(5.147, "shutdown", number=24.339),
+        ),
+    ),
 }

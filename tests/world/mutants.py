@@ -300,12 +300,6 @@ MUTANTS = (
         "    life.launch += 0\n",
     ),
     Mutant(
-        "a client that reads nothing holds up all",
-        "channels/output_queue.py",
-        "elif now - self._stuck_since > self._patience_seconds:",
-        "elif False:",
-    ),
-    Mutant(
         "the limiter forgets what went",
         "channels/rate_limit.py",
         "        self._sent_messages += one.messages\n        self._sent_bytes += one.stream_bytes\n",
