@@ -126,6 +126,8 @@ class KernelRow:
     is_unsafe: bool = False
     # `run`, `up`, or empty for a kernel: see labels.Labels.
     kind: str = ""
+    # How its holder reaches it: by a `socket` of its own, or by an `exec` of the engine's; empty where nobody holds it.
+    way: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Return the kernel as REST and `kernelbridge ps --json` have it."""
@@ -667,6 +669,7 @@ def _with_status(row: KernelRow, status: Status, record: KernelRecord | None) ->
         deadline_key=deadline.why if deadline else "",
         undelivered_bytes=status.undelivered_bytes,
         why=why_ended(status),
+        way=status.way,
     )
 
 

@@ -192,6 +192,7 @@ class Kernel:
         self._began_at: float | None = None
         # Whether a kernel process has answered here; else whether something was kept of what it wrote.
         self._is_only_remembered = self._has_answered = self._has_kept_log = False
+        self._way = ""
         # The newest removal of the container. It, and all else that goes on when nobody waits for it.
         self._removal: asyncio.Task[bool] | None = None
         self._chores: set[asyncio.Task[Any]] = set()
@@ -273,6 +274,11 @@ class Kernel:
     def is_used(self) -> bool:
         """Whether a user has run a cell in it: only then has it a state that somebody may want back."""
         return self._cells.was_used or self._cells.asked.is_users
+
+    @property
+    def way(self) -> str:
+        """How its relay was joined last: see handshake.Status."""
+        return self._way
 
     @property
     def is_joined(self) -> bool:
@@ -895,7 +901,7 @@ class Kernel:
 
     def _joined(self, welcome: Welcome) -> None:
         status = welcome.status
-        self._is_only_remembered = False
+        self._is_only_remembered, self._way = False, status.way
         outcome = status.outcome
         self._cells.was_used = status.used
         if status.session:

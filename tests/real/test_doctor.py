@@ -125,7 +125,7 @@ def test_an_environment_is_tried_with_a_container_and_a_kernel_that_are_gone_the
     assert rows["image's Python"].startswith("Python 3.")
     assert "debugpy" in rows["image's Python"]
     assert rows["container"].startswith("sees its GPU (GPU 0: Stand-in GPU")
-    assert rows["kernel"].endswith("computes and debugs")
+    assert rows["kernel"].endswith("computes and debugs; reached by its own socket")
     assert rig.engine.kernels() == []
     # From now on it is known what the image has.
     known = {one["link"]: one for one in json.loads(doctor_here("--json").out)}["image's Python"]

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.clients.notebook import notebook
+from tests.clients.terminal import kernelbridge
 from tests.rig.daemon import SLOW, wait_until
 from tests.rig.lab import USERS
 from tests.rig.laptop import Laptop
@@ -49,6 +50,7 @@ def test_a_kernel_is_reached_by_a_socket_of_its_login_alone_and_leaves_nothing(r
     with notebook(bridge_env) as kernel:
         assert kernel.value("6 * 7") == 42
         assert rig.engine.bridges() == []
+        assert "its own socket" in kernelbridge(bridge_env, "ps", "--long").out
         (found,) = sockets(rig)
         base = here(rig).stat()
         assert (base.st_uid, base.st_mode & 0o777) == (UIDS["kbtest"], 0o700)
@@ -124,5 +126,6 @@ def test_where_it_is_shut_the_engines_way_is_taken(rig: Rig, bridge_env: Laptop,
     with SHUT[why](rig, bridge_env), notebook(bridge_env) as kernel:
         assert kernel.value("6 * 7") == 42
         assert len(rig.engine.bridges()) == 1
+        assert "the engine" in kernelbridge(bridge_env, "ps", "--long").out
         assert sockets(rig) == []
     wait_until(lambda: not here(rig).exists(), "the folder to be gone", 20)

@@ -224,6 +224,7 @@ def test_each_script_exists_and_can_be_read_by_bash() -> None:
     named = {name for page in PAGES.values() for name in re.findall(r"\bscripts/[a-z-]+\b(?!\.)", page)}
     assert named == {
         "scripts/check",
+        "scripts/mutants",
         "scripts/first-hour",
         "scripts/test",
         "scripts/docs",

@@ -1,4 +1,7 @@
-"""One world: a laptop, a network, a host, and what must hold of them whatever happens."""
+"""One world: a laptop, a network, a host, and what must hold of them whatever happens.
+
+It is one thing: each fault and each look at the end touches all parts of it.
+"""
 
 from __future__ import annotations
 

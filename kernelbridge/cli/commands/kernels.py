@@ -41,6 +41,9 @@ IdArgument = Annotated[
 def list_all(
     ctx: typer.Context,
     as_json: JsonOption = False,
+    is_long: Annotated[
+        bool, typer.Option("--long", "-l", help="Also how each is reached, its container and its release.")
+    ] = False,
     hosts: filters.HostsOption = None,
     environments: filters.EnvironmentsOption = None,
 ) -> None:
@@ -56,7 +59,13 @@ def list_all(
         offer(context, fleet)
         memory.keep(fleet, asked, found.problems)
     listing = replace(found, kernels=filters.of_environments(loaded, found.kernels, environments))
-    tell(context, listing, as_json=as_json, empty=kernel_rows.NO_KERNELS)
+    if is_long and listing.kernels and not as_json:
+        columns = (*kernel_rows.COLUMNS, *kernel_rows.MORE_COLUMNS)
+        context.show_table(columns, kernel_rows.more_cells_of(listing.kernels))
+        for error in listing.problems:
+            context.complain_of(error)
+    else:
+        tell(context, listing, as_json=as_json, empty=kernel_rows.NO_KERNELS)
     if len(listing.problems) >= len(asked) and not listing.kernels:
         raise typer.Exit(listing.problems[0].exit_code)
 

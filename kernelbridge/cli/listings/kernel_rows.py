@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from kernelbridge.fleet.kernel_listing import KernelListing, KernelRow
 
 COLUMNS = ("KERNEL", "ENVIRONMENT", "NOTEBOOK", "HOST", "STATE", "ENDS", "GPUS", "OWNER", "CREATED", "IMAGE")
+# What is seldom asked for.
+MORE_COLUMNS = ("REACHED BY", "CONTAINER", "RELEASE")
+_WAYS = {"socket": "its own socket", "exec": "the engine"}
 NO_KERNELS = "No kernels."
 _SHORT_GPU_LENGTH = 12
 
@@ -33,7 +36,19 @@ def found(listing: KernelListing) -> Found:
 
 def cells_of(rows: Iterable[KernelRow]) -> list[tuple[str, ...]]:
     """Return a table's rows, by host and age."""
-    return [_cells(row) for row in sorted(rows, key=lambda row: (row.host, row.created))]
+    return [_cells(row) for row in _sorted(rows)]
+
+
+def more_cells_of(rows: Iterable[KernelRow]) -> list[tuple[str, ...]]:
+    """Return the same with the cells of MORE_COLUMNS."""
+    return [
+        (*_cells(row), _WAYS.get(row.way, "-"), short_id(row.container) or "-", row.version or "-")
+        for row in _sorted(rows)
+    ]
+
+
+def _sorted(rows: Iterable[KernelRow]) -> list[KernelRow]:
+    return sorted(rows, key=lambda row: (row.host, row.created))
 
 
 def _cells(row: KernelRow) -> tuple[str, ...]:

@@ -118,6 +118,7 @@ class Trials:
             raise
         try:
             await _ready(kernel)
+            way = kernel.way
             connection = kernel.channels.endpoints.connection_info()
             heard = await asyncio.to_thread(self._talk, connection, debugs, gives_up)
         except Exception:
@@ -131,7 +132,9 @@ class Trials:
             remedy = f"Add `RUN pip install -U ipykernel debugpy` to the image of {request.environment.name}."
             found = f"answers ({heard.language}), but its debugger does not: {heard.debugger_trouble}"
             return Finding.warning(LinkName.KERNEL, found, remedy)
-        return f"answers ({heard.language}), computes" + (" and debugs" if debugs else "; debugging is off")
+        does = "and debugs" if debugs else "(debugging is off)"
+        by = {"socket": "; reached by its own socket", "exec": "; reached through the engine"}.get(way, "")
+        return f"answers ({heard.language}), computes {does}{by}"
 
 
 def _as_trial(request: LaunchRequest, **changed: Any) -> LaunchRequest:

@@ -54,6 +54,21 @@ def test_ps_shows_each_kernel_on_a_line(call: Call, fleet: FakeFleet) -> None:
     assert fleet.is_closed
 
 
+def test_ps_with_long_also_says_how_each_is_reached_and_by_which_release_it_was_made(
+    call: Call, fleet: FakeFleet
+) -> None:
+    fleet.rows = [row(FIRST, way="socket", container="0123456789abcdef", version="0.2.0"), row(SECOND, way="exec")]
+    fleet.problems = (REFUSED,)
+    ended = call("ps", "--long")
+    heading, first, second = ended.out.splitlines()
+    assert heading.split()[-4:] == ["REACHED", "BY", "CONTAINER", "RELEASE"]
+    assert first.split()[-5:] == ["its", "own", "socket", "0123456789ab", "0.2.0"]
+    assert second.split()[-4:] == ["the", "engine", "-", "-"]
+    assert REFUSED.sentence in ended.err
+    fleet.rows, fleet.problems = [], ()
+    assert call("ps", "--long").out == "No kernels.\n"
+
+
 def test_ps_without_kernels_says_so(call: Call) -> None:
     assert call("ps") == Ended(code=0, out="No kernels.\n", err="")
 
@@ -111,6 +126,7 @@ def test_ps_as_json_has_every_fact(call: Call, fleet: FakeFleet) -> None:
         "also_on": [],
         "is_unsafe": False,
         "kind": "",
+        "way": "",
     }
     assert whole["kernels"][1]["gpus"] == []
     assert whole["problems"] == [{"sentence": REFUSED.sentence, "remedy": REFUSED.remedy, "exit_code": 20}]
