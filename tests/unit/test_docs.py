@@ -230,6 +230,7 @@ def test_each_script_exists_and_can_be_read_by_bash() -> None:
         "scripts/docs",
         "scripts/demo",
         "scripts/bench",
+        "scripts/mutants",
         "scripts/packages",
     }
     for name in named:

@@ -240,12 +240,6 @@ MUTANTS = (
         "        offset = 0\n",
     ),
     Mutant(
-        "what a full disk took of a block stays in the file",
-        "relay/spool.py",
-        "                os.ftruncate(segment.file, segment.end)",
-        "                pass",
-    ),
-    Mutant(
         "a read that is cut short is taken for all",
         "relay/spool.py",
         "offset, size_bytes = offset + len(piece), size_bytes - len(piece)",
@@ -340,12 +334,6 @@ MUTANTS = (
         "kernel/relay_client.py",
         "outgoing(now, acknowledges=self._listener.acknowledges())",
         "outgoing(now)",
-    ),
-    Mutant(
-        "a request that came too late is run",
-        "relay/supervisor.py",
-        "if self.process is not None and message.launch == self.process.launch:",
-        "if self.process is not None:",
     ),
 )
 
