@@ -12,6 +12,7 @@ from typing import Final
 
 from kernelbridge.config.fields import ENGINE_SOCKET_FOLDERS, ENGINE_SOCKET_NAMES
 from kernelbridge.hosts.labels import NAME_PREFIX
+from kernelbridge.hosts.slurm.commands import LOG_FOLDER
 from kernelbridge.hosts.slurm.runtimes import apptainer, docker, podman, pyxis, spec
 from kernelbridge.hosts.slurm.runtimes.spec import JobRuntime, Spec
 from kernelbridge.hosts.transport import shell
@@ -39,6 +40,7 @@ fail() {
 # In shell variables, so that the text below needs none of Python's braces.
 _CONSTANTS: Final = (
     f"cards_exit={CARDS_EXIT}\nruntime_exit={RUNTIME_EXIT}\nmount_exit={MOUNT_EXIT}\nprefix={NAME_PREFIX}\n"
+    f"logs={LOG_FOLDER}\n"
 )
 
 # As fields.check_mount_source() has it, for what the sources are on the node: a link there may lead anywhere.
@@ -148,6 +150,8 @@ while :; do
     # A signal ends the waiting, not the child.
     kill -0 "$child" 2>/dev/null || break
 done
+# After a goodbye nobody comes back: neither for its end nor for its log.
+[ "$code" != 0 ] || rm -f "${HOME:-/nonexistent}/$logs/$name.log"
 exit "$code"
 """
 

@@ -19,6 +19,7 @@ import pytest
 from kernelbridge.config import fields
 from kernelbridge.config.schema import Environment
 from kernelbridge.hosts.slurm import job_script
+from kernelbridge.hosts.slurm.commands import LOG_FOLDER
 from kernelbridge.hosts.slurm.runtimes.spec import Spec
 
 if sys.platform == "win32":
@@ -319,6 +320,20 @@ def test_the_script_ends_as_its_runtime_does_and_leaves_nothing(node: Node, code
     node.env["END"] = str(code)
     assert node.run(gpus=0)[0] == code
     assert list(node.temporary.iterdir()) == []
+
+
+@pytest.mark.parametrize(("code", "is_left"), [(0, False), (69, True)])
+def test_the_log_goes_with_a_kernel_that_was_told_goodbye_and_stays_where_it_says_why(
+    node: Node, code: int, is_left: bool
+) -> None:
+    node.env |= {"END": str(code), "HOME": str(node.folder)}
+    logs = node.folder / LOG_FOLDER
+    logs.mkdir(parents=True)
+    for name in ("kernelbridge-k1.log", "kernelbridge-k2.log"):
+        (logs / name).touch()
+    node.run(gpus=0)
+    left = {path.name for path in logs.iterdir()}
+    assert left == {"kernelbridge-k2.log"} | ({"kernelbridge-k1.log"} if is_left else set())
 
 
 def test_what_a_killed_job_left_is_removed_by_the_next_one_and_nothing_of_those_that_run(node: Node) -> None:
