@@ -232,6 +232,7 @@ def test_each_script_exists_and_can_be_read_by_bash() -> None:
         "scripts/bench",
         "scripts/mutants",
         "scripts/packages",
+        "scripts/soak",
     }
     for name in named:
         assert (ROOT / name).stat().st_mode & 0o100, name
