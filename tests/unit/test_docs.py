@@ -230,7 +230,6 @@ def test_each_script_exists_and_can_be_read_by_bash() -> None:
         "scripts/docs",
         "scripts/demo",
         "scripts/bench",
-        "scripts/mutants",
         "scripts/packages",
         "scripts/soak",
     }
