@@ -223,7 +223,7 @@ MUTANTS = (
     ),
     Mutant(
         "a container that was only made holds its cards",
-        "kernel/start/gpu_allocator.py",
+        "kernel/start/gpu_holders.py",
         '        if facts.state == "created":\n            claimed.update(gpus)\n        elif facts.state in _HOLDING:',
         '        if facts.state == "created" or facts.state in _HOLDING:',
     ),
