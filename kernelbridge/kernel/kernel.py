@@ -192,16 +192,15 @@ class Kernel:
         self._began_at: float | None = None
         # Whether a kernel process has answered here; else whether something was kept of what it wrote.
         self._is_only_remembered = self._has_answered = self._has_kept_log = False
-        self._way = ""
         # The newest removal of the container. It, and all else that goes on when nobody waits for it.
         self._removal: asyncio.Task[bool] | None = None
         self._chores: set[asyncio.Task[Any]] = set()
         # Hears of logins while there is no link; and timers, by what they feed.
         self._logins = contextlib.ExitStack()
         self._timers: dict[type[Event], asyncio.TimerHandle] = {}
-        # What a restart in a new container asks for, and the claim of a kernel that is left; set by their callers.
+        # What a restart in a new container asks for, a kernel's claim as it is left, the way of the last WELCOME.
         self._renewed: Callable[[], LaunchRequest] = lambda: self.request
-        self._claim = ""
+        self._claim = self._way = ""
         self._cells = _Cells()
         self.placement = Placement(request, services, session=self._session, image_known=self._image_known)
         self.channels = proxy(

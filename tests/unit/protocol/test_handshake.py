@@ -86,6 +86,7 @@ EVENTS: list[tuple[RelayEvent, dict[str, Any]]] = [
 STATUS: dict[str, Any] = {
     "version": 2,
     "release": "0.1.0",
+    "way": "socket",
     "launch": 3,
     "session": "s",
     "ready": True,
@@ -135,7 +136,7 @@ def test_a_status_is_said_in_these_words_and_understood() -> None:
 
 
 def test_what_this_side_does_not_need_may_be_missing_in_a_status() -> None:
-    optional = {"version", "release", "session", "quiet_seconds", "gpus", "used"}
+    optional = {"version", "release", "session", "quiet_seconds", "gpus", "used", "way"}
     status = Status.from_dict({key: value for key, value in STATUS.items() if key not in optional})
     assert status.gpus.ids == ()
     assert status.used, "one that does not know may have been"

@@ -52,10 +52,11 @@ def test_install_writes_specs_of_kernels_that_run_and_uninstall_removes_them(
 def test_install_leaves_a_foreign_spec_alone_and_says_so(call: Call, tmp_path: Path) -> None:
     folder = tmp_path / "data" / "kernels" / "kernelbridge-pytorch"
     folder.mkdir(parents=True)
+    (folder / "kernel.json").write_text("{}")
     ended = call("install")
     assert ended.code == 0
     assert f"{folder} belongs to another config and was left alone" in ended.err
-    assert list(folder.iterdir()) == []
+    assert [path.name for path in folder.iterdir()] == ["kernel.json"]
 
 
 def test_install_warns_where_the_launcher_is_missing(
