@@ -1,0 +1,123 @@
+"""What became of the tests of one suite, and the table of all."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Literal, get_args
+
+# `left out` never ran; `alike` fails with a kernel of this machine too.
+Outcome = Literal["passed", "failed", "skipped", "left out", "alike"]
+NO_KERNEL = "starts no kernel of ours"
+AIM = 95.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """One test. `reason`: why it failed, was skipped or left out."""
+
+    test: str
+    outcome: Outcome
+    reason: str = ""
+    is_second_try: bool = False
+
+
+class UnreadableResults(ValueError):
+    """What the suite's run has left cannot be its results."""
+
+
+def read_lines(text: str, *, counts_kernels: bool) -> list[Result]:
+    """The results that plugin.py wrote; one that passed without a kernel proves nothing of ours, where those are counted.
+
+    Raises: UnreadableResults.
+    """
+    found: dict[str, Result] = {}
+    for line in text.splitlines():
+        try:
+            row = json.loads(line)
+            result = Result(test=row["test"], outcome=_outcome(row["outcome"]), reason=str(row.get("reason") or ""))
+            kernels = int(row.get("kernels", 0))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UnreadableResults(f"no result: {line[:200]!r} ({error!r})") from error
+        if counts_kernels and result.outcome == "passed" and kernels == 0:
+            result = replace(result, outcome="left out", reason=NO_KERNEL)
+        # The plugin `flaky` runs a test again under the same name: the last run counts.
+        found[result.test] = result
+    if not found:
+        raise UnreadableResults("no test ran")
+    return list(found.values())
+
+
+def _outcome(text: str) -> Outcome:
+    if text not in get_args(Outcome):
+        raise ValueError(f"unknown outcome {text}")
+    outcome: Outcome = text  # type: ignore[assignment]
+    return outcome
+
+
+def failed(results: Iterable[Result]) -> list[str]:
+    """The names of those that failed."""
+    return [result.test for result in results if result.outcome == "failed"]
+
+
+def after_second_try(results: Sequence[Result], again: Sequence[Result]) -> list[Result]:
+    """What passed when its suite ran once more did pass; the table says so."""
+    passed = {result.test for result in again if result.outcome == "passed"}
+    return [
+        replace(result, outcome="passed", is_second_try=True, reason="")
+        if result.outcome == "failed" and result.test in passed
+        else result
+        for result in results
+    ]
+
+
+def beside_local(results: Sequence[Result], local: Sequence[Result]) -> list[Result]:
+    """What fails with a kernel of this machine too says nothing of ours."""
+    fails = set(failed(local))
+    return [
+        replace(result, outcome="alike") if result.outcome == "failed" and result.test in fails else result
+        for result in results
+    ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """A suite's line of the table."""
+
+    suite: str
+    version: str
+    results: tuple[Result, ...]
+    # {pattern: explanation} of the failures that are known.
+    misses: Mapping[str, str]
+    seconds: float = 0.0
+
+    def count(self, outcome: Outcome) -> int:
+        return sum(result.outcome == outcome for result in self.results)
+
+    @property
+    def share(self) -> float:
+        """Per cent of what applies that passed."""
+        passed = self.count("passed")
+        return 100.0 * passed / max(1, passed + self.count("failed"))
+
+    def explanation(self, result: Result) -> str | None:
+        """Why it fails, where that is known."""
+        return next((text for one, text in self.misses.items() if fnmatchcase(result.test, one)), None)
+
+    @property
+    def unexplained(self) -> list[Result]:
+        return [one for one in self.results if one.outcome == "failed" and self.explanation(one) is None]
+
+    @property
+    def mended(self) -> list[str]:
+        """Explanations of failures none of which happened."""
+        missed = failed(self.results)
+        return [one for one in self.misses if not any(fnmatchcase(test, one) for test in missed)]
+
+    def reasons(self, outcome: Outcome) -> list[tuple[str, int]]:
+        """Each reason with the number of tests that it stands for."""
+        return Counter(result.reason for result in self.results if result.outcome == outcome).most_common()
