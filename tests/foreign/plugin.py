@@ -37,7 +37,10 @@ def _starts() -> int:
 
 def pytest_configure() -> None:
     """Note each kernel that is about to be started by our provisioner, in children of this process too."""
-    from jupyter_client.provisioning.factory import KernelProvisionerFactory
+    try:
+        from jupyter_client.provisioning.factory import KernelProvisionerFactory
+    except ImportError:
+        return  # Its kernels are a server's.
 
     make = getattr(KernelProvisionerFactory, _FACTORY)
 
@@ -52,7 +55,8 @@ def pytest_configure() -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out what does not apply, with its reason."""
     reasons: dict[str, str] = json.loads(os.environ[LEFT_OUT])
-    kept, left = [], []
+    kept: list[pytest.Item] = []
+    left: list[pytest.Item] = []
     for item in items:
         reason = next((reasons[one] for one in reasons if fnmatch.fnmatchcase(item.nodeid, one)), None)
         (left if reason else kept).append(item)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from itertools import zip_longest
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 # `left out` never ran; `alike` fails with a kernel of this machine too.
 Outcome = Literal["passed", "failed", "skipped", "left out", "alike"]
@@ -31,7 +33,7 @@ class UnreadableResults(ValueError):
 
 
 def read_lines(text: str, *, counts_kernels: bool) -> list[Result]:
-    """The results that plugin.py wrote; one that passed without a kernel proves nothing of ours, where those are counted.
+    """The results that plugin.py wrote. Where kernels are counted, a test that passed without one does not apply.
 
     Raises: UnreadableResults.
     """
@@ -57,6 +59,71 @@ def _outcome(text: str) -> Outcome:
         raise ValueError(f"unknown outcome {text}")
     outcome: Outcome = text  # type: ignore[assignment]
     return outcome
+
+
+def read_playwright(text: str, *, left_out: Mapping[str, str]) -> list[Result]:
+    """The results of Playwright's JSON reporter, named `FILE: TITLE`.
+
+    Raises: UnreadableResults.
+    """
+    found: list[Result] = []
+    try:
+        for suite in json.loads(text)["suites"]:
+            found += _read_suite(suite, Path(suite["file"]).name, left_out)
+    except (ValueError, KeyError, TypeError, IndexError) as error:
+        raise UnreadableResults(f"not what Playwright writes: {error!r}") from error
+    if not found:
+        raise UnreadableResults("no test ran")
+    return found
+
+
+def _read_suite(suite: Mapping[str, Any], title: str, left_out: Mapping[str, str]) -> list[Result]:
+    found = []
+    for spec in suite.get("specs", []):
+        name = f"{title}: {spec['title']}"
+        (test,) = spec["tests"]
+        reason = next((why for pattern, why in left_out.items() if fnmatchcase(name, pattern)), None)
+        if reason:
+            found.append(Result(test=name, outcome="left out", reason=reason))
+            continue
+        outcome = _PLAYWRIGHT[test["status"]]
+        errors = [error["message"] for run in test["results"] for error in run.get("errors", [])]
+        skipped = [note.get("description") or note["type"] for note in test.get("annotations", [])]
+        said = errors if outcome == "failed" else skipped if outcome == "skipped" else []
+        found.append(Result(test=name, outcome=outcome, reason=_first_line(said[0]) if said else ""))
+    for inner in suite.get("suites", []):
+        found += _read_suite(inner, f"{title} > {inner['title']}", left_out)
+    return found
+
+
+_PLAYWRIGHT: dict[str, Outcome] = {
+    "expected": "passed",
+    "unexpected": "failed",
+    "flaky": "passed",
+    "skipped": "skipped",
+}
+
+
+def _first_line(text: str) -> str:
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", text).strip()
+    return plain.splitlines()[0] if plain else ""
+
+
+def same_cells(notebook: str, ours: Sequence[str], local: Sequence[str]) -> list[Result]:
+    """One result for each cell that shows something: what it shows here and there must be the same.
+
+    Raises: UnreadableResults.
+    """
+    if len(ours) != len(local) or not any(local):
+        raise UnreadableResults(f"{len(ours)} cells with our kernel, {len(local)} with a local one, of {notebook}")
+    found = []
+    for index, (one, other) in enumerate(zip(ours, local, strict=True)):
+        if one or other:
+            first = next((pair for pair in zip_longest(one.split("\n"), other.split("\n")) if len({*pair}) > 1), None)
+            reason = f"shows {first[0]!r} where a local kernel shows {first[1]!r}" if first else ""
+            outcome: Outcome = "failed" if first else "passed"
+            found.append(Result(test=f"{notebook}: cell {index}", outcome=outcome, reason=reason))
+    return found
 
 
 def failed(results: Iterable[Result]) -> list[str]:

@@ -1,0 +1,87 @@
+"""Run other projects' suites with our kernel as `python3`, and print what became of their tests.
+
+A test that fails is run once more, and then with a kernel of this machine: what fails there too is not ours.
+Exits with 1 where a failure is not explained.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from kernelbridge import __version__
+from tests.foreign.browser import compare_cells, run_playwright
+from tests.foreign.environments import MissingTests, Places, run_pytest
+from tests.foreign.report import page, printed
+from tests.foreign.results import Row, after_second_try, beside_local, failed
+from tests.foreign.suites import SUITES, Suite
+from tests.rig.whole import Rig, missing, open_rig
+
+
+def run_suite(suite: Suite, places: Places, rig: Rig) -> Row:
+    """Run it as often as its failures need."""
+    began = time.monotonic()
+    runner = run_playwright if suite.server == "lab" else run_pytest
+    results = runner(suite, places, rig)
+    if failed(results):
+        results = after_second_try(results, runner(suite, places, rig, only=failed(results)))
+    if failed(results):
+        results = beside_local(results, runner(suite, places, rig, only=failed(results), is_local=True))
+    if suite.notebook:
+        results += compare_cells(suite, places, rig)
+    return Row(
+        suite=suite.name,
+        version=suite.version,
+        results=tuple(results),
+        misses=suite.misses,
+        seconds=time.monotonic() - began,
+    )
+
+
+def main() -> int:
+    """Called by scripts/foreign."""
+    parser = argparse.ArgumentParser(prog="scripts/foreign", description=__doc__)
+    names = [suite.name for suite in SUITES]
+    parser.add_argument("suites", nargs="*", metavar="SUITE", help=f"of {', '.join(names)}; none: all")
+    parser.add_argument("--write", type=Path, metavar="FILE", help="make a page of the table")
+    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="keep environments and logs for the next run")
+    chosen = parser.parse_args()
+    unknown = set(chosen.suites) - set(names)
+    if unknown:
+        parser.error(f"there is no suite {', '.join(sorted(unknown))}; there are {', '.join(names)}")
+    reason = missing()
+    if reason:
+        print(f"It cannot run: {reason}.")
+        return 1
+    rows, apart = run_all([suite for suite in SUITES if not chosen.suites or suite.name in chosen.suites], chosen.keep)
+    print(printed(rows, apart))
+    if chosen.write:
+        chosen.write.write_text(page(rows, apart, release=__version__))
+    return 1 if any(row.unexplained for row in rows) else 0
+
+
+def run_all(suites: Sequence[Suite], keep: Path | None) -> tuple[list[Row], list[tuple[str, str]]]:
+    """Run each; also those that could not, with why."""
+    rows: list[Row] = []
+    apart: list[tuple[str, str]] = []
+    with open_rig() as rig, tempfile.TemporaryDirectory() as temporary:
+        # A short name: sockets lie below it.
+        shared = rig.lab.path / "f"
+        shared.mkdir()
+        places = Places(scratch=(keep or Path(temporary)).absolute(), shared=shared)
+        for suite in suites:
+            (places.scratch / suite.folder).mkdir(exist_ok=True, parents=True)
+            print(f"-- {suite.name} {suite.version}", flush=True)
+            try:
+                rows.append(run_suite(suite, places, rig))
+            except MissingTests as error:
+                apart.append((suite.name, str(error)))
+    return rows, apart
+
+
+if __name__ == "__main__":
+    sys.exit(main())

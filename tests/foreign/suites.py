@@ -1,0 +1,178 @@
+"""Which suites, which of their tests apply, and what is known of those that fail."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+
+@dataclass(frozen=True, kw_only=True)
+class Suite:
+    """One project's tests. Patterns are fnmatch's, for pytest's names of tests, or Playwright's `FILE: TITLE`."""
+
+    name: str
+    version: str
+    # Where the tests are: a package of the index whose source has them, or a repository of which there must be a copy.
+    sdist: str = ""
+    repository: str = ""
+    # What its environment has beside kernelbridge.
+    packages: tuple[str, ...]
+    # From which folder of the source, and what is collected.
+    start: str = "."
+    tests: tuple[str, ...] = ("tests",)
+    # For pytest, and for its environment; `{folder}` is the folder that the kernel sees too.
+    arguments: tuple[str, ...] = ()
+    env: Mapping[str, str] = field(default_factory=dict)
+    # A notebook whose cells are compared with what they show with a kernel of this machine; beside the tests.
+    notebook: str = ""
+    # Keys of the environment in kernelbridge.toml, and the names of its kernel specs.
+    environment: Mapping[str, object] = field(default_factory=dict)
+    kernels: tuple[str, ...] = ("python3",)
+    # Whether its own environment has kernelbridge; where not, the server that it wants is the checkout's.
+    has_kernelbridge: bool = True
+    server: Literal["", "alone", "lab"] = ""
+    # False where kernels are started by a server of the suite's own: then all that is selected counts.
+    counts_kernels: bool = True
+    # What does not apply, and what fails: {pattern: why}.
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    misses: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def folder(self) -> str:
+        """Its name as one of a folder; short, for sockets lie below it."""
+        return (
+            "".join(word[0] for word in self.name.split("-")) + str(len(self.name)) if len(self.name) > 9 else self.name
+        )
+
+    @property
+    def variable(self) -> str:
+        """Names a folder to take the source from instead."""
+        return f"KERNELBRIDGE_FOREIGN_{self.name.replace('-', '_').upper()}"
+
+
+# A start takes longer than here: the suites' own limits per test are for local kernels.
+_PATIENT = ("--timeout=300",)
+_ASYNCIO = (*_PATIENT, "-o", "asyncio_default_fixture_loop_scope=function")
+
+SUITES = (
+    Suite(
+        name="nbclient",
+        version="0.11.0",
+        sdist="nbclient",
+        packages=("nbclient[test]==0.11.0", "ipykernel", "pytest-timeout"),
+        arguments=_ASYNCIO,
+        environment={"workdir": "{folder}/source/tests/files", "pass_env": ["IPYKERNEL_CELL_NAME", "COLUMNS", "LINES"]},
+    ),
+    Suite(
+        name="jupyter_server",
+        version="2.21.1",
+        sdist="jupyter_server",
+        packages=("jupyter_server[test]==2.21.1",),
+        tests=("tests/services/kernels", "tests/services/sessions"),
+        arguments=_PATIENT,
+    ),
+    Suite(
+        name="jupyter_client",
+        version="8.10.0",
+        sdist="jupyter_client",
+        packages=("jupyter_client[test]==8.10.0",),
+        arguments=_PATIENT,
+    ),
+    Suite(
+        name="papermill",
+        version="2.7.0",
+        sdist="papermill",
+        packages=("papermill==2.7.0", "pytest", "pytest-mock", "pytest-env", "pytest-timeout", "requests", "ipykernel"),
+        # The rest, test_abs, _adl, _gcs, _hdfs and _s3, is about stores of files and wants their libraries.
+        tests=tuple(
+            f"papermill/tests/test_{name}.py"
+            for name in (
+                "autosave",
+                "cli",
+                "clientwrap",
+                "conf",
+                "engines",
+                "exceptions",
+                "execute",
+                "inspect",
+                "iorw",
+                "parameterize",
+                "translators",
+                "utils",
+            )
+        ),
+        arguments=_PATIENT,
+        environment={"workdir": "{folder}"},
+    ),
+    Suite(
+        name="jupyter-kernel-client",
+        version="0.6.0",
+        sdist="jupyter-kernel-client",
+        packages=("jupyter-kernel-client[test]==0.6.0", "ipykernel"),
+        tests=("jupyter_kernel_client/tests",),
+        arguments=_ASYNCIO,
+        counts_kernels=False,
+    ),
+    Suite(
+        name="jupyter-resource-usage",
+        version="1.3.0",
+        sdist="jupyter-resource-usage",
+        packages=("jupyter-resource-usage==1.3.0", "pytest", "mock", "pytest-timeout"),
+        tests=("jupyter_resource_usage/tests",),
+    ),
+    Suite(
+        name="enterprise_gateway",
+        version="3.3.0",
+        sdist="jupyter_enterprise_gateway",
+        # Its client alone: the gateway itself is of Jupyter Server 1, which kernelbridge does not know.
+        packages=("pytest", "pytest-timeout", "requests", "websocket-client", "tornado"),
+        has_kernelbridge=False,
+        server="alone",
+        tests=("enterprise_gateway/itests",),
+        arguments=(*_PATIENT, "-c", "/dev/null", "--rootdir=."),
+        kernels=("python3", "python_distributed"),
+        counts_kernels=False,
+        left_out={
+            "*TestPythonKernelClient*": "Spark on a cluster",
+            "*TestPythonKernelCluster*": "Spark on a cluster",
+            "*test_r_kernel*": "R",
+            "*test_scala_kernel*": "Scala",
+            "*test_authorization*": "the gateway's own list of users",
+        },
+    ),
+    Suite(
+        name="galata",
+        version="4.6.4",
+        sdist="jupyterlab",
+        packages=("jupyterlab==4.6.4", "ipykernel", "ipywidgets"),
+        server="lab",
+        start="galata/test/jupyterlab",
+        tests=(
+            "console",
+            "debugger",
+            "debugger-console",
+            "kernel",
+            "notebook-run",
+            "notebook-run-vega",
+            "notebook-trust",
+            "output-scrolling",
+            "outputarea-stdin",
+            "toc-running",
+        ),
+        environment={"display_name": "Python 3 (ipykernel)", "workspace": "."},
+        counts_kernels=False,
+    ),
+    Suite(
+        name="ipywidgets",
+        version="8.1.8",
+        repository="jupyter-widgets/ipywidgets",
+        packages=("jupyterlab==4.6.4", "ipykernel", "ipywidgets"),
+        server="lab",
+        start="ui-tests/tests",
+        tests=("widgets",),
+        notebook="notebooks/widgets.ipynb",
+        environment={"display_name": "Python 3 (ipykernel)", "workspace": "."},
+        counts_kernels=False,
+    ),
+)
