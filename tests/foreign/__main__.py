@@ -7,6 +7,7 @@ Exits with 1 where a failure is not explained.
 from __future__ import annotations
 
 import argparse
+import datetime
 import sys
 import tempfile
 import time
@@ -17,7 +18,7 @@ from kernelbridge import __version__
 from tests.foreign.browser import compare_cells, run_playwright
 from tests.foreign.environments import MissingTests, Places, run_pytest
 from tests.foreign.report import page, printed
-from tests.foreign.results import Row, after_second_try, beside_local, failed
+from tests.foreign.results import Row, after_second_try, beside_local, failed, load
 from tests.foreign.suites import SUITES, Suite
 from tests.rig.whole import Rig, missing, open_rig
 
@@ -39,6 +40,7 @@ def run_suite(suite: Suite, places: Places, rig: Rig) -> Row:
         results=tuple(results),
         misses=suite.misses,
         seconds=time.monotonic() - began,
+        date=datetime.date.today().isoformat(),
     )
 
 
@@ -48,7 +50,12 @@ def main() -> int:
     names = [suite.name for suite in SUITES]
     parser.add_argument("suites", nargs="*", metavar="SUITE", help=f"of {', '.join(names)}; none: all")
     parser.add_argument("--write", type=Path, metavar="FILE", help="make a page of the table")
-    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="keep environments and logs for the next run")
+    parser.add_argument(
+        "--keep",
+        type=Path,
+        metavar="FOLDER",
+        help="keep environments, logs and results for the next run; --write also has what ran before",
+    )
     chosen = parser.parse_args()
     unknown = set(chosen.suites) - set(names)
     if unknown:
@@ -57,29 +64,45 @@ def main() -> int:
     if reason:
         print(f"It cannot run: {reason}.")
         return 1
-    rows, apart = run_all([suite for suite in SUITES if not chosen.suites or suite.name in chosen.suites], chosen.keep)
-    print(printed(rows, apart))
-    if chosen.write:
-        chosen.write.write_text(page(rows, apart, release=__version__))
+    suites = [suite for suite in SUITES if not chosen.suites or suite.name in chosen.suites]
+    with tempfile.TemporaryDirectory() as temporary:
+        scratch = (chosen.keep or Path(temporary)).absolute()
+        rows, apart = run_all(suites, scratch)
+        print(printed(rows, apart))
+        if chosen.write:
+            chosen.write.write_text(page(kept_rows(scratch), apart, release=__version__))
     return 1 if any(row.unexplained for row in rows) else 0
 
 
-def run_all(suites: Sequence[Suite], keep: Path | None) -> tuple[list[Row], list[tuple[str, str]]]:
+def kept_rows(scratch: Path) -> list[Row]:
+    """The newest row of each suite that ran."""
+    places = [(suite, _row_path(scratch, suite)) for suite in SUITES]
+    return [load(path, suite=suite.name, misses=suite.misses) for suite, path in places if path.exists()]
+
+
+def _row_path(scratch: Path, suite: Suite) -> Path:
+    return scratch / suite.folder / "row.json"
+
+
+def run_all(suites: Sequence[Suite], scratch: Path) -> tuple[list[Row], list[tuple[str, str]]]:
     """Run each; also those that could not, with why."""
     rows: list[Row] = []
     apart: list[tuple[str, str]] = []
-    with open_rig() as rig, tempfile.TemporaryDirectory() as temporary:
+    with open_rig() as rig:
         # A short name: sockets lie below it.
         shared = rig.lab.path / "f"
         shared.mkdir()
-        places = Places(scratch=(keep or Path(temporary)).absolute(), shared=shared)
+        places = Places(scratch=scratch, shared=shared)
         for suite in suites:
-            (places.scratch / suite.folder).mkdir(exist_ok=True, parents=True)
+            (scratch / suite.folder).mkdir(exist_ok=True, parents=True)
             print(f"-- {suite.name} {suite.version}", flush=True)
             try:
-                rows.append(run_suite(suite, places, rig))
+                row = run_suite(suite, places, rig)
             except MissingTests as error:
                 apart.append((suite.name, str(error)))
+                continue
+            row.save(_row_path(scratch, suite))
+            rows.append(row)
     return rows, apart
 
 

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import tempfile
 import venv
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -87,14 +88,15 @@ class Places:
                 f"its tests are in no package: set {suite.variable} to a copy of {suite.repository} at {suite.version}"
             )
         folder = self.scratch / suite.folder / "sdist"
-        words = ["download", "--no-deps", "--no-binary", suite.sdist, "-d", folder, f"{suite.sdist}=={suite.version}"]
-        run([sys.executable, *_PIP, *words])
+        if not any(folder.glob("*.tar.gz")):
+            wanted = f"{suite.sdist}=={suite.version}"
+            run([sys.executable, *_PIP, "download", "--no-deps", "--no-binary", suite.sdist, "-d", folder, wanted])
         (archive,) = folder.glob("*.tar.gz")
-        with tarfile.open(archive) as file:
-            file.extractall(folder, filter="data")
-        (unpacked,) = (one for one in folder.iterdir() if one.is_dir())
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.move(unpacked, target)
+        with tarfile.open(archive) as file, tempfile.TemporaryDirectory(dir=folder) as unpacked:
+            file.extractall(unpacked, filter="data")
+            (top,) = Path(unpacked).iterdir()
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.move(top, target)
         return target
 
 
@@ -172,4 +174,5 @@ def run_pytest(
     # Beyond 1, `some tests failed`, pytest could not run them.
     if ended not in (0, 1):
         raise RigError(f"pytest ended with {ended}:\n{tail(log)}")
-    return read_lines(noted[plugin.RESULTS].read_text(), counts_kernels=suite.counts_kernels and not is_local)
+    counts = suite.counts_kernels and not is_local
+    return read_lines(noted[plugin.RESULTS].read_text(), counts_kernels=counts, uncounted=suite.uncounted)

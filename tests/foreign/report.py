@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from tests.foreign.results import AIM, Outcome, Result, Row
 
-HEADS = ("suite", "version", "passed", "failed", "skipped", "does not apply", "% of what applies")
+HEADS = ("suite", "version", "date", "passed", "failed", "skipped", "does not apply", "% of what applies")
 WIDTH = 120
 # What a table's cell may hold of a sentence of theirs.
 _MOST = 160
@@ -21,7 +21,7 @@ def cells(row: Row) -> tuple[str, ...]:
     """A suite's row, in the order of HEADS."""
     apart = row.count("left out") + row.count("alike")
     numbers = (row.count("passed"), row.count("failed"), row.count("skipped"), apart)
-    return (row.suite, row.version, *map(str, numbers), _share(row.share))
+    return (row.suite, row.version, row.date, *map(str, numbers), _share(row.share))
 
 
 def _share(share: float) -> str:
@@ -42,9 +42,7 @@ def printed(rows: Sequence[Row], apart: Sequence[tuple[str, str]]) -> str:
     text = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in [HEADS, *lines]]
     for row in rows:
         text += ["", f"{row.suite}, {row.seconds:.0f} s"]
-        text += [
-            f"  failed   {one.test}: {row.explanation(one) or 'NOT EXPLAINED: ' + one.reason}" for one in _failed(row)
-        ]
+        text += [f"  failed   {one.test}: {_why(row, one)}" for one in _failed(row)]
         text += [f"  {count:4} {_words(kind)}: {reason}" for kind, reason, count in _reasons(row)]
         text += [f"  mended   {pattern}: no longer fails; remove it from suites.py" for pattern in row.mended]
     text += [f"\n{name} did not run: {why}" for name, why in apart]
@@ -52,7 +50,7 @@ def printed(rows: Sequence[Row], apart: Sequence[tuple[str, str]]) -> str:
 
 
 def _why(row: Row, result: Result) -> str:
-    return row.explanation(result) or f"not explained: {_cut(result.reason)}"
+    return row.explanation(result) or f"NOT EXPLAINED: {_cut(result.reason)}"
 
 
 def _failed(row: Row) -> list[Result]:
@@ -88,7 +86,7 @@ def page(rows: Sequence[Row], apart: Sequence[tuple[str, str]], *, release: str)
         f"{sum(one.is_second_try for one in every.results)} passed then. The aim is {AIM:g} % of what applies."
     )
     lines = ["# Other people's tests", "", textwrap.fill(about, WIDTH), "", textwrap.fill(how, WIDTH), ""]
-    lines += ["| " + " | ".join(HEADS) + " |", "|---|---|" + "--:|" * (len(HEADS) - 2)]
+    lines += ["| " + " | ".join(HEADS) + " |", "|---|---|---|" + "--:|" * (len(HEADS) - 3)]
     lines += ["| " + " | ".join(cells(row)) + " |" for row in [*rows, every]]
     lines += ["", "## What fails, and why", ""]
     missed = [(row, one) for row in rows for one in _failed(row)]

@@ -6,7 +6,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatchcase
 from itertools import zip_longest
 from pathlib import Path
@@ -32,8 +32,10 @@ class UnreadableResults(ValueError):
     """What the suite's run has left cannot be its results."""
 
 
-def read_lines(text: str, *, counts_kernels: bool) -> list[Result]:
+def read_lines(text: str, *, counts_kernels: bool, uncounted: Sequence[str] = ()) -> list[Result]:
     """The results that plugin.py wrote. Where kernels are counted, a test that passed without one does not apply.
+
+    Except those whose kernels nobody can count.
 
     Raises: UnreadableResults.
     """
@@ -45,7 +47,8 @@ def read_lines(text: str, *, counts_kernels: bool) -> list[Result]:
             kernels = int(row.get("kernels", 0))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UnreadableResults(f"no result: {line[:200]!r} ({error!r})") from error
-        if counts_kernels and result.outcome == "passed" and kernels == 0:
+        has_kernel = kernels > 0 or any(fnmatchcase(result.test, one) for one in uncounted)
+        if counts_kernels and result.outcome == "passed" and not has_kernel:
             result = replace(result, outcome="left out", reason=NO_KERNEL)
         # The plugin `flaky` runs a test again under the same name: the last run counts.
         found[result.test] = result
@@ -161,6 +164,7 @@ class Row:
     # {pattern: explanation} of the failures that are known.
     misses: Mapping[str, str]
     seconds: float = 0.0
+    date: str = ""
 
     def count(self, outcome: Outcome) -> int:
         return sum(result.outcome == outcome for result in self.results)
@@ -188,3 +192,17 @@ class Row:
     def reasons(self, outcome: Outcome) -> list[tuple[str, int]]:
         """Each reason with the number of tests that it stands for."""
         return Counter(result.reason for result in self.results if result.outcome == outcome).most_common()
+
+    def save(self, path: Path) -> None:
+        """Keep what was found; what is known of it is in suites.py."""
+        found = [asdict(result) for result in self.results]
+        path.write_text(
+            json.dumps({"version": self.version, "seconds": self.seconds, "date": self.date, "results": found})
+        )
+
+
+def load(path: Path, *, suite: str, misses: Mapping[str, str]) -> Row:
+    """What save() kept."""
+    kept = json.loads(path.read_text())
+    results = tuple(Result(**result) for result in kept.pop("results"))
+    return Row(suite=suite, misses=misses, results=results, **kept)

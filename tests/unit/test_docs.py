@@ -225,6 +225,7 @@ def test_each_script_exists_and_can_be_read_by_bash() -> None:
     assert named == {
         "scripts/check",
         "scripts/first-hour",
+        "scripts/foreign",
         "scripts/test",
         "scripts/docs",
         "scripts/demo",
