@@ -116,6 +116,9 @@ def user_of(suite: Suite, places: Places, rig: Rig) -> Laptop:
     written = laptop.data_dir / "kernels/kernelbridge-test"
     for name in suite.kernels:
         shutil.copytree(written, home / "specs/kernels" / name)
+        if suite.display_name:
+            path = home / "specs/kernels" / name / "kernel.json"
+            path.write_text(json.dumps({**json.loads(path.read_text()), "display_name": suite.display_name}))
     return laptop
 
 
@@ -153,7 +156,7 @@ def run_pytest(
     for path in noted.values():
         path.unlink(missing_ok=True)
     words = [python, "-m", "pytest", "-p", PLUGIN, "-p", "no:cacheprovider", f"--basetemp={folder / 't'}"]
-    words += [*suite.arguments, *(["-k", os.environ["K"]] if os.environ.get("K") else []), *(only or suite.tests)]
+    words += [*suite.arguments, *(only or suite.tests)]
     environ = {
         **laptop.env,
         **{name: str(path) for name, path in noted.items()},

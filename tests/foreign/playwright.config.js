@@ -20,6 +20,7 @@ module.exports = {
     baseURL: env.TARGET_URL,
     video: 'off',
     trace: 'off',
+    screenshot: 'only-on-failure',
     contextOptions: { permissions: ['clipboard-read', 'clipboard-write'] },
     launchOptions: {
       executablePath: env.KERNELBRIDGE_FOREIGN_CHROMIUM,
