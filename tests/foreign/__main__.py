@@ -1,13 +1,14 @@
 """Run other projects' suites with our kernel as `python3`, and print what became of their tests.
 
 A test that fails is run once more, and then with a kernel of this machine: what fails there too is not ours.
-Exits with 1 where a failure is not explained.
+Exits with 1 where a failure is not explained, or a suite could not run to its end.
 """
 
 from __future__ import annotations
 
 import argparse
 import datetime
+import subprocess
 import sys
 import tempfile
 import time
@@ -18,8 +19,9 @@ from kernelbridge import __version__
 from tests.foreign.browser import compare_cells, run_playwright
 from tests.foreign.environments import MissingTests, Places, run_pytest
 from tests.foreign.report import page, printed
-from tests.foreign.results import Row, after_second_try, beside_local, failed, load
+from tests.foreign.results import Row, UnreadableResults, after_second_try, beside_local, failed, load
 from tests.foreign.suites import SUITES, Suite
+from tests.rig.daemon import RigError
 from tests.rig.whole import Rig, missing, open_rig
 
 
@@ -67,11 +69,11 @@ def main() -> int:
     suites = [suite for suite in SUITES if not chosen.suites or suite.name in chosen.suites]
     with tempfile.TemporaryDirectory() as temporary:
         scratch = (chosen.keep or Path(temporary)).absolute()
-        rows, apart = run_all(suites, scratch)
+        rows, apart, broken = run_all(suites, scratch)
         print(printed(rows, apart))
         if chosen.write:
             chosen.write.write_text(page(kept_rows(scratch), apart, release=__version__))
-    return 1 if any(row.unexplained for row in rows) else 0
+    return 1 if broken or any(row.unexplained for row in rows) else 0
 
 
 def kept_rows(scratch: Path) -> list[Row]:
@@ -84,10 +86,11 @@ def _row_path(scratch: Path, suite: Suite) -> Path:
     return scratch / suite.folder / "row.json"
 
 
-def run_all(suites: Sequence[Suite], scratch: Path) -> tuple[list[Row], list[tuple[str, str]]]:
-    """Run each; also those that could not, with why."""
+def run_all(suites: Sequence[Suite], scratch: Path) -> tuple[list[Row], list[tuple[str, str]], list[str]]:
+    """Run each; also those whose tests are not there, with why, and those that broke."""
     rows: list[Row] = []
     apart: list[tuple[str, str]] = []
+    broken: list[str] = []
     with open_rig() as rig:
         # A short name: sockets lie below it.
         shared = rig.lab.path / "f"
@@ -101,9 +104,14 @@ def run_all(suites: Sequence[Suite], scratch: Path) -> tuple[list[Row], list[tup
             except MissingTests as error:
                 apart.append((suite.name, str(error)))
                 continue
+            except (RigError, UnreadableResults, subprocess.TimeoutExpired) as error:
+                # The others took an hour.
+                broken.append(suite.name)
+                print(f"{suite.name} did not run: {error}", flush=True)
+                continue
             row.save(_row_path(scratch, suite))
             rows.append(row)
-    return rows, apart
+    return rows, apart, broken
 
 
 if __name__ == "__main__":

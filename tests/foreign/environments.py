@@ -122,6 +122,17 @@ def user_of(suite: Suite, places: Places, rig: Rig) -> Laptop:
     return laptop
 
 
+def local_specs(suite: Suite, laptop: Laptop, python: str) -> Path:
+    """A folder with kernels of this machine under the suite's other names; `python3` is there without one."""
+    folder = laptop.home / "local"
+    argv = [python, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+    for name in suite.kernels[1:]:
+        path = folder / "kernels" / name / "kernel.json"
+        path.parent.mkdir(parents=True)
+        path.write_text(json.dumps({"argv": argv, "display_name": name, "language": "python"}))
+    return folder
+
+
 def _filled(value: object, folder: Path) -> object:
     return value.format(folder=folder) if isinstance(value, str) else value
 
@@ -166,8 +177,9 @@ def run_pytest(
         "PATH": f"{python.parent}:{os.environ['PATH']}",
         **{name: str(_filled(value, folder)) for name, value in suite.env.items()},
     }
-    if not is_local:
-        environ["JUPYTER_PATH"] = str(laptop.home / "specs")
+    # The Python that starts kernels; its own `python3` is there without a spec.
+    starts = sys.executable if suite.server else str(python)
+    environ["JUPYTER_PATH"] = str(local_specs(suite, laptop, starts) if is_local else laptop.home / "specs")
     log = places.log(suite, is_local=is_local, is_again=bool(only))
     with ExitStack() as undo:
         if suite.server == "alone":
