@@ -72,7 +72,10 @@ def main() -> int:
         rows, apart, broken = run_all(suites, scratch)
         print(printed(rows, apart))
         if chosen.write:
-            chosen.write.write_text(page(kept_rows(scratch), apart, release=__version__))
+            kept = kept_rows(scratch)
+            known = {row.suite for row in kept} | {name for name, _ in apart}
+            apart += [(name, "not run for this page.") for name in names if name not in known]
+            chosen.write.write_text(page(kept, apart, release=__version__))
     return 1 if broken or any(row.unexplained for row in rows) else 0
 
 
