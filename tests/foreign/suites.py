@@ -67,6 +67,8 @@ _PROGRESS = (
     "too. It passes where a start is faster."
 )
 _SHORT = "Its {seconds} s are for a cell, and with ours for the kernel's start too. It passes where a start is faster."
+_OWN_KERNEL = "a kernel of the suite's own, which runs from this machine's files"
+_OWN_SOCKETS = "It asks for TCP, or for sockets of a certain name: ours are Unix sockets in a private folder, always."
 _NO_FILES_HERE = "asks where a file of the kernel lies on the server's disk: it lies in the container"
 
 SUITES = (
@@ -118,7 +120,20 @@ SUITES = (
         sdist="jupyter_client",
         packages=("jupyter_client[test]==8.10.0",),
         arguments=_PATIENT,
+        # Tornado's own limit of each test is 5 s; nice to a kernel that is here.
+        env={"ASYNC_TEST_TIMEOUT": "60"},
+        # The other files start no kernel, or an echo and a broken one of their own.
+        tests=tuple(f"tests/test_{name}.py" for name in ("kernelmanager", "multikernelmanager", "kernelapp", "runapp")),
         uncounted=("*test_kernelapp.py*", "*test_runapp.py::test_runapp*"),
+        left_out={
+            "*::TestKernelManagerShutDownGracefully::*": _OWN_KERNEL,
+            "*::test_signal_kernel_subprocesses*": _OWN_KERNEL,
+            "*::test_start_new_*": _OWN_KERNEL,
+            "*::test_templated_kspec_env*": _OWN_KERNEL,
+            "*::TestParallel::*": _OWN_KERNEL,
+            "*::test_subclass_callables*": "counts signals; a spec with `interrupt_mode: message` needs none",
+        },
+        misses={"*::test_*_cinfo": _OWN_SOCKETS},
     ),
     Suite(
         name="papermill",
