@@ -68,7 +68,7 @@ _PROGRESS = (
 )
 _SHORT = "Its {seconds} s are for a cell, and with ours for the kernel's start too. It passes where a start is faster."
 _OWN_KERNEL = "a kernel of the suite's own, which runs from this machine's files"
-_OWN_SOCKETS = "It asks for TCP, or for sockets of a certain name: ours are Unix sockets in a private folder, always."
+_OWN_SOCKETS = "asks for TCP, or for sockets of a certain name: ours are Unix sockets in a private folder, always"
 _NO_FILES_HERE = "asks where a file of the kernel lies on the server's disk: it lies in the container"
 
 SUITES = (
@@ -131,9 +131,10 @@ SUITES = (
             "*::test_start_new_*": _OWN_KERNEL,
             "*::test_templated_kspec_env*": _OWN_KERNEL,
             "*::TestParallel::*": _OWN_KERNEL,
+            "*::test_*_cinfo": _OWN_SOCKETS,
             "*::test_subclass_callables*": "counts signals; a spec with `interrupt_mode: message` needs none",
         },
-        misses={"*::test_*_cinfo": _OWN_SOCKETS},
+        misses={"*::test_runapp": _PROGRESS},
     ),
     Suite(
         name="papermill",
