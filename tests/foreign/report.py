@@ -21,7 +21,8 @@ def cells(row: Row) -> tuple[str, ...]:
     """A suite's row, in the order of HEADS."""
     apart = row.count("left out") + row.count("alike")
     numbers = (row.count("passed"), row.count("failed"), row.count("skipped"), apart)
-    return (row.suite, row.version, row.date, *map(str, numbers), _share(row.share))
+    applies = row.count("passed") + row.count("failed")
+    return (row.suite, row.version, row.date, *map(str, numbers), _share(row.share) if applies else "-")
 
 
 def _share(share: float) -> str:

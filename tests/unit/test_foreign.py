@@ -157,6 +157,10 @@ def test_the_page_has_each_suite_its_misses_and_what_was_left_out() -> None:
     assert max(len(one) for one in text.splitlines()) <= report.WIDTH
 
 
+def test_a_suite_of_which_nothing_applies_has_no_share() -> None:
+    assert report.cells(row(Result(test="a", outcome="left out", reason="r")))[-1] == "-"
+
+
 def test_a_row_is_kept_for_the_next_page(tmp_path: Path) -> None:
     kept = row(Result(test="a", outcome="failed", reason="r"), misses={"a": "why"})
     kept.save(tmp_path / "row.json")
