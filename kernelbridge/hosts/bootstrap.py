@@ -28,6 +28,7 @@ ORDER_SECONDS = 600
 _FOLDERS = ("protocol", "relay", "relay/beside", "relay/gpus", "relay/process")
 # Run by their paths, also by another version that joins or restarts the kernel: these paths stay.
 _BY_PATH = ("bridge.py", "ipykernel_launcher.py")
+_HISTORY = "--HistoryManager.hist_file"
 
 # The first lines that run in an image, in the Python of whoever made it: this, and all that stands behind it, parses in
 # 2.7 too. It says what it is and ends, for what comes after it would not run. Besides: sys.path[0] is the working
@@ -210,13 +211,16 @@ def spawn_order(
     `more`: `setup` are commands of a shell to be run before, once in a container unless `setup_every` is `restart`.
     """
     starter = f"{RELAY_FOLDER}/kernelbridge_relay/ipykernel_launcher.py"
-    argv = ["{python}", "-Xfrozen_modules=off", starter, "-f", "{connection_file}"]
+    argv = ["{python}", "-Xfrozen_modules=off", starter, "-f", "{connection_file}", "--Session.session={session}"]
+    # The history would write each cell to the container's disk, which is the host's. nbclient says so too, to kernels
+    # called python3, and ipykernel refuses to hear it twice.
+    if not any(word.startswith(_HISTORY) for word in arguments):
+        argv.append(f"{_HISTORY}=:memory:")
     return {
         "do": "spawn",
         "launch": launch,
         "session": session,
-        # The history would write each cell to the container's disk, which is the host's.
-        "argv": [*argv, "--Session.session={session}", "--HistoryManager.hist_file=:memory:", *arguments],
+        "argv": [*argv, *arguments],
         "env": env,
         "cwd": cwd,
         "needs": ["ipykernel", "zmq"],

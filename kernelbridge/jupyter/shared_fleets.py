@@ -22,6 +22,9 @@ EXIT_SECONDS = 10.0
 
 _LOCK = threading.Lock()
 _FLEETS: dict[Path, Fleet] = {}
+# A forked process has its parent's fleets, but none of their threads. Kept, so that nothing of them is closed there:
+# the parent's loop would lose what it waits for.
+_OF_PARENT: list[Fleet] = []
 # Told of every kernel of every fleet of this process, those to come too.
 _OBSERVERS: list[Observer] = []
 # Who asks a person what a login needs, where no cell can; empty: the program that SSH_ASKPASS names.
@@ -76,7 +79,23 @@ def _stop_at_exit() -> None:
         fleet.detach_or_stop_all(EXIT_SECONDS)
 
 
-_EXIT = threading.Thread(target=_stop_at_exit, name="kernelbridge-exit")
+def _exit_thread() -> threading.Thread:
+    return threading.Thread(target=_stop_at_exit, name="kernelbridge-exit")
+
+
+_EXIT = _exit_thread()
+
+
+def _begin_anew() -> None:
+    """Have a forked process make its own fleets: `ProcessPoolExecutor` forks programs that run notebooks."""
+    global _LOCK, _EXIT
+    _OF_PARENT.extend(_FLEETS.values())
+    _FLEETS.clear()
+    _LOCK, _EXIT = threading.Lock(), _exit_thread()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_begin_anew)
 
 
 def observe(observer: Observer) -> Callable[[], None]:

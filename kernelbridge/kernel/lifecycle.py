@@ -36,6 +36,9 @@ LASTING_SECONDS = 0.5
 # A status message is small; larger ones need not be searched.
 _LONGEST_STATUS_BYTES = 4096
 _STATUS_MARK = b'"execution_state"'
+_UNHEARD = ""
+# A kernel that says no more than `busy` takes no more memory than for these.
+_MOST_AT_WORK = 1000
 
 
 class Phase(enum.Enum):
@@ -614,6 +617,9 @@ class ExecutionState:
 
     def __init__(self) -> None:
         self.state = KernelState.IDLE
+        # The requests that it works on: a debugger's is over long before the cell beside it. _UNHEARD is one whose
+        # beginning nobody here has heard.
+        self._at_work: set[str] = set()
         # Whether somebody asked it to end, by its own word; reset by the next launch.
         self.is_ending = False
         # What was reported last.
@@ -639,13 +645,23 @@ class ExecutionState:
         if parent.get("msg_type") == "shutdown_request":
             self.is_ending = True  # No work, and its process may be gone before it says idle.
             return []
-        state = content.get("execution_state")
-        if state not in (KernelState.BUSY, KernelState.IDLE) or state == self.state:
-            return []
-        return self.set(KernelState(state))
+        request = str(parent.get("msg_id") or _UNHEARD)
+        match content.get("execution_state"):
+            case KernelState.BUSY:
+                self._at_work.add(request if len(self._at_work) < _MOST_AT_WORK else _UNHEARD)
+            case KernelState.IDLE:
+                self._at_work.discard(request if request in self._at_work else _UNHEARD)
+            case _:
+                return []
+        state = KernelState.BUSY if self._at_work else KernelState.IDLE
+        return [] if state is self.state else self._note(state)
 
     def set(self, state: KernelState) -> list[Action]:
         """Note that the kernel is busy or idle now; told unless it changes again at once."""
+        self._at_work = {_UNHEARD} if state is KernelState.BUSY else set()
+        return self._note(state)
+
+    def _note(self, state: KernelState) -> list[Action]:
         self.state = state
         return [WatchExecution()]
 

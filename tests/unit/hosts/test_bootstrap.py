@@ -141,6 +141,20 @@ def test_a_program_beside_a_relay_is_one_of_the_relays_own_and_an_older_relay_ha
         assert (ended.returncode == 0, ended.stdout) == (has_ended_well, b"")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], ["--HistoryManager.hist_file=:memory:"]),
+        (["--colors=NoColor"], ["--HistoryManager.hist_file=:memory:", "--colors=NoColor"]),
+        (["--HistoryManager.hist_file=:memory:"], ["--HistoryManager.hist_file=:memory:"]),
+        (["--HistoryManager.hist_file=/w/history"], ["--HistoryManager.hist_file=/w/history"]),
+    ],
+)
+def test_a_kernel_hears_once_where_its_history_is(arguments: list[str], said: list[str]) -> None:
+    order = bootstrap.spawn_order(launch=1, session="s", env={}, cwd="", arguments=arguments)
+    assert order["argv"][-len(said) - 1 :] == ["--Session.session={session}", *said]
+
+
 def test_an_order_for_a_users_command_has_its_words_as_they_are() -> None:
     window = {"columns": 80, "rows": 24}
     order = bootstrap.command_order(

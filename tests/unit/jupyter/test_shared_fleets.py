@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -70,6 +71,24 @@ def test_all_who_ask_under_one_config_share_a_fleet(path: Path, tmp_path: Path, 
     assert shared_fleets.fleet_of(path) is first
     assert shared_fleets.fleet_of(written(tmp_path / "other.toml", "torch")) is not first
     assert exit_thread.begun == 1
+
+
+def test_a_forked_process_makes_a_fleet_of_its_own_whose_thread_runs(tmp_path: Path) -> None:
+    config = written(tmp_path / "kernelbridge.toml", "torch")
+    code = f"""
+import asyncio, os, pathlib
+from kernelbridge.jupyter import shared_fleets
+path = pathlib.Path({str(config)!r})
+fleet = shared_fleets.fleet_of(path)
+child = os.fork()
+own = shared_fleets.fleet_of(path)
+assert own.run(asyncio.sleep(0, "done"), 20) == "done"
+assert (own is fleet) == bool(child)
+if child:
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+"""
+    environ = {**os.environ, "JUPYTER_DATA_DIR": str(tmp_path)}
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], env=environ, check=True, timeout=60)
 
 
 def test_a_fleet_has_the_config_as_it_is_now(path: Path) -> None:

@@ -676,13 +676,16 @@ def test_an_exit_that_is_taken_back_is_never_seen() -> None:
 # -- busy and idle
 
 
-def said(kind: str, content: Any, channel: int = frames.IOPUB, parent: str = "execute_request") -> bytes:
-    rest = [json.dumps(part).encode() for part in ({"msg_type": kind}, {"msg_type": parent}, {}, content)]
+def said(
+    kind: str, content: Any, channel: int = frames.IOPUB, parent: str = "execute_request", request: str = "cell"
+) -> bytes:
+    asked = {"msg_type": parent, "msg_id": request} if request else {}
+    rest = [json.dumps(part).encode() for part in ({"msg_type": kind}, asked, {}, content)]
     return frames.pack(frames.Message(channel, 1, [b"topic", b"<IDS|MSG>", b"", *rest]))
 
 
-def status(state: str) -> bytes:
-    return said("status", {"execution_state": state})
+def status(state: str, request: str = "cell") -> bytes:
+    return said("status", {"execution_state": state}, request=request)
 
 
 def test_a_state_that_lasts_is_told_once() -> None:
@@ -694,6 +697,33 @@ def test_a_state_that_lasts_is_told_once() -> None:
     assert watched.lasted() == []
     assert watched.read([status("idle")]) == [WatchExecution()]
     assert watched.lasted() == [Report(KernelState.IDLE)]
+
+
+def test_a_kernel_is_busy_until_the_last_of_its_requests_is_answered() -> None:
+    watched = ExecutionState()
+    watched.read([status("busy", "cell"), status("busy", "debug")])
+    assert watched.read([status("idle", "debug")]) == []
+    assert watched.state is KernelState.BUSY
+    assert watched.read([status("idle", "")]) == []
+    assert watched.read([status("idle", "cell")]) == [WatchExecution()]
+    assert watched.state is KernelState.IDLE
+
+
+def test_a_kernel_that_was_found_busy_is_idle_after_what_it_was_busy_with() -> None:
+    watched = ExecutionState()
+    watched.set(KernelState.BUSY)
+    watched.read([status("busy", "debug"), status("idle", "debug")])
+    assert watched.state is KernelState.BUSY
+    watched.read([status("idle", "cell from before")])
+    assert watched.state is KernelState.IDLE
+
+
+def test_requests_that_never_end_take_no_more_memory_than_a_thousand() -> None:
+    watched = ExecutionState()
+    watched.read([status("busy", f"{n}") for n in range(1500)])
+    assert len(watched._at_work) <= 1001
+    watched.set(KernelState.IDLE)
+    assert (watched.state, watched._at_work) == (KernelState.IDLE, set())
 
 
 def test_a_kernel_that_is_asked_to_end_is_ending_and_not_busy() -> None:

@@ -1,0 +1,1 @@
+"""Run the test suites of other projects with our kernel under the name `python3`. `scripts/foreign` runs it."""
