@@ -227,7 +227,6 @@ def test_each_script_exists_and_can_be_read_by_bash() -> None:
         "scripts/mutants",
         "scripts/first-hour",
         "scripts/foreign",
-        "scripts/mutants",
         "scripts/test",
         "scripts/docs",
         "scripts/demo",

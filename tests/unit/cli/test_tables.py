@@ -9,6 +9,7 @@ import pytest
 from rich.console import Console
 
 from kernelbridge.cli import tables
+from kernelbridge.cli.listings.plain import PIPE_COLUMNS
 
 ROWS = [("lab", "idle"), ("a-longer-name", "busy")]
 
@@ -50,4 +51,4 @@ def test_in_a_terminal_a_table_is_as_wide_as_the_terminal(monkeypatch: pytest.Mo
     monkeypatch.setenv("COLUMNS", "40")
     assert tables.console().width == 40
     monkeypatch.delenv("FORCE_COLOR")
-    assert tables.console().width == tables.PIPE_COLUMNS
+    assert tables.console().width == PIPE_COLUMNS

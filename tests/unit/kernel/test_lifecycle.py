@@ -703,19 +703,19 @@ def test_a_kernel_is_busy_until_the_last_of_its_requests_is_answered() -> None:
     watched = ExecutionState()
     watched.read([status("busy", "cell"), status("busy", "debug")])
     assert watched.read([status("idle", "debug")]) == []
-    assert watched.state is KernelState.BUSY
+    assert str(watched.state) == "busy"
     assert watched.read([status("idle", "")]) == []
     assert watched.read([status("idle", "cell")]) == [WatchExecution()]
-    assert watched.state is KernelState.IDLE
+    assert str(watched.state) == "idle"
 
 
 def test_a_kernel_that_was_found_busy_is_idle_after_what_it_was_busy_with() -> None:
     watched = ExecutionState()
     watched.set(KernelState.BUSY)
     watched.read([status("busy", "debug"), status("idle", "debug")])
-    assert watched.state is KernelState.BUSY
+    assert str(watched.state) == "busy"
     watched.read([status("idle", "cell from before")])
-    assert watched.state is KernelState.IDLE
+    assert str(watched.state) == "idle"
 
 
 def test_requests_that_never_end_take_no_more_memory_than_a_thousand() -> None:
