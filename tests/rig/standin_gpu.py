@@ -119,6 +119,12 @@ if [ "$mode" = xml ]; then
     echo '<!DOCTYPE nvidia_smi_log SYSTEM "nvsmi_device_v12.dtd">'
     echo '<nvidia_smi_log>'
     printf '\t<driver_version>%s</driver_version>\n\t<cuda_version>%s</cuda_version>\n' "$driver" "$cuda"
+    attached=0; number=0
+    for uuid in @UUIDS@; do
+        if sees "$number" "$uuid"; then attached=$((attached + 1)); fi
+        number=$((number + 1))
+    done
+    printf '\t<attached_gpus>%s</attached_gpus>\n' "$attached"
 fi
 found=""; number=0
 for uuid in @UUIDS@; do

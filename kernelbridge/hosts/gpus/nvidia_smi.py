@@ -26,7 +26,12 @@ xml=$(nvidia-smi -q -x | sed -e 's/^kernelbridge/ &/' \
   -e '/<supported_clocks>.*<\/supported_clocks>/d' -e '/<supported_clocks>/,/<\/supported_clocks>/d')
 printf '%s\n' "$xml"
 echo 'kernelbridge gpus list'
-nvidia-smi -L 2>/dev/null
+# It alone names MIG devices, and tells the numbers of cards where one does not answer; else they are counted.
+case $xml in
+  *'<current_mig>Enabled'*) nvidia-smi -L 2>/dev/null ;;
+  *) [ "$(printf '%s\n' "$xml" | grep -c '<gpu id=')" = "$(printf '%s\n' "$xml" |
+       sed -n 's/.*<attached_gpus>\([0-9]*\)<.*/\1/p')" ] || nvidia-smi -L 2>/dev/null ;;
+esac
 echo 'kernelbridge gpus processes'
 pids=$(printf '%s\n' "$xml" | sed -n 's/.*<pid>\([0-9][0-9]*\)<\/pid>.*/\1/p' | sort -u | tr '\n' ',')
 [ -z "$pids" ] || LC_ALL=C ps -o pid=,user:32=,etimes=,comm= -p "${pids%,}" 2>/dev/null

@@ -208,6 +208,24 @@ def test_the_script_leaves_out_the_clocks_and_nobodys_name_reads_as_a_mark_of_ou
     assert "MHz" not in ended.stdout
 
 
+@pytest.mark.parametrize(
+    ("attached", "mig", "asks"),
+    [(1, "Disabled", False), (2, "Disabled", True), ("", "Disabled", True), (1, "Enabled", True)],
+)
+def test_the_script_asks_for_numbers_only_where_the_log_alone_does_not_tell_them(
+    tmp_path: Path, attached: object, mig: str, asks: bool
+) -> None:
+    uuid = "GPU-00000000-0000-0000-0000-000000000001"
+    log = (
+        f'<nvidia_smi_log><attached_gpus>{attached}</attached_gpus>\n<gpu id="0"><uuid>{uuid}</uuid>'
+        f"<mig_mode><current_mig>{mig}</current_mig></mig_mode></gpu></nvidia_smi_log>"
+    )
+    (tmp_path / "log.xml").write_text(log)
+    listed = f"GPU 3: NVIDIA X (UUID: {uuid})"
+    facts = run_script(tmp_path, f'case $1 in -q) cat {tmp_path}/log.xml ;; *) echo "{listed}" ;; esac')
+    assert [gpu.index for gpu in facts.gpus] == (["3"] if asks else ["0"])
+
+
 # -- asking
 
 
