@@ -32,12 +32,17 @@ SHUT_SECONDS = 60.0
 GREETING_SECONDS = 15.0
 # Makes the folder of all kernels, which nobody else may pass, and in it the kernel's, to which every user of the
 # container may write. In /tmp somebody else may have made one of that name.
-_MAKE_SCRIPT: Final = """
+_IS_MINE: Final = '[ -n "$(find "$1" -prune -type d -user "$2" -perm 0700 2>/dev/null)" ]'
+_MAKE_SCRIPT: Final = f"""
 mkdir -m 700 "$1" 2>/dev/null
-[ -n "$(find "$1" -prune -type d -user "$2" -perm 0700 2>/dev/null)" ] || { echo "$1 is not yours alone"; exit 1; }
+{_IS_MINE} || {{ echo "$1 is not yours alone"; exit 1; }}
 rm -rf "$1/$3" && mkdir -m 1777 "$1/$3"
 """
-_REMOVE_SCRIPT: Final = 'rm -rf "$1/$2"; rmdir "$1" 2>/dev/null; :'
+_REMOVE_SCRIPT: Final = f"""
+[ -n "$3" ] && {_IS_MINE} || exit 0
+rm -rf "$1/$3"
+rmdir "$1" 2>/dev/null || :
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,10 +95,8 @@ class ShortWays:
         """Make the folder for a container that is about to be made, if there may be a short way. Raises: LinkLost."""
         if self.trouble:
             return
-        kernel = name.removeprefix(NAME_PREFIX)
-        words = ["sh", "-c", _MAKE_SCRIPT, "mkdir", self._base, str(self._link.facts.uid), kernel]
         try:
-            done = await self._link.run(words, seconds=SCRIPT_SECONDS)
+            done = await self._link.run(self._words(_MAKE_SCRIPT, "mkdir", name), seconds=SCRIPT_SECONDS)
         except LinkLost:
             raise
         except KernelBridgeError as exc:
@@ -175,8 +178,10 @@ class ShortWays:
         """Remove a container's folder, if there is one. Raises KernelBridgeError."""
         if not self._may_make:
             return
-        words = ["sh", "-c", _REMOVE_SCRIPT, "rm", self._base, name.removeprefix(NAME_PREFIX)]
-        await self._link.run(words, seconds=SCRIPT_SECONDS)
+        await self._link.run(self._words(_REMOVE_SCRIPT, "rm", name), seconds=SCRIPT_SECONDS)
+
+    def _words(self, script: str, called: str, name: str) -> list[str]:
+        return ["sh", "-c", script, called, self._base, str(self._link.facts.uid), name.removeprefix(NAME_PREFIX)]
 
 
 class _Greeted:

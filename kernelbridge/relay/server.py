@@ -14,7 +14,7 @@ import socket
 import struct
 import time
 from collections import deque
-from typing import Any, Callable, Deque, Dict, List, NamedTuple, Optional
+from typing import Any, Callable, Deque, Dict, List, NamedTuple, Optional, Tuple
 
 from ..protocol import frames
 from ..protocol.handshake import DOOR_GREETING, OTHER_RELAY, Busy, Goodbye, HeldBy, Hello, Status, Welcome
@@ -26,6 +26,8 @@ CHUNK_BYTES = 256 * 1024
 FORMER_STREAMS = 1000
 # Linux's struct ucred: process, user, group.
 _PEER = struct.Struct("3i")
+# What Linux calls a process that the container's own cannot see: one of the host's, such as sshd.
+_OUTSIDE = 0
 
 
 class Connection:
@@ -112,7 +114,7 @@ class PlainPoller:
 
 
 class Door(NamedTuple):
-    """Another socket to listen at, in a folder of the host's, and the one user who is let in there."""
+    """Another socket to listen at, in a folder of the host's, and whose processes of the host are let in there."""
 
     path: str
     uid: int
@@ -150,10 +152,11 @@ def _open_door(door: Door) -> Optional[socket.socket]:
         return None
 
 
-def _peer_uid(sock: socket.socket) -> int:
-    """Return the number of the user who has connected."""
+def _peer(sock: socket.socket) -> Tuple[int, int]:
+    """Return the process that has connected, and its user's number."""
     said = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size)
-    return int(_PEER.unpack(said)[1])
+    process, uid, _ = _PEER.unpack(said)
+    return process, uid
 
 
 class ServerHolder(NamedTuple):
@@ -233,7 +236,7 @@ class Server:
         """Let a new line of the login's in, and nobody else, who hears nothing."""
         assert self.door is not None and self._door is not None
         sock = self.door.accept()[0]
-        if _peer_uid(sock) != self._door.uid:
+        if _peer(sock) != (_OUTSIDE, self._door.uid):
             sock.close()
             return
         connection = Connection(sock, by_door=True)

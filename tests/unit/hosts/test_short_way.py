@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import subprocess
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -86,7 +89,7 @@ async def test_a_container_gets_a_folder_of_the_logins_alone(link: Link, ways: S
     assert spec == {"Image": "x", "HostConfig": {"Init": True, "Mounts": [1, mount]}}
     assert ways.order(NAME) == {"path": "/run/kernelbridge.door/relay.sock", "uid": 1001}
     await ways.remove(NAME)
-    assert link.commands[-1][4:] == ["/tmp/kernelbridge-1001", "k1"]
+    assert link.commands[-1][4:] == ["/tmp/kernelbridge-1001", "1001", "k1"]
 
 
 async def test_under_a_rootless_engine_the_login_is_the_containers_root(ways: ShortWays) -> None:
@@ -222,6 +225,38 @@ async def test_another_program_or_a_relay_that_shuts_its_door_hears_and_says_not
     assert await ways.open(NAME, taken) is None
     assert len(link.tried) == 1
     assert SHUT_SECONDS > 1
+
+
+@pytest.mark.parametrize("mode", [0o700, 0o755])
+def test_the_scripts_touch_no_folder_but_one_that_is_the_logins_alone(
+    link: Link, ways: ShortWays, tmp_path: Path, mode: int
+) -> None:
+    base = tmp_path / "base"
+    base.mkdir()
+    base.chmod(mode)
+    (base / "k1").mkdir()
+    (base / "k1" / "old.sock").touch()
+    asyncio.run(ways.make(NAME))
+    asyncio.run(ways.remove(NAME))
+    make, remove = (list(words[:4]) for words in link.commands)
+    uid, is_ours = str(os.getuid()), mode == 0o700
+    done = subprocess.run([*make, str(base), uid, "k1"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == ((0, "") if is_ours else (1, f"{base} is not yours alone\n"))
+    assert (base / "k1" / "old.sock").exists() is not is_ours
+    assert (base / "k1").stat().st_mode & 0o7777 == (0o1777 if is_ours else 0o755)
+    subprocess.run([*remove, str(base), uid, ""], check=True)
+    assert (base / "k1").exists()
+    subprocess.run([*remove, str(base), uid, "k1"], check=True)
+    assert base.exists() is not is_ours
+
+
+def test_a_link_to_a_folder_is_none(link: Link, ways: ShortWays, tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir(mode=0o700)
+    (tmp_path / "base").symlink_to(tmp_path / "mine")
+    asyncio.run(ways.make(NAME))
+    words = [*link.commands[0][:4], str(tmp_path / "base"), str(os.getuid()), "k1"]
+    assert subprocess.run(words, capture_output=True, check=False).returncode == 1
+    assert list((tmp_path / "mine").iterdir()) == []
 
 
 def test_the_greeting_is_a_frame_that_clients_take_for_a_sign_of_life() -> None:

@@ -15,6 +15,7 @@ import pytest
 from kernelbridge.protocol import frames
 from kernelbridge.protocol.handshake import Goodbye, HeldBy, Hello, Status
 from kernelbridge.protocol.session import SILENCE_SECONDS, Session
+from kernelbridge.relay import server as server_module
 from kernelbridge.relay.journal import Journal
 from kernelbridge.relay.server import Door, Server, ServerHolder, door_of
 from kernelbridge.relay.spool import Spool
@@ -379,12 +380,16 @@ class Caller:
 
 
 @pytest.fixture
-def called(tmp_path: Path, behind: Behind) -> Iterator[Callable[[int], tuple[Server, Caller]]]:
-    """Makes a relay whose door is for the user of this number, and calls there."""
+def called(
+    tmp_path: Path, behind: Behind, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[..., tuple[Server, Caller]]]:
+    """Makes a relay whose door is for the user of this number, and calls there, from outside its container or not."""
     made: list[Server] = []
     callers: list[Caller] = []
 
-    def call(uid: int) -> tuple[Server, Caller]:
+    def call(uid: int, *, from_outside: bool = True) -> tuple[Server, Caller]:
+        # A process of its own container has a number here, as this one.
+        monkeypatch.setattr(server_module, "_OUTSIDE", os.getpid() if from_outside else 0)
         holder = holder_of(behind)
         path = tmp_path / "door.sock"
         session = Session(Journal(Spool(None)))
@@ -404,7 +409,7 @@ def called(tmp_path: Path, behind: Behind) -> Iterator[Callable[[int], tuple[Ser
 
 
 def test_the_one_whose_door_it_is_is_greeted_and_holds_the_kernel_by_one_socket(
-    called: Callable[[int], tuple[Server, Caller]],
+    called: Callable[..., tuple[Server, Caller]],
 ) -> None:
     server, caller = called(os.getuid())
     assert [frame.kind for frame in caller.heard()] == [frames.PONG]
@@ -421,8 +426,11 @@ def test_the_one_whose_door_it_is_is_greeted_and_holds_the_kernel_by_one_socket(
     assert (server.way, server.connections) == ("", [])
 
 
-def test_anybody_else_hears_nothing_at_the_door(called: Callable[[int], tuple[Server, Caller]]) -> None:
-    server, caller = called(os.getuid() + 1)
+@pytest.mark.parametrize(("more", "from_outside"), [(1, True), (0, False)])
+def test_anybody_else_hears_nothing_at_the_door_nor_who_is_in_the_container(
+    called: Callable[..., tuple[Server, Caller]], more: int, from_outside: bool
+) -> None:
+    server, caller = called(os.getuid() + more, from_outside=from_outside)
     assert caller.heard() == []
     assert server.connections == []
 
