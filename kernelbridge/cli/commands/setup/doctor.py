@@ -20,6 +20,7 @@ from kernelbridge.cli import completion
 from kernelbridge.cli.commands.setup import install
 from kernelbridge.cli.commands.setup.trust import trust_host
 from kernelbridge.cli.context import CliContext, until_told_to_leave
+from kernelbridge.cli.status_line import News, hidden, status_line
 from kernelbridge.config.schema import Config, Environment, Host
 from kernelbridge.errors import HostKeyUnknown
 from kernelbridge.fleet.doctor.finding import Finding, LinkName, LinkState, Tell
@@ -102,11 +103,22 @@ def _examined(context: CliContext, name: str | None, *, is_shown: bool) -> tuple
     loaded = of_this_machine(context, tell)
     if loaded is not None:
         talk = conversation.converse if name in loaded.environments else None
-        with _quiet(), context.fleet(loaded) as fleet:
-            for finding in of_hosts(fleet, _chosen(loaded, name), environ=context.environ, talk=talk):
-                tell(finding)
+        chosen = _chosen(loaded, name)
+        news = News(f"looking at {', '.join(host.name for host, _ in chosen)}")
+        with _quiet(), context.fleet(loaded) as fleet, status_line(news.newest):
+            for finding in of_hosts(fleet, chosen, environ=context.environ, talk=talk):
+                news.say(_what_follows(finding, tries=talk is not None))
+                with hidden():
+                    tell(finding)
     table.close()
     return loaded, found
+
+
+def _what_follows(finding: Finding, *, tries: bool) -> str:
+    """Say what is done after a link was looked at; `tries` if a container and a kernel are tried."""
+    after = {LinkName.IMAGE_PYTHON: "trying a container", LinkName.CONTAINER: "trying a kernel"}
+    what = after.get(finding.link) if tries and finding.state is not LinkState.SKIPPED else None
+    return f"{finding.host}: {what}" if what else f"looking at {finding.host}"
 
 
 @contextlib.contextmanager

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from kernelbridge.cli.commands.setup import doctor
 from kernelbridge.config import load
 from kernelbridge.config.schema import Config
 from kernelbridge.errors import HostKeyUnknown, HostUnreachable
@@ -125,6 +129,27 @@ def test_fix_of_a_machine_that_is_whole_does_nothing_and_is_for_people(call: Cal
 def test_an_environment_that_is_named_is_tried(call: Call) -> None:
     said = {name: call("doctor", *name, "--json").out for name in ((), ("lab",), ("pytorch",))}
     assert [name for name, out in said.items() if "and tried" in out] == [("pytorch",)]
+
+
+def test_who_waits_is_told_what_is_looked_at_or_tried(
+    call: Call, fleet: FakeFleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: list[object] = []
+
+    @contextmanager
+    def watched(ask: Callable[[], object]) -> Iterator[None]:
+        shown.append(ask())
+        monkeypatch.setattr(doctor, "hidden", lambda: nullcontext(shown.append(ask())))
+        yield
+
+    monkeypatch.setattr(doctor, "status_line", watched)
+    python = Finding(link=LinkName.IMAGE_PYTHON, found="3.11", environment="pytorch")
+    fleet.findings["lab"] = [python, replace(python, link=LinkName.CONTAINER), replace(python, link=LinkName.KERNEL)]
+    call("doctor", "pytorch")
+    assert shown == ["looking at lab", "lab: trying a container", "lab: trying a kernel", "looking at lab"]
+    shown.clear()
+    call("doctor", "lab")
+    assert set(shown) == {"looking at lab"}
 
 
 def test_an_environments_links_stand_under_its_name(call: Call, fleet: FakeFleet) -> None:
