@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -138,8 +138,12 @@ def test_who_waits_is_told_what_is_looked_at_or_tried(
 
     @contextmanager
     def watched(ask: Callable[[], object]) -> Iterator[None]:
+        def hide() -> AbstractContextManager[None]:
+            shown.append(ask())
+            return nullcontext()
+
         shown.append(ask())
-        monkeypatch.setattr(doctor, "hidden", lambda: nullcontext(shown.append(ask())))
+        monkeypatch.setattr(doctor, "hidden", hide)
         yield
 
     monkeypatch.setattr(doctor, "status_line", watched)
