@@ -40,19 +40,21 @@ def shares(kernels: int, *, with_jobs: bool) -> dict[str, int]:
 
 
 def config(rig: Rig, *, ssh: str, persists: bool) -> str:
-    """The kernelbridge.toml of one laptop."""
+    """The kernelbridge.toml of one laptop; kernels with GPUs are reached through the engine, others the short way."""
     login = {**LOGIN_NODE, "ssh": ssh}
     image = f"image = '{rig.image}'"
     return "\n".join(
         [
             "[hosts.lab]",
             f"ssh = '{ssh}'",
+            "[hosts.engine]",
+            *(f"ssh = '{ssh}'", "short_way = false"),
             "[hosts.cluster]",
             *(f"{key} = '{text}'" for key, text in login.items()),
             "[environments.test]",
             *(image, "hosts = ['lab']", f"persist = {str(persists).lower()}"),
             "[environments.gpu]",
-            *(image, "hosts = ['lab']", f"gpus = {GPUS_EACH}", f"wait = '{_SECONDS_TO_QUEUE}'"),
+            *(image, "hosts = ['engine']", f"gpus = {GPUS_EACH}", f"wait = '{_SECONDS_TO_QUEUE}'"),
             "[environments.job]",
             *(image, "hosts = ['cluster']", f"memory = '{MEMORY}'", ""),
         ]
