@@ -656,9 +656,9 @@ class ExecutionState:
         state = KernelState.BUSY if self._at_work else KernelState.IDLE
         return [] if state is self.state else self._note(state)
 
-    def set(self, state: KernelState) -> list[Action]:
-        """Note that the kernel is busy or idle now; told unless it changes again at once."""
-        self._at_work = {_UNHEARD} if state is KernelState.BUSY else set()
+    def set(self, state: KernelState, request: str = _UNHEARD) -> list[Action]:
+        """Note that the kernel is busy, with a request, or idle now; told unless it changes again at once."""
+        self._at_work = {request} if state is KernelState.BUSY else set()
         return self._note(state)
 
     def _note(self, state: KernelState) -> list[Action]:
@@ -849,7 +849,7 @@ def open_channels(life: Lifecycle, event: Answered | Joined) -> list[Action]:
     busy = event.running if isinstance(event, Joined) else None
     state = KernelState.BUSY if busy else KernelState.IDLE
     opened: list[Action] = [StopAwaitingAnswer(), OpenChannels(life.launch, event.info, busy)]
-    return [*opened, *life.execution.set(state), Report(state)]
+    return [*opened, *life.execution.set(state, str((busy or {}).get("msg_id") or _UNHEARD)), Report(state)]
 
 
 def link_up(life: Lifecycle, event: Joined) -> list[Action]:

@@ -18,6 +18,7 @@ from tests.clients.goodbyes import expect_gone
 from tests.clients.notebook import NAME, fleet_closed_after
 from tests.clients.numbered import displaying, printing
 from tests.clients.rest import started_by
+from tests.clients.scene import CONFIG, ENVIRONMENTS, IN_THE_GAP
 from tests.clients.server import JupyterServer
 from tests.clients.specs import Spec, installed_spec
 from tests.clients.tunnel import tunnelled
@@ -102,8 +103,11 @@ def test_a_burst_after_a_stall_comes_through_a_jupyter_server_whole(rig: Rig, sp
 def test_twenty_mixed_cuts_at_random_times_lose_nothing(rig: Rig, spec: Spec, module_env: Laptop) -> None:
     chance = random.Random(SEED)
     faults = chance.sample([*FAULTS] * 3, CUTS)
+    # VS Code's kernel is reached through the engine, the others the short way.
+    module_env.write_config(CONFIG.format(image=rig.image))
+    through_engine = installed_spec(module_env, ENVIRONMENTS[IN_THE_GAP])
     server = JupyterServer(module_env.home / "server-random", lab=False, env=module_env.variables)
-    code = NodeClient("vscode_raw.mjs", spec.settings(cwd=str(module_env.home)))
+    code = NodeClient("vscode_raw.mjs", through_engine.settings(cwd=str(module_env.home)))
     with server, code, started_by(server, NAME) as kernel, started() as (_, client):
         code.ask("start")
         clients: dict[str, AnyClient] = {"blocking client": client, "jupyter_server": kernel, "VS Code": code}

@@ -214,7 +214,8 @@ class Scene:
 @pytest.fixture(scope="module")
 def scene(rig: Rig, module_env: Laptop) -> Iterator[Scene]:
     # More than any flood here: what is dropped is dropped for another bound, however slow the client is.
-    module_env.write_environment(rig.image, journal_size="2g")
+    # Through the engine: that way what is written anew is what is joined next.
+    module_env.write_environment(rig.image, journal_size="2g", host={"short_way": False})
     with ExitStack() as undo:
         holder = undo.enter_context(holding(module_env, 2))
         client = undo.enter_context(connected(holder.connection_files[0]))

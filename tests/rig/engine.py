@@ -286,11 +286,14 @@ class EngineRig:
             return list(client.containers.list(all=True, filters={"label": LABEL}, ignore_removed=True))
 
     def sweep(self) -> list[str]:
-        """Remove every container and say which had our label."""
+        """Remove every container, with the folders of short ways, and say which had our label."""
         with self.client() as client:
             everything = client.containers.list(all=True, ignore_removed=True)
             for container in everything:
                 _remove(container)
+            # Who removes a container by hand leaves its folder.
+            for folder in (self.lab.path / "tmp").glob("kernelbridge-[0-9]*"):
+                shutil.rmtree(folder, ignore_errors=True)
             return [container.name or "" for container in everything if LABEL in container.labels]
 
     def report(self) -> str:

@@ -32,7 +32,7 @@ def test_what_failed_once_does_not_again(name: str, example: Any) -> None:
 def test_a_number_makes_the_same_examples_again() -> None:
     seen: list[list[Any]] = [[], []]
     for examples in seen:
-        runs.run(Target(TARGETS["slurm"].made, examples.append), examples=50, number=3)
+        runs.run(Target(TARGETS["slurm"].made, examples.append), examples=100, number=3)
     assert seen[0] == seen[1]
     assert len({repr(one) for one in seen[0]}) > 25
 

@@ -718,6 +718,15 @@ def test_a_kernel_that_was_found_busy_is_idle_after_what_it_was_busy_with() -> N
     assert str(watched.state) == "idle"
 
 
+def test_a_kernel_that_was_found_busy_with_a_request_hears_its_beginning_again_and_is_idle_after_its_end() -> None:
+    watched = ExecutionState()
+    watched.set(KernelState.BUSY, "cell")
+    watched.read([status("busy", "cell"), status("busy", "interrupt"), status("idle", "interrupt")])
+    assert str(watched.state) == "busy"
+    watched.read([status("idle", "cell")])
+    assert str(watched.state) == "idle"
+
+
 def test_requests_that_never_end_take_no_more_memory_than_a_thousand() -> None:
     watched = ExecutionState()
     watched.read([status("busy", f"{n}") for n in range(1500)])
