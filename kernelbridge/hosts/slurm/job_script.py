@@ -135,7 +135,8 @@ clean() {
     rm -rf "$folder"
 }
 trap clean EXIT
-trap '[ -z "$child" ] || kill -TERM "$child" 2>/dev/null' TERM INT HUP
+told=""
+trap 'told=yes; [ -z "$child" ] || kill -TERM "$child" 2>/dev/null' TERM INT HUP
 mkdir "$folder/run" "$folder/journal" "$folder/work" && mkfifo "$folder/stdin" ||
     fail "$runtime_exit" "$folder cannot be used"
 command -v "$program" >/dev/null || fail "$runtime_exit" "$program is not installed"
@@ -150,8 +151,8 @@ while :; do
     # A signal ends the waiting, not the child.
     kill -0 "$child" 2>/dev/null || break
 done
-# After a goodbye nobody comes back: neither for its end nor for its log.
-[ "$code" != 0 ] || rm -f "${HOME:-/nonexistent}/$logs/$name.log"
+# After a goodbye nobody comes back: neither for its end nor for its log. Of a job that is cancelled it says why.
+[ "$code" != 0 ] || [ -n "$told" ] || rm -f "${HOME:-/nonexistent}/$logs/$name.log"
 exit "$code"
 """
 
