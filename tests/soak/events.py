@@ -79,6 +79,9 @@ def _sshd_killed(scene: Scene, event: Event) -> str:
 
 
 def _bridges_killed(scene: Scene, event: Event) -> str:
+    # Those who wait for GPUs have none, nor who is reached the short way.
+    if not scene.rig.engine.bridges():
+        return "there was none"
     scene.rig.engine.kill_bridges()
     return ""
 
