@@ -37,7 +37,9 @@ def slow(rig: Rig, module_env: Laptop) -> Iterator[SlowEngine]:
     with rig.slow_engine() as engine, fleet_closed_after(module_env):
         table = 'hosts = ["lab"]\nimage = '
         environments = f'[environments.test]\n{table}"{rig.image}"\n\n[environments.absent]\n{table}"{ABSENT}"\n'
-        module_env.write_config(f'[hosts.lab]\nssh = "lab-proxied"\nsocket = "{engine.path}"\n\n{environments}')
+        # All that a start does goes through the engine, so that each step of it can be held up.
+        host = f'[hosts.lab]\nssh = "lab-proxied"\nsocket = "{engine.path}"\nshort_way = false\n\n'
+        module_env.write_config(f"{host}{environments}")
         write_specs(module_env)
         yield engine
 
