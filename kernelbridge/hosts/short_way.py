@@ -1,7 +1,7 @@
 """The short way to a relay: a unix socket in a folder of the login's, which the container has mounted.
 
-What goes that way passes neither the engine nor its shim: it costs less than half, and goes on while the engine is
-started anew. Where the host does not allow it the relay is reached by an exec stream, as without it.
+What goes that way passes neither the engine nor its shim: it costs less, and goes on while the engine is started anew.
+Where the host does not allow it the relay is reached by an exec stream, as without it.
 """
 
 from __future__ import annotations

@@ -46,7 +46,6 @@ from kernelbridge.hosts.docker.client import (
 from kernelbridge.hosts.docker.connect import (
     Answered,
     Route,
-    Transport,
     ask_version,
     command_reason,
     find_route,
@@ -139,7 +138,7 @@ class Engine:
         # The ids of the containers that were made here, by name: another program may rename them. Cleared by remove().
         self._ids: dict[str, str] = {}
         self._route = route
-        trouble = "" if route.keeps_connections else "its sshd forwards no sockets"
+        trouble = "" if self.is_forwarded else "its sshd forwards no sockets"
         if not has_short_way:
             trouble = "`short_way` is off"
         self._sockets = route.calls
@@ -170,7 +169,7 @@ class Engine:
     @property
     def is_forwarded(self) -> bool:
         """Whether its socket itself is connected to, not a command."""
-        return self._route.candidate.transport is Transport.SOCKET
+        return self._route.keeps_connections
 
     @property
     def facts(self) -> HostFacts:
@@ -694,7 +693,9 @@ class ContainerWorkload:
 
     async def stop(self) -> None:
         """See Workload."""
-        removing = asyncio.create_task(self.engine.remove(self.name))
+        await asyncio.gather(self.engine.remove(self.name), self._remove_door())
+
+    async def _remove_door(self) -> None:
+        # What is left of it harms nobody.
         with contextlib.suppress(KernelBridgeError):
             await self.engine.short_ways.remove(self.name)
-        await removing
